@@ -1,0 +1,136 @@
+"""What the image-classification tasks share: timm models, crop and flip, cross-entropy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toolkit.errors import ConfigError
+from toolkit.task import Batch, Recipe, Split
+
+
+@dataclass(frozen=True)
+class VisionRecipe(Recipe):
+    """A recipe for an image classifier."""
+
+    stem: Literal["cifar", "imagenet"] = "imagenet"
+    """cifar: stride 1 and no max-pool at the start, as the field does at 32 px; imagenet: the
+    model as timm ships it, many times cheaper."""
+
+
+class ImageSplit:
+    """Images of a split as one tensor in memory.
+
+    Args:
+        images: uint8, shape (n, channels, height, width).
+        labels: int64, shape (n,).
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, ids: list[int]) -> Batch:
+        index = torch.as_tensor(ids)
+        return {"id": index, "image": self.images[index], "label": self.labels[index]}
+
+
+class ImageClassification:
+    """The part of a task that any image-classification data set has in common.
+
+    Subclasses set ``classes``, ``mean`` and ``std`` (per channel, of pixels in [0, 1]).
+    """
+
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    recipes: Mapping[str, Mapping[str, Recipe]]
+
+    def resolve(self, recipe: Any) -> Any:
+        return recipe
+
+    def augment(self, batch: Batch, seed: int, epoch: int) -> Batch:
+        return batch
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+        logits = model(self.normalise(batch["image"], model))
+        return F.cross_entropy(logits, batch["label"], reduction="sum"), len(logits)
+
+    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        return model(self.normalise(batch["image"], model)).argmax(-1), batch["label"]
+
+    def metrics(self, predictions: np.ndarray, labels: np.ndarray, split: Split) -> dict[str, float]:
+        from toolkit.metrics import Accuracy, compute
+
+        return compute(Accuracy(keep_in_memory=True), predictions, labels)
+
+    def normalise(self, images: Tensor, model: nn.Module) -> Tensor:
+        """uint8 pixels to zero mean and unit variance, in the model's own precision."""
+        dtype = next(model.parameters()).dtype
+        shape = (1, -1, 1, 1)
+        mean = torch.tensor(self.mean, dtype=dtype, device=images.device).view(shape)
+        std = torch.tensor(self.std, dtype=dtype, device=images.device).view(shape)
+        return (images.to(dtype) / 255 - mean) / std
+
+
+def timm_model(name: str, classes: int, **settings: Any) -> nn.Module:
+    """A timm model by name.
+
+    Raises:
+        ConfigError: if timm has no model of this name.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() has them all"
+        raise ConfigError(f"unknown timm model '{name}': {hint}")
+    return timm.create_model(name, num_classes=classes, **settings)
+
+
+def crop_and_flip(images: Tensor, ids: Tensor, seed: int, epoch: int, padding: int = 4) -> Tensor:
+    """Random crop after zero padding, and horizontal flip with probability 1/2.
+
+    Every sample's draw depends on (seed, epoch, id) alone, so neither the batch it falls into
+    nor the number of ranks changes it.
+
+    Args:
+        images: uint8, shape (n, channels, height, width), on any device.
+        ids: int64, shape (n,), the samples' numbers in the split.
+        seed: the augmentation seed of the run.
+        epoch: the pass over the data.
+        padding: pixels of zeros on each side.
+
+    Returns:
+        Images of the same shape and type.
+    """
+    n, _, height, width = images.shape
+    draw = _mix(ids.cpu().numpy().astype(np.uint64), seed, epoch)
+    offsets = np.uint64(2 * padding + 1)
+    top, left = draw % offsets, (draw >> np.uint64(16)) % offsets
+    flip = (draw >> np.uint64(32)) % np.uint64(2) == 1
+    rows = top[:, None].astype(np.int64) + np.arange(height)
+    columns = left[:, None].astype(np.int64) + np.arange(width)
+    columns = np.where(flip[:, None], columns[:, ::-1], columns)
+    padded = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
+    device = images.device
+    which = torch.arange(n, device=device)[:, None, None]
+    row = torch.from_numpy(rows).to(device)[:, :, None]
+    column = torch.from_numpy(columns).to(device)[:, None, :]
+    return padded[which, row, column].permute(0, 3, 1, 2).contiguous()
+
+
+def _mix(ids: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """64 well-mixed bits per id: the finaliser of SplitMix64 (Steele, Lea, Flood 2014)."""
+    key = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0]
+    bits = (ids + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + key
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))

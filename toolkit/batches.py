@@ -1,0 +1,109 @@
+"""Which samples make up which update: a pure function of the seed, for any number of ranks."""
+
+import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from toolkit.errors import ConfigError
+from toolkit.task import Batch, Split
+
+ORDER_STREAM = 1
+
+
+def derive_seed(*keys: int) -> int:
+    """A seed of 63 bits from a run's seed and the numbers of a stream.
+
+    Neighbouring seeds share nothing, unlike with ``seed + rank`` or ``seed + epoch``.
+    """
+    state = np.random.SeedSequence(keys).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
+
+
+class BatchPlan:
+    """The sample ids of every update.
+
+    Each epoch is a permutation by (seed, epoch), cut into full batches; the rest of it, less than
+    a batch, is left out of that epoch.
+
+    Args:
+        size: samples in the training split.
+        global_batch: samples per update.
+        seed: the run's seed.
+
+    Raises:
+        ConfigError: if the split is smaller than one batch.
+    """
+
+    def __init__(self, size: int, global_batch: int, seed: int) -> None:
+        if size < global_batch:
+            raise ConfigError(
+                f"recipe.global_batch = {global_batch}: the training split has {size} samples"
+            )
+        self.size, self.global_batch, self.seed = size, global_batch, seed
+        self.updates_per_epoch = size // global_batch
+        self._permutation = lru_cache(maxsize=2)(self._draw)
+
+    def ids(self, update: int) -> np.ndarray:
+        """The samples of an update (counted from 0): int64, shape (global_batch,)."""
+        epoch, place = divmod(update, self.updates_per_epoch)
+        start = place * self.global_batch
+        return self._permutation(epoch)[start : start + self.global_batch]
+
+    def epoch(self, update: int) -> int:
+        """The epoch an update belongs to, from 0."""
+        return update // self.updates_per_epoch
+
+    def sha(self, updates: int) -> str:
+        """SHA-256 over the sample ids of the first ``updates`` updates, in order."""
+        digest = hashlib.sha256()
+        for update in range(updates):
+            digest.update(self.ids(update).astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        keys = (self.seed, ORDER_STREAM, epoch)
+        return np.random.default_rng(np.random.SeedSequence(keys)).permutation(self.size)
+
+
+class MicroBatches(Sampler[list[int]]):
+    """One rank's share of the updates from ``start`` to ``stop``, micro-batch by micro-batch.
+
+    The samples of an update are the same for every number of ranks and micro-batches.
+    """
+
+    def __init__(
+        self, plan: BatchPlan, rank: int, ranks: int, micro_batch: int, start: int, stop: int
+    ) -> None:
+        self.plan, self.rank, self.ranks, self.micro_batch = plan, rank, ranks, micro_batch
+        self.updates = range(start, stop)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for update in self.updates:
+            shares = self.plan.ids(update).reshape(-1, self.ranks, self.micro_batch)
+            for micro_batch in shares[:, self.rank]:
+                yield micro_batch.tolist()
+
+
+def training_loader(split: Split, batches: MicroBatches) -> "DataLoader[Batch]":
+    """The micro-batches of one rank, as the split returns them."""
+    return _loader(split, batch_sampler=batches)
+
+
+def evaluation_loader(split: Split, batch_size: int) -> "DataLoader[Batch]":
+    """The whole split in order; the last batch may be short."""
+    return _loader(split, batch_size=batch_size)
+
+
+def _loader(split: Split, **batching: Any) -> "DataLoader[Batch]":
+    # With a generator of its own a loader draws nothing from the global one, so evaluation and
+    # resuming leave dropout alone.
+    return DataLoader(split, collate_fn=_as_is, generator=torch.Generator(), **batching)  # type: ignore[arg-type]
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,55 @@
+"""Save a run and find it again: a folder per checkpoint, complete or absent, state as JSON."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from toolkit.record import write_json
+
+STATE = "toolkit.json"
+
+
+def save(accelerator: Accelerator, folder: Path, update: int, state: dict[str, Any]) -> None:
+    """Write ``folder/update-N`` and remove the older ones. A collective: all ranks call it.
+
+    Args:
+        accelerator: holds the prepared model and optimizer.
+        folder: the run's ``checkpoints`` folder.
+        update: updates made so far, at whose boundary this is called.
+        state: what else the run needs, as JSON; the schedule's memory is in it.
+    """
+    final, partial = folder / f"update-{update}", folder / f"update-{update}.partial"
+    if accelerator.is_main_process and partial.exists():
+        shutil.rmtree(partial)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial), safe_serialization=True)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        write_json(partial / STATE, state)
+        if final.exists():
+            shutil.rmtree(final)
+        partial.replace(final)
+        for older in _complete(folder):
+            if older != final:
+                shutil.rmtree(older)
+    accelerator.wait_for_everyone()
+
+
+def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest complete checkpoint and its state, if there is one."""
+    found = sorted(_complete(folder), key=lambda path: int(path.name.removeprefix("update-")))
+    if not found:
+        return None
+    return found[-1], json.loads((found[-1] / STATE).read_text())
+
+
+def load(accelerator: Accelerator, checkpoint: Path) -> None:
+    """Restore weights, optimizer and random states, on all ranks."""
+    accelerator.load_state(str(checkpoint))
+
+
+def _complete(folder: Path) -> list[Path]:
+    return [path.parent for path in folder.glob(f"update-*/{STATE}") if path.parent.suffix == ""]

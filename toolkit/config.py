@@ -1,0 +1,242 @@
+"""What a run is: one frozen configuration, from the command line or from Python."""
+
+import hashlib
+import importlib.util
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+from toolkit import task
+from toolkit.errors import ConfigError, unknown
+from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of
+from toolkit.task import Recipe
+
+DEFAULT_SCHEDULE = Cosine()
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines one training run.
+
+    Raises:
+        ValueError: naming the field, for a value that is not allowed.
+    """
+
+    target: str
+    """TASK/MODEL[@RECIPE]."""
+    recipe: Recipe
+    schedule: Schedule[Any] = DEFAULT_SCHEDULE
+    seed: int = 0
+    """Seeds the initial weights and the order of the data."""
+    arm: int = 0
+    """With the seed, seeds dropout and augmentation: two arms of a seed share all the rest."""
+    read_every: int = 1
+    """Updates between readings."""
+    eval_every: int | None = None
+    """Updates between evaluations on the validation split; by default once per epoch."""
+    save_every: int | None = None
+    """Updates between checkpoints, 0 for none; by default at each evaluation."""
+    study: str = "single"
+    """The folder below runs/ that the run belongs to."""
+    wandb: Literal["auto", "off"] = "auto"
+    """auto mirrors the run to W&B: online with a key, else offline; off does not."""
+    progress: bool = True
+    """Show a progress bar on rank 0."""
+
+    def __post_init__(self) -> None:
+        least = {"seed": 0, "arm": 0, "read_every": 1, "eval_every": 1, "save_every": 0}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise ValueError(f"{name} = {value}: it must be {bound} or above")
+        if not self.study or set(self.study) & set("/\\"):
+            raise ValueError(f"study = '{self.study}': it is the name of a folder below runs/")
+
+
+NOT_PART_OF_THE_EXPERIMENT = ("save_every", "study", "wandb", "progress")
+NOT_PART_OF_THE_RECIPE = ("micro_batch", "eval_batch")
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """The configuration with every ``auto`` decided; the same if there is none.
+
+    Raises:
+        ConfigError: for an unknown task or model, or data that cannot be had.
+    """
+    recipe = task.load(task.parse_target(config.target).task).resolve(config.recipe)
+    if recipe.precision == "auto":
+        recipe = replace(recipe, precision="bf16" if _has_bf16() else "fp32")
+    return replace(config, recipe=recipe)
+
+
+def run_id(config: RunConfig) -> str:
+    """16 hexadecimal digits over everything that changes the experiment.
+
+    Launch, world size, micro-batch, study and display are not in it, so the same experiment has
+    the same id on one process and on eight.
+    """
+    data = to_json(config)
+    for name in NOT_PART_OF_THE_EXPERIMENT:
+        del data[name]
+    for name in NOT_PART_OF_THE_RECIPE:
+        del data["recipe"][name]
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def to_json(config: RunConfig) -> dict[str, Any]:
+    """The configuration as a JSON object; the schedule is stored by name."""
+    data = {name: value for name, value in _shallow(config).items() if name != "schedule"}
+    return {
+        **data,
+        "recipe": asdict(config.recipe),
+        "schedule": {
+            "name": schedule_name(config.schedule),
+            "fields": asdict(config.schedule),  # type: ignore[call-overload]
+            **({"source_sha": sha} if (sha := _source_sha(config.schedule)) else {}),
+        },
+    }
+
+
+def from_json(data: Mapping[str, Any]) -> RunConfig:
+    """The inverse of ``to_json``.
+
+    Raises:
+        ConfigError: if a field or the schedule is unknown to this version.
+    """
+    target = task.parse_target(data["target"])
+    recipe_class = type(task.recipe_of(task.load(target.task), target))
+    stored = data["schedule"]
+    schedule = _schedule_class(stored["name"])(**_tuples(stored["fields"]))
+    rest = {key: value for key, value in data.items() if key not in ("recipe", "schedule")}
+    try:
+        return RunConfig(recipe=recipe_class(**data["recipe"]), schedule=schedule, **rest)
+    except TypeError as error:
+        raise ConfigError(f"stored configuration of another version: {error}") from error
+
+
+def schedule_name(schedule: Schedule[Any]) -> str:
+    """The name to store: of the list, or ``path/file.py:Class`` for a user's own."""
+    own = getattr(type(schedule), "toolkit_source", None)
+    return own if own is not None else name_of(schedule)
+
+
+def parse(argv: Sequence[str], prog: str = "toolkit train") -> RunConfig:
+    """The configuration of a command line, ``TARGET [flags] [schedule:NAME [flags]]``.
+
+    Raises:
+        ConfigError: for whatever is wrong with it, in one line.
+        SystemExit: after ``--help``, or after printing what is wrong with a flag.
+    """
+    import tyro
+
+    if not argv or argv[0].startswith(("-", "schedule:")):
+        if {"-h", "--help"} & set(argv):
+            print(f"usage: {prog} TASK/MODEL[@RECIPE] [flags] [schedule:NAME [flags]]\n")
+            print(f"tasks: {', '.join(task.names())}; flags: {prog} TASK/MODEL --help")
+            raise SystemExit(0)
+        raise ConfigError(f"no target: {prog} TASK/MODEL[@RECIPE] [flags] [schedule:NAME [flags]]")
+    target = task.parse_target(argv[0])
+    recipe = _budget_of(task.recipe_of(task.load(target.task), target), argv)
+    kinds = dict(SCHEDULES)
+    for argument in argv[1:]:
+        if argument.startswith("schedule:"):
+            name = argument.removeprefix("schedule:")
+            kinds[name] = _schedule_class(name)
+    default = RunConfig(target=str(target), recipe=recipe)
+    kind = _command_line_type(kinds)
+    template = kind(**_shallow(default))
+    buffer = io.StringIO()
+    try:
+        with redirect_stderr(buffer):
+            parsed = tyro.cli(
+                kind,
+                args=argv[1:],
+                default=template,
+                prog=f"{prog} {argv[0]}",
+                config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagConversionOff),
+            )
+    except SystemExit as stop:
+        # A ValueError of a dataclass is one line to the user; tyro would draw it as a box.
+        if stop.code and stop.__context__ is not None:
+            message = getattr(stop.__context__, "message", str(stop.__context__))
+            raise ConfigError(message) from stop
+        sys.stderr.write(buffer.getvalue())
+        raise
+    return RunConfig(**_shallow(parsed))
+
+
+def _command_line_type(kinds: Mapping[str, type]) -> type:
+    import tyro
+
+    union = Union[  # noqa: UP007 - the members are known at run time only
+        tuple(Annotated[kind, tyro.conf.subcommand(name=name)] for name, kind in kinds.items())
+    ]
+    return make_dataclass(
+        "RunConfig",
+        [
+            ("target", tyro.conf.Suppress[str]),
+            ("recipe", Recipe),
+            ("schedule", union, field(default=DEFAULT_SCHEDULE)),
+        ],
+        bases=(RunConfig,),
+        frozen=True,
+        namespace={"__doc__": "Train one model under one schedule."},
+    )
+
+
+def _budget_of(recipe: Recipe, argv: Sequence[str]) -> Recipe:
+    """The default recipe without the budget that a flag replaces by the other kind."""
+    flags = {argument.split("=")[0] for argument in argv}
+    if "--recipe.updates" in flags and "--recipe.epochs" not in flags:
+        return replace(recipe, epochs=None, updates=1)
+    if "--recipe.epochs" in flags and "--recipe.updates" not in flags:
+        return replace(recipe, epochs=1, updates=None)
+    return recipe
+
+
+def _schedule_class(name: str) -> type:
+    if ".py:" not in name:
+        if name not in SCHEDULES:
+            raise unknown("schedule", name, SCHEDULES)
+        return SCHEDULES[name]
+    path, _, attribute = name.rpartition(":")
+    if not Path(path).is_file():
+        raise ConfigError(f"there is no schedule file '{path}'")
+    spec = importlib.util.spec_from_file_location("toolkit_user_schedule", path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules["toolkit_user_schedule"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, attribute):
+        raise ConfigError(f"schedule file '{path}' has no class '{attribute}'")
+    kind: type = getattr(module, attribute)
+    kind.toolkit_source = name  # type: ignore[attr-defined]
+    return kind
+
+
+def _source_sha(schedule: Schedule[Any]) -> str | None:
+    own = getattr(type(schedule), "toolkit_source", None)
+    if own is None:
+        return None
+    return hashlib.sha256(Path(own.rpartition(":")[0]).read_bytes()).hexdigest()
+
+
+def _shallow(config: Any) -> dict[str, Any]:
+    return {item.name: getattr(config, item.name) for item in fields(config)}
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+
+
+def _has_bf16() -> bool:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -1,0 +1,100 @@
+"""Where data comes from: a local folder in hub layout, else the hub, else one clear error."""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from toolkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+ROOT_VARIABLE = "TOOLKIT_DATA"
+PROBE_SECONDS = 3.0
+
+
+def load_splits(folder: str, hub_id: str, columns: Collection[str]) -> "DatasetDict":
+    """A data set with all its splits.
+
+    Args:
+        folder: its name below ``$TOOLKIT_DATA``.
+        hub_id: its name on the hub, used where ``$TOOLKIT_DATA`` is not set.
+        columns: the columns that every split must have.
+
+    Raises:
+        ConfigError: if it cannot be found, read, or lacks a column; within 5 seconds where there
+            is no network.
+    """
+    source = _source(folder, hub_id)
+    # The loaders retry for 23 seconds without a network; offline, they fail or use their cache.
+    if source == hub_id and not hub_reachable():
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    import datasets
+
+    datasets.disable_progress_bars()
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        datasets.config.HF_HUB_OFFLINE = True
+    try:
+        splits = datasets.load_dataset(source)
+    except (datasets.exceptions.DatasetGenerationError, datasets.exceptions.DatasetNotFoundError) as error:
+        cause = error.__cause__ or error
+        raise ConfigError(f"the data in {source} cannot be read: {_first_line(cause)}") from error
+    except (ConnectionError, FileNotFoundError) as error:
+        raise ConfigError(
+            f"no data for '{folder}': {ROOT_VARIABLE} is not set and the hub ({hub_id}) is out of "
+            f"reach; put the files, as on the hub, into a folder {folder}/ and set "
+            f"{ROOT_VARIABLE} to the folder above it"
+        ) from error
+    _check_columns(splits, source, columns)
+    return splits
+
+
+def hub_reachable() -> bool:
+    """Whether the hub answers, found out in about 3 seconds at most (0 if told to be offline)."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
+        return False
+    answers: list[int] = []
+
+    def ask() -> None:
+        import httpx
+
+        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        try:
+            answers.append(httpx.head(endpoint, timeout=PROBE_SECONDS).status_code)
+        except httpx.HTTPError:
+            return
+
+    probe = Thread(target=ask, daemon=True)  # name resolution obeys no time-out of its own
+    probe.start()
+    probe.join(PROBE_SECONDS)
+    return bool(answers)
+
+
+def _source(folder: str, hub_id: str) -> str:
+    root = os.environ.get(ROOT_VARIABLE)
+    if not root:
+        return hub_id
+    path = Path(root) / folder
+    if not path.is_dir():
+        raise ConfigError(
+            f"no data for '{folder}': {ROOT_VARIABLE} is {root}, and there is no folder {path}; "
+            f"put the files of {hub_id} there, as on the hub"
+        )
+    return str(path)
+
+
+def _check_columns(splits: "DatasetDict", source: str, columns: Collection[str]) -> None:
+    for name, split in splits.items():
+        missing = sorted(set(columns) - set(split.column_names))
+        if missing:
+            raise ConfigError(
+                f"split '{name}' of {source} has no column {', '.join(missing)}; "
+                f"it has {', '.join(split.column_names)}"
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

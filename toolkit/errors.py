@@ -1,0 +1,26 @@
+"""Errors that a user can act on: the entry points print them as one line, without a traceback."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ConfigError(ValueError):
+    """The command, configuration or data is wrong; exit code 2."""
+
+
+class RunFailed(RuntimeError):
+    """The run could not be carried out; exit code 1."""
+
+
+def unknown(what: str, name: str, valid: Iterable[str]) -> ConfigError:
+    """The error for a name that does not exist, with the nearest that do.
+
+    Args:
+        what: the kind of thing, e.g. ``"schedule"``.
+        name: what the user wrote.
+        valid: the names that exist.
+    """
+    names = sorted(valid)
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(names[:20])}"
+    return ConfigError(f"unknown {what} '{name}': {hint}")

@@ -1,0 +1,127 @@
+"""The shell that lets a pure schedule drive an optimizer's learning rates through torch's API."""
+
+from typing import Any
+from weakref import ref
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from toolkit.reading import Anneal, Decision, Reading
+from toolkit.schedules import Schedule, memory_from_json, memory_to_json
+
+
+class ScheduledLR(LRScheduler):
+    """Applies a schedule's factor to every parameter group.
+
+    Call ``observe`` with each reading and ``step`` after each optimizer update. ``step`` counts
+    optimizer updates, not calls: several calls after one update are one, so a copy that went
+    through ``accelerator.prepare`` (which calls it once per rank) behaves the same.
+
+    Build it after ``accelerator.prepare``, on the prepared optimizer.
+
+    Args:
+        optimizer: any torch optimizer, prepared or not; each group's ``lr`` is its base LR.
+        schedule: one of ``toolkit.schedules``, or anything that follows its protocol.
+        total_updates: the budget in optimizer updates; None for an open-ended run, in which the
+            schedule sees progress 0 throughout.
+
+    Raises:
+        ValueError: for a budget below one update.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, schedule: Schedule[Any], total_updates: int | None
+    ) -> None:
+        if total_updates is not None and total_updates < 1:
+            raise ValueError(f"total_updates = {total_updates}: it must be at least 1, or None")
+        self.schedule = schedule
+        self.total_updates = total_updates
+        self.updates = 0
+        self.factor = 1.0
+        first = optimizer.param_groups[0]
+        self.memory = schedule.start(float(first.get("initial_lr", first["lr"])))
+        self._stepped = False
+        super().__init__(optimizer)  # calls step(), which sets the LR of the first update
+        _mark_steps(optimizer, self)
+
+    @property
+    def used(self) -> list[float]:
+        """The LR of each parameter group in the update in progress."""
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def observe(self, reading: Reading) -> Decision:
+        """Hand a reading to the schedule; its effect on the LR begins with the next ``step``."""
+        self.memory = self.schedule.observe(self.memory, reading)
+        decision: Decision = self.memory.decision
+        return decision
+
+    def anneal(self, updates: int) -> None:
+        """Ask the schedule to bring the LR to zero over the next ``updates`` updates."""
+        if updates < 1:
+            raise ValueError(f"anneal over {updates} updates: it must be at least 1")
+        self.memory = self.schedule.request(self.memory, Anneal(updates))
+
+    def step(self, epoch: int | None = None) -> None:
+        """Count the update that has passed, if there was one, and set the LR of the next."""
+        self.updates += self._stepped
+        self._stepped = False
+        self.last_epoch = self.updates
+        self._step_count = self.updates + 1
+        self._write()
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The LR of each group for the next update, from the schedule's memory."""
+        factor = self._next_factor()
+        return [float(base) * factor for base in self._bases()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as plain numbers, strings and lists."""
+        return {"updates": self.updates, "memory": memory_to_json(self.memory)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken.
+
+        Raises:
+            ValueError: if the state is that of another kind of schedule.
+        """
+        fresh = self.schedule.start(float(self._bases()[0]))
+        self.memory = memory_from_json(fresh, state_dict["memory"])
+        self.updates = self.last_epoch = state_dict["updates"]
+        self._stepped = False
+        self._write()
+
+    def _next_factor(self) -> float:
+        if self.total_updates is None:
+            return self.schedule.factor(self.memory, 0.0)
+        if self.updates >= self.total_updates:  # the budget is spent: no next update
+            return self.factor
+        return self.schedule.factor(self.memory, self.updates / self.total_updates)
+
+    def _bases(self) -> list[float | Tensor]:
+        # Read afresh: load_state_dict and accelerator.prepare replace the group dictionaries, and
+        # a group may have been added since.
+        groups = self.optimizer.param_groups
+        return [group.setdefault("initial_lr", group["lr"]) for group in groups]
+
+    def _write(self) -> None:
+        self.factor = self._next_factor()
+        for group, base in zip(self.optimizer.param_groups, self._bases(), strict=True):
+            if isinstance(group["lr"], Tensor):  # a new tensor would make torch.compile start over
+                group["lr"].fill_(float(base) * self.factor)
+            else:
+                group["lr"] = float(base) * self.factor
+        self._last_lr: list[float | Tensor] = list(self.used)
+
+
+def _mark_steps(optimizer: Any, lr: ScheduledLR) -> None:
+    """Have the optimizer that really updates the weights tell ``lr`` of each update."""
+    while not hasattr(optimizer, "register_step_post_hook") or hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    target = ref(lr)
+
+    def mark(*_: Any) -> None:
+        if (alive := target()) is not None:
+            alive._stepped = True
+
+    optimizer.register_step_post_hook(mark)

@@ -1,0 +1,57 @@
+"""What goes into a schedule and what comes out of one. Pure: no torch, no I/O, no clock."""
+
+from typing import NamedTuple
+
+
+class Reading(NamedTuple):
+    """The training loss since the last reading, reduced over all ranks.
+
+    Attributes:
+        update: optimizer updates made so far (the reading covers the updates up to this one).
+        epoch: passes over the training split so far, ``update / updates_per_epoch``.
+        loss: mean loss over ``count`` items; NaN if no finite loss was seen.
+        count: items (examples or tokens) behind the mean, over all ranks.
+        nonfinite: micro-batches whose loss was NaN or infinite; they are not in ``loss``.
+    """
+
+    update: int
+    epoch: float
+    loss: float
+    count: float
+    nonfinite: int
+
+
+class Decision(NamedTuple):
+    """What a schedule made of one reading.
+
+    Attributes:
+        pattern: one of none, sharp_drop, descent, plateau, oscillation, rising, spike, nonfinite.
+        statistic: the number the pattern was recognised by, if there is one.
+        action: one of hold, raise, cut, snapshot, restore, rollback, anneal, trial.
+        reason: one sentence for the log, with the numbers and thresholds behind the action.
+    """
+
+    pattern: str
+    statistic: float | None
+    action: str
+    reason: str
+
+
+class Anneal(NamedTuple):
+    """A request from outside: bring the learning rate to zero over the next ``updates`` updates."""
+
+    updates: int
+
+
+PATTERNS = (
+    "none",
+    "sharp_drop",
+    "descent",
+    "plateau",
+    "oscillation",
+    "rising",
+    "spike",
+    "nonfinite",
+)
+ACTIONS = ("hold", "raise", "cut", "snapshot", "restore", "rollback", "anneal", "trial")
+HOLD = Decision("none", None, "hold", "")

@@ -1,0 +1,119 @@
+"""The schedule protocol and the one list of schedules.
+
+A schedule is a frozen dataclass of settings with pure functions over an immutable memory. The
+training loop owns the clock and hands in progress; a schedule owns only what it remembers of the
+losses. It returns a *factor* of the base learning rate, so layer-wise rates keep their ratios.
+
+Nothing in this package imports torch, reads a file, looks at a clock or draws a random number.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeVar
+
+from toolkit.reading import Anneal, Decision, Reading
+from toolkit.schedules.classic import Plan
+from toolkit.schedules.open_loop import Constant, Cosine, Linear, Step
+
+
+class Memory(Protocol):
+    """What a schedule remembers: a ``NamedTuple`` of numbers, strings and tuples of these."""
+
+    @property
+    def decision(self) -> Decision:
+        """What was decided at the last reading."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+M = TypeVar("M", bound=Memory)
+
+
+class Schedule(Protocol[M]):
+    """What the loop, replay and every other trainer ask of a schedule."""
+
+    def start(self, base_lr: float) -> M:
+        """The memory before the first update. ``base_lr`` is the run's learning rate."""
+
+    def observe(self, memory: M, reading: Reading) -> M:
+        """The memory after a reading, with the decision that it led to."""
+
+    def factor(self, memory: M, progress: float) -> float:
+        """The factor of the base LR for the next update.
+
+        Args:
+            memory: what ``observe`` returned last.
+            progress: updates made / updates of the budget, in [0, 1).
+        """
+
+    def request(self, memory: M, event: Anneal) -> M:
+        """The memory after a request from outside the stream of losses."""
+
+
+SCHEDULES: Mapping[str, type] = {
+    "constant": Constant,
+    "step": Step,
+    "linear": Linear,
+    "cosine": Cosine,
+    "plan": Plan,
+}
+"""Every shipped schedule by the name it has on the command line and in ``result.json``."""
+
+
+def name_of(schedule: object) -> str:
+    """The name of a shipped schedule.
+
+    Raises:
+        KeyError: if the schedule is not one of ``SCHEDULES``.
+    """
+    names = {kind: name for name, kind in SCHEDULES.items()}
+    return names[type(schedule)]
+
+
+def memory_to_json(memory: Memory) -> dict[str, Any]:
+    """The memory as a JSON object; tuples become lists."""
+    return memory._asdict()
+
+
+def memory_from_json(fresh: M, state: Mapping[str, Any]) -> M:
+    """The inverse of ``memory_to_json``.
+
+    Args:
+        fresh: any memory of the same schedule, for its type, e.g. ``schedule.start(base_lr)``.
+        state: what ``memory_to_json`` returned, possibly after a trip through JSON.
+
+    Raises:
+        ValueError: if the fields are not those of this schedule's memory.
+    """
+    expected, found = set(fresh._asdict()), set(state)
+    if expected != found:
+        raise ValueError(
+            f"schedule memory has fields {sorted(found)}, this schedule needs {sorted(expected)}"
+        )
+    values = {key: _like(getattr(fresh, key), value) for key, value in state.items()}
+    return type(fresh)(**values)
+
+
+def _like(template: Any, value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        items = [_like(None, item) for item in value]
+        named = isinstance(template, tuple) and hasattr(template, "_fields")
+        return type(template)(*items) if named else tuple(items)
+    return value
+
+
+__all__ = [
+    "SCHEDULES",
+    "Anneal",
+    "Constant",
+    "Cosine",
+    "Decision",
+    "Linear",
+    "Memory",
+    "Plan",
+    "Reading",
+    "Schedule",
+    "Step",
+    "memory_from_json",
+    "memory_to_json",
+    "name_of",
+]

@@ -1,0 +1,148 @@
+"""Loss-driven rules that others wrote, restated to the letter. Pure.
+
+They are baselines: their faults are kept.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+from typing import NamedTuple
+
+from toolkit.reading import HOLD, Anneal, Decision, Reading
+from toolkit.schedules.ramp import Ramp
+
+
+class PlanMemory(NamedTuple):
+    """Sums of the epoch in progress, the last epoch-mean losses (None: non-finite), the factor."""
+
+    epoch: int = 0
+    total: float = 0.0
+    count: float = 0.0
+    nonfinite: int = 0
+    losses: tuple[float | None, ...] = ()
+    scale: float = 1.0
+    update: int = 0
+    ramp: Ramp = Ramp()
+    decision: Decision = HOLD
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The project plan's adaptive rule, once an epoch, on epoch-mean training losses.
+
+    With m and v the mean and the population variance of the last ``window`` epoch losses and
+    r = (m one epoch before - m) / |m one epoch before|, the first that holds decides:
+
+    * r < -rate_threshold: rising, cut;
+    * v > variance_threshold and the differences alternate: oscillation, cut;
+    * r > rate_threshold: sharp_drop, raise;
+    * v <= variance_threshold and |r| <= rate_threshold: plateau, cut.
+
+    Nothing happens before epoch ``window + 1``. The LR has no bounds. An epoch in which a
+    non-finite loss was seen has no mean, and the rule holds while it is in the window: every
+    comparison with NaN is false.
+
+    A reading that spans the end of an epoch counts for the epoch that it ends.
+
+    Raises:
+        ValueError: for a window below 2, a threshold below 0, or multipliers that cannot cut and
+            raise.
+    """
+
+    window: int = 5
+    """Epochs in the moving average and variance."""
+    variance_threshold: float = 0.001
+    """Variance of the epoch losses above which they may oscillate (squared units of the loss)."""
+    rate_threshold: float = 0.01
+    """Relative change of the moving average per epoch that counts as rising or dropping."""
+    multipliers: tuple[float, float] = (0.8, 1.2)
+    """Factors of the LR at a cut and at a raise."""
+
+    def __post_init__(self) -> None:
+        cut, raise_ = self.multipliers
+        checks = (
+            ("window", self.window >= 2, "at least 2 epochs"),
+            ("variance_threshold", self.variance_threshold >= 0, "0 or above"),
+            ("rate_threshold", self.rate_threshold >= 0, "0 or above"),
+            ("multipliers", 0 < cut < 1 < raise_, "a cut between 0 and 1, then a raise above 1"),
+        )
+        for field, fine, allowed in checks:
+            if not fine:
+                value = getattr(self, field)
+                raise ValueError(f"schedule.{field} = {value} is not allowed: it must be {allowed}")
+
+    def start(self, base_lr: float) -> PlanMemory:
+        return PlanMemory()
+
+    def observe(self, memory: PlanMemory, reading: Reading) -> PlanMemory:
+        memory = self._add(memory, reading)
+        if int(reading.epoch) <= memory.epoch:
+            return memory._replace(decision=HOLD)
+        mean = memory.total / memory.count if memory.count and not memory.nonfinite else None
+        losses = (*memory.losses, mean)[-(self.window + 1) :]
+        decision = self.judge(losses)
+        cut, raise_ = self.multipliers
+        return memory._replace(
+            epoch=int(reading.epoch),
+            total=0.0,
+            count=0.0,
+            nonfinite=0,
+            losses=losses,
+            scale=memory.scale * {"cut": cut, "raise": raise_}.get(decision.action, 1.0),
+            decision=decision,
+        )
+
+    def factor(self, memory: PlanMemory, progress: float) -> float:
+        return memory.scale * memory.ramp.factor(memory.update)
+
+    def request(self, memory: PlanMemory, event: Anneal) -> PlanMemory:
+        return memory._replace(ramp=Ramp(memory.update, event.updates))
+
+    def judge(self, losses: tuple[float | None, ...]) -> Decision:
+        """The decision on the last ``window + 1`` epoch losses, oldest first."""
+        finite = [loss for loss in losses if loss is not None]
+        if len(finite) < len(losses):
+            return Decision("nonfinite", None, "hold", "an epoch in the window has no finite mean")
+        if len(finite) <= self.window:
+            return HOLD
+        before, last = finite[:-1], finite[1:]
+        mean_before, mean = fmean(before), fmean(last)
+        variance = fmean((loss - mean) ** 2 for loss in last)
+        rate = (mean_before - mean) / abs(mean_before) if mean_before else 0.0
+        return self._rule(rate, variance, _sign_changes(last))
+
+    def _rule(self, rate: float, variance: float, changes: int) -> Decision:
+        cut, raise_ = self.multipliers
+        limit, noisy = self.rate_threshold, variance > self.variance_threshold
+        verb = "rose" if rate < 0 else "fell"
+        moving = f"the {self.window}-epoch mean loss {verb} by {abs(rate):.2%}"
+        if rate < -limit:
+            reason = f"{moving}, more than {limit:.2%}: LR x{cut:g}"
+            return Decision("rising", rate, "cut", reason)
+        if noisy and changes >= self.window - 2:
+            reason = f"variance {variance:.3g} above {self.variance_threshold:g} and the losses "
+            return Decision("oscillation", variance, "cut", f"{reason}alternate: LR x{cut:g}")
+        if rate > limit:
+            reason = f"{moving}, more than {limit:.2%}: LR x{raise_:g}"
+            return Decision("sharp_drop", rate, "raise", reason)
+        if not noisy:
+            reason = f"{moving}, within {limit:.2%}, variance {variance:.3g} at most "
+            return Decision(
+                "plateau", rate, "cut", f"{reason}{self.variance_threshold:g}: LR x{cut:g}"
+            )
+        return HOLD
+
+    @staticmethod
+    def _add(memory: PlanMemory, reading: Reading) -> PlanMemory:
+        finite = reading.count > 0
+        return memory._replace(
+            update=reading.update,
+            total=memory.total + (reading.loss * reading.count if finite else 0.0),
+            count=memory.count + reading.count,
+            nonfinite=memory.nonfinite + reading.nonfinite,
+        )
+
+
+def _sign_changes(losses: list[float]) -> int:
+    differences = [b - a for a, b in pairwise(losses)]
+    return sum(a * b < 0 for a, b in pairwise(differences))

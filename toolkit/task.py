@@ -1,0 +1,223 @@
+"""What a task is: data, model, loss and metrics of one data set, and the recipes to train on it."""
+
+import importlib.util
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
+
+from toolkit.errors import ConfigError, unknown
+from toolkit.vision_compat import repair_torchvision
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+Batch: TypeAlias = "dict[str, Tensor]"
+"""One batch: tensors by name, the first axis counts the samples."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a pair that all its schedules share.
+
+    Raises:
+        ValueError: naming the field, for a value that cannot be trained with.
+    """
+
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    """adam couples weight decay with the gradient, adamw does not; sgd has momentum."""
+    lr: float = 1e-3
+    """The base LR: what a schedule's factor multiplies."""
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    decay: Literal["all", "matrices"] = "all"
+    """Which parameters decay: all, or only those with two or more axes (no bias, no norm)."""
+    epochs: float | None = None
+    """The budget in passes over the training split; give this or updates."""
+    updates: int | None = None
+    """The budget in optimizer updates; give this or epochs."""
+    global_batch: int = 64
+    """Examples per update, over all ranks and micro-batches."""
+    micro_batch: int | None = None
+    """Examples per forward pass on one rank; by default global_batch / ranks."""
+    eval_batch: int = 256
+    """Examples per forward pass in evaluation, on one rank."""
+    clip: float | None = None
+    """Largest L2 norm of the gradient; no clipping by default."""
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = "fp32"
+    """bf16 is autocast; auto is bf16 where the hardware has it; fp64 is for exactness tests."""
+    init: Literal["random", "pretrained"] = "random"
+    """Where the first weights come from."""
+
+    def __post_init__(self) -> None:
+        self._positive("lr", "global_batch", "micro_batch", "eval_batch", "epochs", "updates", "clip")
+        if self.weight_decay < 0:
+            raise ValueError(f"recipe.weight_decay = {self.weight_decay}: it must be 0 or above")
+        if self.epochs is not None and self.updates is not None:
+            raise ValueError(
+                f"recipe.epochs = {self.epochs:g} and recipe.updates = {self.updates} contradict: "
+                "give one of them"
+            )
+        if self.epochs is None and self.updates is None:
+            raise ValueError("the recipe has no budget: give recipe.epochs or recipe.updates")
+
+    def _positive(self, *fields: str) -> None:
+        for field in fields:
+            value = getattr(self, field)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"recipe.{field} = {value:g}: it must be a number above 0")
+
+
+class Split(Protocol):
+    """One split of a data set, held ready for batched access."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, ids: list[int]) -> Batch:
+        """The batch of these samples: tensors with a first axis of ``len(ids)``; ``id`` is one."""
+
+
+class Splits(NamedTuple):
+    """The three splits of a task. Test data is touched once, at the end of a run."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+
+class Task(Protocol):
+    """One data set: ``tasks/NAME.py`` has an instance of a class like this, named ``TASK``."""
+
+    recipes: Mapping[str, Mapping[str, Recipe]]
+    """Model -> recipe name -> recipe; the model ``*`` stands for every model not named."""
+
+    def resolve(self, recipe: Any) -> Any:
+        """The recipe with everything that depends on the data at hand decided."""
+        return recipe
+
+    def model(self, name: str, recipe: Any) -> "nn.Module":
+        """A fresh model.
+
+        Raises:
+            ConfigError: for a model that does not exist.
+        """
+
+    def splits(self, name: str, recipe: Any) -> Splits:
+        """The data, as model ``name`` wants it.
+
+        Raises:
+            ConfigError: if the data cannot be had or read.
+        """
+
+    def augment(self, batch: Batch, seed: int, epoch: int) -> Batch:
+        """The training batch, augmented on its device as a pure function of its arguments."""
+        return batch
+
+    def loss(self, model: "nn.Module", batch: Batch) -> "tuple[Tensor, int]":
+        """The loss summed over the batch, on the device, and the number of items in the sum."""
+
+    def predict(self, model: "nn.Module", batch: Batch) -> "tuple[Tensor, Tensor]":
+        """Predictions and labels, each with a first axis of the batch's length."""
+
+    def metrics(
+        self, predictions: "np.ndarray", labels: "np.ndarray", split: Split
+    ) -> dict[str, float]:
+        """The metrics over a whole split; the first is the headline."""
+
+
+class Target(NamedTuple):
+    """What to train: ``TASK/MODEL@RECIPE``."""
+
+    task: str
+    model: str
+    recipe: str
+
+    def __str__(self) -> str:
+        return f"{self.task}/{self.model}@{self.recipe}"
+
+
+def parse_target(text: str) -> Target:
+    """Read ``TASK/MODEL[@RECIPE]``; TASK ends at ``.py/`` if that occurs, else at the first ``/``.
+
+    Raises:
+        ConfigError: if the text does not have that form.
+    """
+    body, _, recipe = text.partition("@")
+    end = body.find(".py/") + len(".py") if ".py/" in body else body.find("/")
+    if end <= 0 or not body[end + 1 :] or text.endswith("@"):
+        raise ConfigError(f"target '{text}' is not of the form TASK/MODEL[@RECIPE]")
+    return Target(body[:end], body[end + 1 :], recipe or "field")
+
+
+def load(name: str) -> Task:
+    """The task of this name, or in this file (``path/to/file.py``).
+
+    Raises:
+        ConfigError: if there is no such task, or the file has no ``TASK``.
+    """
+    repair_torchvision()
+    if name.endswith(".py"):
+        module = _module_from_file(Path(name))
+    elif name in (known := names()):
+        module = importlib.import_module(f"{_package().__name__}.{name}")
+    else:
+        raise unknown("task", name, known)
+    if not hasattr(module, "TASK"):
+        raise ConfigError(f"task file '{name}' does not define TASK")
+    task: Task = module.TASK
+    return task
+
+
+def names() -> tuple[str, ...]:
+    """The shipped tasks."""
+    tasks: tuple[str, ...] = _package().TASKS
+    return tasks
+
+
+def recipe_of(task: Task, target: Target) -> Recipe:
+    """The recipe that a target names.
+
+    Raises:
+        ConfigError: for a model or recipe that the task does not have.
+    """
+    recipes = task.recipes.get(target.model, task.recipes.get("*"))
+    if recipes is None:
+        raise unknown(f"model of task {target.task}", target.model, task.recipes)
+    if target.recipe not in recipes:
+        raise unknown(f"recipe of {target.task}/{target.model}", target.recipe, recipes)
+    return recipes[target.recipe]
+
+
+def targets() -> Iterable[str]:
+    """Every named target, ``TASK/MODEL@RECIPE``, of the shipped tasks."""
+    for name in names():
+        for model, recipes in load(name).recipes.items():
+            yield from (f"{name}/{model}@{recipe}" for recipe in recipes)
+
+
+def _package() -> ModuleType:
+    # Under a name of our own: an installed toolkit must not shadow a user's package `tasks`.
+    name = "toolkit_tasks"
+    if name not in sys.modules:
+        here = Path(__file__).parent
+        folder = next(path for path in (here / "_tasks", here.parent / "tasks") if path.is_dir())
+        _execute(name, folder / "__init__.py", [str(folder)])
+    return sys.modules[name]
+
+
+def _module_from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(f"there is no task file '{path}'")
+    return _execute(f"toolkit_user_task_{path.stem}", path, None)
+
+
+def _execute(name: str, path: Path, search: list[str] | None) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=search)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

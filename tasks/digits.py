@@ -1,7 +1,6 @@
 """scikit-learn's handwritten digits: 1,797 images of 8x8 pixels. Embedded, no download."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,28 @@ SPLIT_SEED = 20_240_229
 PLAN = Recipe(optimizer="adam", lr=0.01, weight_decay=1e-4, epochs=50)
 FIELD = Recipe(optimizer="adamw", lr=0.01, weight_decay=1e-4, epochs=20)
 
+MODELS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "resnetv2_micro": ("resnetv2_18", {"layers": (1, 1), "channels": (16, 32), "stem_chs": 16}),
+    "vit_micro": (
+        "vit_tiny_patch16_224",
+        {
+            "img_size": 8,
+            "patch_size": 4,
+            "embed_dim": 32,
+            "depth": 1,
+            "num_heads": 2,
+            "class_token": False,
+            "global_pool": "avg",
+        },
+    ),
+}
+"""Our name -> timm's name and the settings that make it tiny."""
+
 
 class Digits(ImageClassification):
-    """Two tiny residual networks, with batch statistics and (``_gn``) without.
+    """Two tiny timm models: ``resnetv2_micro`` and ``vit_micro``.
 
-    The one without has neither batch statistics nor dropout: its losses do not depend on how a
+    The transformer has neither batch statistics nor dropout: its losses do not depend on how a
     global batch is cut into micro-batches.
     """
 
@@ -31,18 +47,14 @@ class Digits(ImageClassification):
     mean, std = (0.3053,), (0.3763,)
     recipes: Mapping[str, Mapping[str, Recipe]] = {
         "resnetv2_micro": {"field": FIELD, "plan": PLAN},
-        "resnetv2_micro_gn": {"field": FIELD, "plan": PLAN},
+        "vit_micro": {"field": FIELD, "plan": PLAN},
     }
 
     def model(self, name: str, recipe: Any) -> nn.Module:
-        settings: dict[str, Any] = {"layers": (1, 1), "channels": (16, 32), "stem_chs": 16}
-        if name == "resnetv2_micro_gn":
-            from timm.layers import GroupNormAct
-
-            settings["norm_layer"] = partial(GroupNormAct, num_groups=8)
-        elif name != "resnetv2_micro":
-            raise unknown("model of task digits", name, self.recipes)
-        return timm_model("resnetv2_18", self.classes, in_chans=1, stem_type="", **settings)
+        if name not in MODELS:
+            raise unknown("model of task digits", name, MODELS)
+        base, settings = MODELS[name]
+        return timm_model(base, self.classes, in_chans=1, **settings)
 
     def splits(self, name: str, recipe: Any) -> Splits:
         from sklearn.datasets import load_digits

@@ -56,7 +56,7 @@ def train(config: RunConfig, fresh: bool = False) -> int:
     if (folder / "result.json").exists() and not fresh:
         _show(json.loads((folder / "result.json").read_text()), folder)
         return DONE
-    threads = limit_threads()
+    threads = settle_process()
     from toolkit import loop
 
     if fresh:
@@ -106,9 +106,12 @@ def check_folder(folder: Path, config: RunConfig) -> None:
         )
 
 
-def limit_threads() -> int:
+def settle_process() -> int:
     """Share the cores among the processes of this machine, and return the threads of each."""
     import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it guessed so
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -66,7 +66,9 @@ class ImageClassification:
     def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         return model(self.normalise(batch["image"], model)).argmax(-1), batch["label"]
 
-    def metrics(self, predictions: np.ndarray, labels: np.ndarray, split: Split) -> dict[str, float]:
+    def metrics(
+        self, predictions: np.ndarray, labels: np.ndarray, split: Split
+    ) -> dict[str, float]:
         from toolkit.metrics import Accuracy, compute
 
         return compute(Accuracy(keep_in_memory=True), predictions, labels)
@@ -133,4 +135,5 @@ def _mix(ids: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     bits = (ids + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + key
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))
+    mixed: np.ndarray = bits ^ (bits >> np.uint64(31))
+    return mixed

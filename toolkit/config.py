@@ -17,6 +17,7 @@ from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of
 from toolkit.task import Recipe
 
 DEFAULT_SCHEDULE = Cosine()
+RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,38 @@ def run_id(config: RunConfig) -> str:
     Launch, world size, micro-batch, study and display are not in it, so the same experiment has
     the same id on one process and on eight.
     """
-    data = to_json(config)
-    for name in NOT_PART_OF_THE_EXPERIMENT:
-        del data[name]
-    for name in NOT_PART_OF_THE_RECIPE:
-        del data["recipe"][name]
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(_experiment(to_json(config)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_folder(folder: Path, config: RunConfig) -> None:
+    """Refuse a run folder that holds another experiment.
+
+    Raises:
+        ConfigError: naming the folder and the fields that differ.
+    """
+    file = folder / "config.json"
+    if not file.exists():
+        return
+    try:
+        stored = json.loads(file.read_text())
+        differing = [
+            key
+            for key, value in _experiment(to_json(config)).items()
+            if _experiment(stored)[key] != value
+        ]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}; start over with --fresh") from error
+    if differing:
+        raise ConfigError(
+            f"{folder} holds a run of another configuration ({', '.join(differing)} differ); "
+            "start over with --fresh, or choose another --study"
+        )
+
+
+def run_folder(config: RunConfig, runs: Path = RUNS) -> Path:
+    """Where a resolved configuration leaves its files."""
+    return runs / config.study / run_id(config)
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:
@@ -171,12 +197,19 @@ def parse(argv: Sequence[str], prog: str = "toolkit train") -> RunConfig:
     return RunConfig(**_shallow(parsed))
 
 
+def _experiment(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a stored configuration that changes the experiment, in its JSON form."""
+    kept = {k: v for k, v in data.items() if k not in NOT_PART_OF_THE_EXPERIMENT}
+    recipe = {k: v for k, v in data["recipe"].items() if k not in NOT_PART_OF_THE_RECIPE}
+    experiment: dict[str, Any] = json.loads(json.dumps({**kept, "recipe": recipe}))
+    return experiment
+
+
 def _command_line_type(kinds: Mapping[str, type]) -> type:
     import tyro
 
-    union = Union[  # noqa: UP007 - the members are known at run time only
-        tuple(Annotated[kind, tyro.conf.subcommand(name=name)] for name, kind in kinds.items())
-    ]
+    members = [Annotated[kind, tyro.conf.subcommand(name=name)] for name, kind in kinds.items()]
+    union: Any = Union.__getitem__(tuple(members))  # the members are known at run time only
     return make_dataclass(
         "RunConfig",
         [
@@ -209,7 +242,8 @@ def _schedule_class(name: str) -> type:
     if not Path(path).is_file():
         raise ConfigError(f"there is no schedule file '{path}'")
     spec = importlib.util.spec_from_file_location("toolkit_user_schedule", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = sys.modules["toolkit_user_schedule"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, attribute):
@@ -238,5 +272,5 @@ def _has_bf16() -> bool:
     import torch
 
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -38,7 +38,10 @@ def load_splits(folder: str, hub_id: str, columns: Collection[str]) -> "DatasetD
         datasets.config.HF_HUB_OFFLINE = True
     try:
         splits = datasets.load_dataset(source)
-    except (datasets.exceptions.DatasetGenerationError, datasets.exceptions.DatasetNotFoundError) as error:
+    except (
+        datasets.exceptions.DatasetGenerationError,
+        datasets.exceptions.DatasetNotFoundError,
+    ) as error:
         cause = error.__cause__ or error
         raise ConfigError(f"the data in {source} cannot be read: {_first_line(cause)}") from error
     except (ConnectionError, FileNotFoundError) as error:

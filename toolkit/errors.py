@@ -8,7 +8,7 @@ class ConfigError(ValueError):
     """The command, configuration or data is wrong; exit code 2."""
 
 
-class RunFailed(RuntimeError):
+class RunError(RuntimeError):
     """The run could not be carried out; exit code 1."""
 
 

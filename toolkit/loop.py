@@ -27,11 +27,12 @@ from toolkit.batches import (
     evaluation_loader,
     training_loader,
 )
-from toolkit.config import RunConfig, resolve, run_id, schedule_name, to_json
-from toolkit.errors import ConfigError, RunFailed
+from toolkit.config import RUNS, RunConfig, resolve, run_folder, schedule_name, to_json
+from toolkit.errors import ConfigError, RunError
 from toolkit.lr import ScheduledLR
 from toolkit.meter import LossMeter
 from toolkit.optim import build_optimizer
+from toolkit.process import world_size
 from toolkit.record import Recorder, Stopwatch, versions
 from toolkit.task import Batch, Split, Splits, Task, load, parse_target
 
@@ -79,7 +80,7 @@ class Run:
         return self.nonfinite_readings >= NONFINITE_READINGS
 
 
-def build(config: RunConfig, runs: Path = Path("runs")) -> Run:
+def build(config: RunConfig, runs: Path = RUNS) -> Run:
     """Task, model, optimizer and schedule of a configuration, prepared for all ranks.
 
     Raises:
@@ -88,7 +89,7 @@ def build(config: RunConfig, runs: Path = Path("runs")) -> Run:
     config = resolve(config)
     target, recipe = parse_target(config.target), config.recipe
     task = load(target.task)
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    ranks = world_size()
     micro_batch, accumulation = _cut(recipe.global_batch, recipe.micro_batch, ranks)
     accelerator = _accelerator(config, accumulation, ranks)
     splits = task.splits(target.model, recipe)
@@ -120,7 +121,7 @@ def build(config: RunConfig, runs: Path = Path("runs")) -> Run:
         evaluation=evaluation,
         budget=budget,
         micro_batch=micro_batch,
-        folder=runs / config.study / run_id(config),
+        folder=run_folder(config, runs),
         initial_weights_sha=initial_weights_sha,
     )
 
@@ -133,7 +134,7 @@ def fit(run: Run) -> dict[str, Any]:
         written, if the process was asked to stop.
 
     Raises:
-        RunFailed: if the run cannot be carried out.
+        RunError: if the run cannot be carried out.
     """
     _resume(run)
     run.record.status("running", run.update)
@@ -161,7 +162,9 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
             gathered.append([part.cpu() for part in run.accelerator.gather_for_metrics(outputs)])
         metrics = {}
         if run.accelerator.is_main_process:
-            predictions, labels = (torch.cat(parts).numpy() for parts in zip(*gathered, strict=True))
+            predictions, labels = (
+                torch.cat(parts).numpy() for parts in zip(*gathered, strict=True)
+            )
             metrics = run.task.metrics(predictions, labels, data)
     run.optimizer.train()
     run.model.train()
@@ -256,7 +259,7 @@ def _check_ranks(run: Run) -> None:
     rates = torch.tensor(run.lr.used, dtype=torch.float64, device=accelerator.device)
     gathered = accelerator.gather(rates).view(accelerator.num_processes, -1)
     if not (gathered == gathered[0]).all():
-        raise RunFailed(
+        raise RunError(
             f"the ranks disagree on the learning rate after update {run.update}: "
             f"{gathered[:, 0].tolist()}"
         )

@@ -22,7 +22,9 @@ class Accuracy(evaluate.Metric):
         return {"accuracy": 100 * float(accuracy_score(references, predictions))}
 
 
-def compute(metric: evaluate.Metric, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def compute(
+    metric: evaluate.Metric, predictions: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
     """The metric over a whole split, in memory.
 
     Args:

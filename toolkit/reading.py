@@ -17,7 +17,7 @@ class Reading(NamedTuple):
     update: int
     epoch: float
     loss: float
-    count: float
+    count: float  # type: ignore[assignment]  # the name hides tuple.count, which nobody calls
     nonfinite: int
 
 

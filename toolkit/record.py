@@ -1,4 +1,4 @@
-"""What a run leaves behind: events.jsonl, state.json and result.json; W&B and a progress bar mirror it.
+"""What a run leaves behind: events.jsonl, state.json, result.json; W&B mirrors it.
 
 The truth is on disk; W&B never stops or slows a run. Only rank 0 writes.
 """
@@ -102,7 +102,9 @@ class Recorder:
         """Time the block; see ``SPANS``."""
         return self.stopwatch.span(name)
 
-    def reading(self, reading: Reading, decision: Decision, rates: list[float], factor: float) -> None:
+    def reading(
+        self, reading: Reading, decision: Decision, rates: list[float], factor: float
+    ) -> None:
         """Log a reading with the LR used in its last update and what the schedule made of it."""
         finite = math.isfinite(reading.loss)
         event = {
@@ -122,7 +124,9 @@ class Recorder:
         self._bar.set_postfix_str(f"loss {reading.loss:.4f}, lr {rates[0]:.2e}", refresh=False)
         self._bar.update(reading.update - self._bar.n)
 
-    def evaluation(self, split: str, update: int, epoch: float, metrics: Mapping[str, float]) -> None:
+    def evaluation(
+        self, split: str, update: int, epoch: float, metrics: Mapping[str, float]
+    ) -> None:
         """Log the metrics of a split."""
         self._write(
             {"kind": "evaluation", "update": update, "epoch": epoch, "split": split, **metrics}
@@ -216,7 +220,7 @@ def wandb_mode() -> str:
         return mode
     import wandb
 
-    return "online" if wandb.api.api_key else "offline"
+    return "online" if wandb.login(prompt=False, verify=False) else "offline"
 
 
 def _start_wandb(accelerator: Accelerator, config: RunConfig, folder: Path) -> bool:

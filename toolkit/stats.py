@@ -134,7 +134,7 @@ def _judge(paired: Paired, p: float, rope: float) -> Judged:
 
 
 def _seeds_needed(paired: Paired, rope: float) -> int:
-    """Pairs for 80 % power to find the observed difference, or one of the ROPE if that is larger."""
+    """Pairs for 80 % power to find the observed difference, or the ROPE if that is larger."""
     spread = (paired.high - paired.low) / 2 * np.sqrt(paired.n)
     spread /= stats.t.ppf(1 - ALPHA / 2, paired.n - 1)
     target = max(abs(paired.mean), rope)

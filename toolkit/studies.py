@@ -8,7 +8,7 @@ from typing import Any
 from toolkit import task
 from toolkit.config import RunConfig
 from toolkit.errors import unknown
-from toolkit.schedules import Constant, Cosine, Plan, Step
+from toolkit.schedules import Constant, Cosine, Plan, Schedule, Step
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def demo() -> Study:
     """Four schedules at three base LRs on handwritten digits, 8 seeds: minutes on a laptop."""
     target = "digits/vit_micro@field"
     recipe = _recipe(target)
-    rates, schedules = (0.001, 0.01, 0.1), (Constant(), Step(), Cosine(), Plan())
+    rates = (0.001, 0.01, 0.1)
+    schedules: tuple[Schedule[Any], ...] = (Constant(), Step(), Cosine(), Plan())
     configs = tuple(
         RunConfig(
             target=target,

@@ -1,4 +1,4 @@
-"""Run a study, one run after the other in this process: ``[accelerate launch] -m toolkit.sweep STUDY``.
+"""Run a study in this process, run by run: ``[accelerate launch ...] -m toolkit.sweep STUDY``.
 
 A finished run is one with a ``result.json``; the same command goes on where it was stopped.
 """
@@ -12,10 +12,10 @@ from dataclasses import replace
 from tqdm import tqdm
 
 from toolkit import studies
-from toolkit.config import RunConfig, resolve, run_id
-from toolkit.errors import ConfigError, RunFailed
+from toolkit.config import RUNS, RunConfig, check_folder, resolve, run_folder
+from toolkit.errors import ConfigError, RunError
+from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, settle
 from toolkit.record import write_json
-from toolkit.train import DONE, FAILED, PREEMPTED, RUNS, WRONG, check_folder, settle_process
 
 SECONDS_BETWEEN_LINES = 15
 """How often the progress bar writes where there is no terminal."""
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG
-    except RunFailed as error:
+    except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
 
@@ -41,9 +41,9 @@ def sweep(study: studies.Study) -> int:
 
     Raises:
         ConfigError: if a run's folder holds another experiment.
-        RunFailed: if a run went wrong.
+        RunError: if a run went wrong.
     """
-    settle_process()
+    settle()
     (RUNS / study.name).mkdir(parents=True, exist_ok=True)
     write_json(RUNS / study.name / "study.json", study.to_json())
     missing = [config for config in map(resolve, study.configs) if not _is_done(config)]
@@ -63,14 +63,14 @@ def sweep(study: studies.Study) -> int:
 def _run(config: RunConfig) -> str:
     from toolkit import loop
 
-    run = loop.build(replace(config, progress=False), RUNS)
+    run = loop.build(replace(config, progress=False))
     status: str = loop.fit(run)["status"]
     loop.release(run)
     return status
 
 
 def _is_done(config: RunConfig) -> bool:
-    folder = RUNS / config.study / run_id(config)
+    folder = run_folder(config)
     check_folder(folder, config)
     return (folder / "result.json").exists()
 

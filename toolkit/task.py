@@ -54,7 +54,9 @@ class Recipe:
     """Where the first weights come from."""
 
     def __post_init__(self) -> None:
-        self._positive("lr", "global_batch", "micro_batch", "eval_batch", "epochs", "updates", "clip")
+        self._positive(
+            "lr", "global_batch", "micro_batch", "eval_batch", "epochs", "updates", "clip"
+        )
         if self.weight_decay < 0:
             raise ValueError(f"recipe.weight_decay = {self.weight_decay}: it must be 0 or above")
         if self.epochs is not None and self.updates is not None:
@@ -217,7 +219,8 @@ def _module_from_file(path: Path) -> ModuleType:
 
 def _execute(name: str, path: Path, search: list[str] | None) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=search)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

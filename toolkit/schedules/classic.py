@@ -17,7 +17,7 @@ class PlanMemory(NamedTuple):
 
     epoch: int = 0
     total: float = 0.0
-    count: float = 0.0
+    count: float = 0.0  # type: ignore[assignment]  # hides tuple.count
     nonfinite: int = 0
     losses: tuple[float | None, ...] = ()
     scale: float = 1.0

@@ -1,0 +1,75 @@
+"""The ``toolkit`` command: one verb for each entry point."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+
+def _train(argv: Sequence[str]) -> int:
+    from toolkit.train import main
+
+    return main(argv)
+
+
+def _sweep(argv: Sequence[str]) -> int:
+    from toolkit.sweep import main
+
+    return main(argv)
+
+
+def _report(argv: Sequence[str]) -> int:
+    from toolkit.report.__main__ import main
+
+    return main(argv)
+
+
+def _demo(argv: Sequence[str]) -> int:
+    return _sweep(["demo", *argv]) or _report(["runs/demo"])
+
+
+def _list(argv: Sequence[str]) -> int:
+    from toolkit import studies, task
+    from toolkit.schedules import SCHEDULES
+
+    for title, items in (
+        ("targets", task.targets()),
+        ("schedules", (f"schedule:{name}" for name in SCHEDULES)),
+        ("studies", studies.STUDIES),
+    ):
+        print(title, *(f"  {item}" for item in items), sep="\n")
+    return 0
+
+
+def _doctor(argv: Sequence[str]) -> int:
+    from toolkit.doctor import main
+
+    return main()
+
+
+VERBS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "train": (_train, "train one run"),
+    "sweep": (_sweep, "run a study, or go on with it"),
+    "report": (_report, "write the report of a study"),
+    "list": (_list, "list targets, schedules and studies"),
+    "doctor": (_doctor, "say what this machine has and what is missing"),
+    "demo": (_demo, "run the demo study and write its report"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``toolkit VERB ...`` and return its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    verb = argv[0] if argv else "--help"
+    if verb in VERBS:
+        return VERBS[verb][0](argv[1:])
+    usage = "\n".join(f"  {name:<8} {what}" for name, (_, what) in VERBS.items())
+    if verb in ("-h", "--help"):
+        print(f"usage: toolkit VERB ...\n\n{usage}\n\ntoolkit VERB --help says more.")
+        return 0
+    from toolkit.errors import unknown
+
+    print(f"error: {unknown('verb', verb, VERBS)}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

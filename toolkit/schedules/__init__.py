@@ -70,8 +70,8 @@ def name_of(schedule: object) -> str:
 
 
 def memory_to_json(memory: Memory) -> dict[str, Any]:
-    """The memory as a JSON object; tuples become lists."""
-    return memory._asdict()
+    """The memory as a JSON object of plain types: tuples become lists."""
+    return {key: _plain(value) for key, value in memory._asdict().items()}
 
 
 def memory_from_json(fresh: M, state: Mapping[str, Any]) -> M:
@@ -91,6 +91,10 @@ def memory_from_json(fresh: M, state: Mapping[str, Any]) -> M:
         )
     values = {key: _like(getattr(fresh, key), value) for key, value in state.items()}
     return type(fresh)(**values)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _like(template: Any, value: Any) -> Any:

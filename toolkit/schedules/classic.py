@@ -45,7 +45,7 @@ class Plan:
     A reading that spans the end of an epoch counts for the epoch that it ends.
 
     Raises:
-        ValueError: for a window below 2, a threshold below 0, or multipliers that cannot cut and
+        ValueError: for a window below 3, a threshold below 0, or multipliers that cannot cut and
             raise.
     """
 
@@ -61,7 +61,7 @@ class Plan:
     def __post_init__(self) -> None:
         cut, raise_ = self.multipliers
         checks = (
-            ("window", self.window >= 2, "at least 2 epochs"),
+            ("window", self.window >= 3, "at least 3 epochs"),
             ("variance_threshold", self.variance_threshold >= 0, "0 or above"),
             ("rate_threshold", self.rate_threshold >= 0, "0 or above"),
             ("multipliers", 0 < cut < 1 < raise_, "a cut between 0 and 1, then a raise above 1"),

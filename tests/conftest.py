@@ -1,0 +1,76 @@
+"""Shared fixtures. Order: pure and CPU tests first, then several ranks, then the slow ones."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+IN_CI = os.environ.get("CI") == "true"
+
+os.environ["WANDB_MODE"] = "offline"  # whoever runs the tests may have a key
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+Launch = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: [bool(item.get_closest_marker(mark)) for mark in ("slow", "ranks")])
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs an accelerator")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real data sets; in CI it must be there."""
+    root = Path(os.environ.get("TOOLKIT_DATA") or ROOT.parent / "shared" / "data")
+    if root.is_dir():
+        return root.resolve()
+    if IN_CI:
+        pytest.fail(f"the real data sets are missing: no folder {root}")
+    pytest.skip("needs the real data sets: set TOOLKIT_DATA to their folder")
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Launch:
+    """Run ``accelerate launch`` with one of the shipped launch files, in an empty folder."""
+
+    def run(config: str, *command: str, env: dict[str, str] | None = None, timeout: int = 120):
+        accelerate = Path(sys.executable).with_name("accelerate")
+        file = ROOT / "launch_configs" / f"{config}.yaml"
+        return _run(
+            [str(accelerate), "launch", "--quiet", "--config_file", str(file), *command],
+            tmp_path,
+            env,
+            timeout,
+        )
+
+    return run
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Launch:
+    """Run this Python in an empty folder."""
+
+    def run(*command: str, env: dict[str, str] | None = None, timeout: int = 120):
+        return _run([sys.executable, *command], tmp_path, env, timeout)
+
+    return run
+
+
+def _run(
+    command: Sequence[str], folder: Path, env: dict[str, str] | None, timeout: int
+) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, **(env or {})}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout
+    )

@@ -1,0 +1,47 @@
+"""The layers hold, and the light parts stay light."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+HEAVY = ("torch", "numpy", "accelerate", "transformers", "datasets", "timm", "wandb", "sklearn")
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Names of the top-level modules in a fresh Python after a statement."""
+    code = f"{statement}\nimport sys; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import toolkit",
+        "import toolkit.schedules",
+        "import toolkit.reading",
+        "import toolkit.config",
+    ],
+)
+def test_importing_the_core_loads_nothing_heavy(statement: str) -> None:
+    assert not loaded_after(statement) & set(HEAVY)
+
+
+def test_imports_go_downward_only() -> None:
+    tool = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([tool], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_tasks_import_only_what_a_task_may() -> None:
+    allowed = {"toolkit.task", "toolkit.data", "toolkit.metrics", "toolkit.errors"}
+    for file in (ROOT / "tasks").glob("*.py"):
+        lines = [line.split() for line in file.read_text().splitlines()]
+        used = {
+            words[1] for words in lines if words[:1] == ["from"] and words[1].startswith("toolkit")
+        }
+        assert used <= allowed, file

@@ -1,0 +1,190 @@
+"""Pure tests of all schedules: floats in, floats out."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.twins import schedules as twins
+from toolkit.reading import ACTIONS, PATTERNS, Anneal, Reading
+from toolkit.schedules import (
+    SCHEDULES,
+    Constant,
+    Cosine,
+    Linear,
+    Plan,
+    Schedule,
+    Step,
+    memory_from_json,
+    memory_to_json,
+    name_of,
+)
+
+losses = st.floats(-10, 10) | st.just(math.nan)
+streams = st.lists(losses, min_size=1, max_size=80)
+every_schedule = pytest.mark.parametrize(
+    "schedule", [kind() for kind in SCHEDULES.values()], ids=SCHEDULES
+)
+
+
+def reading(update: int, loss: float, epoch: float | None = None) -> Reading:
+    lost = math.isnan(loss)
+    epoch = update / 2 if epoch is None else epoch
+    return Reading(update, epoch, loss, 0.0 if lost else 8.0, int(lost))
+
+
+def follow(schedule: Schedule[Any], stream: list[float], memory: Any = None, start: int = 0):
+    """The memories and factors of a run with a reading after every update."""
+    memory = schedule.start(0.1) if memory is None else memory
+    memories, factors = [memory], [schedule.factor(memory, start / 100)]
+    for update, loss in enumerate(stream, start + 1):
+        memory = schedule.observe(memory, reading(update, loss))
+        memories.append(memory)
+        factors.append(schedule.factor(memory, update / 100))
+    return memories, factors
+
+
+@every_schedule
+@given(stream=streams)
+def test_factor_is_finite_and_not_negative(schedule: Schedule[Any], stream: list[float]) -> None:
+    _, factors = follow(schedule, stream)
+    assert all(math.isfinite(factor) and factor >= 0 for factor in factors)
+
+
+@every_schedule
+@given(stream=streams)
+def test_decisions_use_the_words_of_the_contract(
+    schedule: Schedule[Any], stream: list[float]
+) -> None:
+    for memory in follow(schedule, stream)[0]:
+        assert memory.decision.pattern in PATTERNS
+        assert memory.decision.action in ACTIONS
+        assert memory.decision.reason or memory.decision.action == "hold"
+
+
+@every_schedule
+@given(stream=streams)
+def test_equal_streams_give_equal_decisions(schedule: Schedule[Any], stream: list[float]) -> None:
+    assert repr(follow(schedule, stream)) == repr(follow(schedule, stream))
+
+
+@every_schedule
+@settings(max_examples=50)
+@given(stream=streams, data=st.data())
+def test_resumed_anywhere_through_json_it_goes_on_the_same(
+    schedule: Schedule[Any], stream: list[float], data: st.DataObject
+) -> None:
+    cut = data.draw(st.integers(0, len(stream)))
+    memories, factors = follow(schedule, stream)
+    text = json.dumps(memory_to_json(memories[cut]), allow_nan=False)
+    restored = memory_from_json(schedule.start(0.1), json.loads(text))
+    assert restored == memories[cut]
+    again, factors_again = follow(schedule, stream[cut:], restored, cut)
+    assert (again, factors_again) == (memories[cut:], factors[cut:])
+
+
+@every_schedule
+def test_memory_of_another_schedule_is_refused(schedule: Schedule[Any]) -> None:
+    with pytest.raises(ValueError, match="this schedule needs"):
+        memory_from_json(schedule.start(0.1), {"surprise": 1})
+
+
+@every_schedule
+def test_a_requested_anneal_ends_at_zero(schedule: Schedule[Any]) -> None:
+    memories, factors = follow(schedule, [1.0] * 10)
+    memory, ends = schedule.request(memories[-1], Anneal(4)), [factors[-1]]
+    for update in range(11, 15):
+        memory = schedule.observe(memory, reading(update, 1.0, epoch=5.0))
+        ends.append(schedule.factor(memory, update / 100))
+    assert ends == sorted(ends, reverse=True)
+    assert ends[-1] == 0
+
+
+@pytest.mark.parametrize("updates", [2, 7, 100, 936])
+@pytest.mark.parametrize("kind", [Constant, Step, Linear, Cosine])
+def test_open_loop_schedules_equal_torchs(kind: type, updates: int) -> None:
+    schedule, base = kind(), 0.3
+    ours = [base * schedule.factor(schedule.start(base), u / updates) for u in range(updates)]
+    assert ours == pytest.approx(
+        getattr(twins, name_of(schedule))(base, updates), rel=1e-9, abs=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "twin"), [(Linear, twins.warmup_linear), (Cosine, twins.warmup_cosine)]
+)
+def test_warm_up_equals_transformers(kind: type, twin: Any) -> None:
+    schedule = kind(warmup=0.05)
+    ours = [schedule.factor(schedule.start(1.0), u / 200) for u in range(200)]
+    assert ours == pytest.approx(twin(1.0, 200, 10), abs=1e-12)
+
+
+@pytest.mark.parametrize("warmup", [-0.1, 1.0, 2.0])
+def test_a_warm_up_that_is_no_share_is_refused(warmup: float) -> None:
+    with pytest.raises(ValueError, match=rf"schedule.warmup = {warmup}.*below 1"):
+        Cosine(warmup=warmup)
+
+
+positive = st.floats(1e-3, 10)
+
+
+@given(
+    epoch_losses=st.lists(positive, min_size=1, max_size=40),
+    per_epoch=st.integers(1, 5),
+)
+def test_plan_equals_its_twin(epoch_losses: list[float], per_epoch: int) -> None:
+    schedule, update, seen, factors = Plan(), 0, [], []
+    memory = schedule.start(0.01)
+    for epoch, loss in enumerate(epoch_losses):
+        for part in range(1, per_epoch + 1):
+            update += 1
+            memory = schedule.observe(memory, reading(update, loss, epoch + part / per_epoch))
+            assert part == per_epoch or memory.decision.action == "hold"
+        seen.append(memory.decision.pattern)
+        factors.append(schedule.factor(memory, 0.5))
+    rates, patterns = twins.plan(epoch_losses)
+    assert seen == patterns
+    assert factors == pytest.approx(rates, rel=1e-12)
+
+
+def test_plan_weighs_the_readings_of_an_epoch_by_their_counts() -> None:
+    schedule = Plan()
+    memory = schedule.observe(schedule.start(0.1), Reading(1, 0.5, 1.0, 30.0, 0))
+    memory = schedule.observe(memory, Reading(2, 1.0, 5.0, 10.0, 0))
+    assert memory.losses == (2.0,)
+
+
+def test_plan_counts_a_reading_across_the_border_for_the_epoch_it_ends() -> None:
+    schedule = Plan()
+    memory = schedule.observe(schedule.start(0.1), Reading(3, 0.75, 1.0, 8.0, 0))
+    memory = schedule.observe(memory, Reading(6, 1.5, 3.0, 8.0, 0))
+    assert (memory.losses, memory.epoch, memory.count) == ((2.0,), 1, 0.0)
+
+
+def test_plan_holds_while_a_lost_epoch_is_in_the_window() -> None:
+    schedule = Plan()
+    patterns = []
+    memory = schedule.start(0.1)
+    for epoch, loss in enumerate([3.0, 2.5, math.nan, *[2.0 - 0.1 * i for i in range(9)]], 1):
+        memory = schedule.observe(memory, reading(epoch, loss, float(epoch)))
+        patterns.append(memory.decision.pattern)
+    assert patterns == ["none"] * 2 + ["nonfinite"] * 6 + ["sharp_drop"] * 4
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("window", 0, "at least 3"),
+        ("window", 2, "at least 3"),
+        ("variance_threshold", -1.0, "0 or above"),
+        ("rate_threshold", -0.5, "0 or above"),
+        ("multipliers", (1.0, 1.2), "a cut between 0 and 1"),
+        ("multipliers", (0.8, 0.9), "a raise above 1"),
+    ],
+)
+def test_plan_refuses_settings_that_cannot_work(field: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ValueError, match=rf"schedule\.{field} = .*{allowed}"):
+        Plan(**{field: value})

@@ -34,22 +34,15 @@ def load_splits(folder: str, hub_id: str, columns: Collection[str]) -> "DatasetD
     import datasets
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are reported once, below
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         datasets.config.HF_HUB_OFFLINE = True
     try:
         splits = datasets.load_dataset(source)
-    except (
-        datasets.exceptions.DatasetGenerationError,
-        datasets.exceptions.DatasetNotFoundError,
-    ) as error:
-        cause = error.__cause__ or error
-        raise ConfigError(f"the data in {source} cannot be read: {_first_line(cause)}") from error
-    except (ConnectionError, FileNotFoundError) as error:
-        raise ConfigError(
-            f"no data for '{folder}': {ROOT_VARIABLE} is not set and the hub ({hub_id}) is out of "
-            f"reach; put the files, as on the hub, into a folder {folder}/ and set "
-            f"{ROOT_VARIABLE} to the folder above it"
-        ) from error
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        if source == hub_id:
+            raise _nowhere(folder, hub_id) from error
+        raise _unreadable(Path(source), error) from error
     _check_columns(splits, source, columns)
     return splits
 
@@ -58,21 +51,22 @@ def hub_reachable() -> bool:
     """Whether the hub answers, found out in about 3 seconds at most (0 if told to be offline)."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
         return False
-    answers: list[int] = []
+    answers: list[bool] = []
 
     def ask() -> None:
         import httpx
 
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         try:
-            answers.append(httpx.head(endpoint, timeout=PROBE_SECONDS).status_code)
+            answer = httpx.head(endpoint, timeout=PROBE_SECONDS, follow_redirects=True)
         except httpx.HTTPError:
             return
+        answers.append(answer.is_success)
 
     probe = Thread(target=ask, daemon=True)  # name resolution obeys no time-out of its own
     probe.start()
     probe.join(PROBE_SECONDS)
-    return bool(answers)
+    return any(answers)
 
 
 def _source(folder: str, hub_id: str) -> str:
@@ -96,6 +90,29 @@ def _check_columns(splits: "DatasetDict", source: str, columns: Collection[str])
                 f"split '{name}' of {source} has no column {', '.join(missing)}; "
                 f"it has {', '.join(split.column_names)}"
             )
+
+
+def _nowhere(folder: str, hub_id: str) -> ConfigError:
+    return ConfigError(
+        f"no data for '{folder}': {ROOT_VARIABLE} is not set and the hub ({hub_id}) is out of "
+        f"reach; put the files, as on the hub, into a folder {folder}/ and set "
+        f"{ROOT_VARIABLE} to the folder above it"
+    )
+
+
+def _unreadable(folder: Path, error: Exception) -> ConfigError:
+    """The error for local data, with the first broken file if it can be found."""
+    import pyarrow
+    import pyarrow.parquet
+
+    for file in sorted(folder.rglob("*.parquet")):
+        try:
+            pyarrow.parquet.read_metadata(file)
+        except (pyarrow.ArrowException, OSError) as reason:
+            return ConfigError(f"the data in {file} cannot be read: {_first_line(reason)}")
+    return ConfigError(
+        f"the data in {folder} cannot be read: {_first_line(error.__cause__ or error)}"
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, send_to_device
 from torch import nn
 from torch.optim import Optimizer
@@ -179,6 +180,7 @@ def release(run: Run) -> None:
     run.evaluation.clear()
     gc.collect()
     run.accelerator.wait_for_everyone()
+    AcceleratorState._reset_state()  # the next run may have another precision
 
 
 def weights_sha(state: dict[str, torch.Tensor]) -> str:

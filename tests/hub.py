@@ -1,0 +1,35 @@
+"""Small data sets in hub layout, made on the spot."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from PIL import Image
+
+
+def png(pixels: np.ndarray) -> dict[str, Any]:
+    """An image as the hub stores it. Args: pixels: uint8, shape (height, width, 3)."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def write_split(file: Path, columns: dict[str, list[Any]], images: tuple[str, ...] = ()) -> None:
+    """One split as a parquet file with the feature types that the hub's files carry."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    dataset = datasets.Dataset.from_dict(columns)
+    for name in images:
+        dataset = dataset.cast_column(name, datasets.Image())
+    dataset.to_parquet(str(file))
+
+
+def cifar(root: Path, train: int = 12_300, test: int = 20, seed: int = 0) -> Path:
+    """A tiny ``cifar10`` folder of random images; returns ``root`` for TOOLKIT_DATA."""
+    rng = np.random.default_rng(seed)
+    few = [png(rng.integers(0, 256, (32, 32, 3), np.uint8)) for _ in range(16)]
+    for split, size in (("train", train), ("test", test)):
+        rows = {"img": [few[i % 16] for i in range(size)], "label": [i % 10 for i in range(size)]}
+        write_split(root / "cifar10" / f"{split}-00000-of-00001.parquet", rows, ("img",))
+    return root

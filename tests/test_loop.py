@@ -1,0 +1,242 @@
+"""The loop on one process: resuming, mirrors, divergence, results, bad configurations."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from toolkit import loop
+from toolkit.config import RunConfig, parse, run_folder
+from toolkit.errors import ConfigError
+from toolkit.reading import Decision
+from toolkit.schedules import Constant, Plan, memory_to_json
+
+
+def config(*flags: str) -> RunConfig:
+    fast = ["--wandb", "off", "--progress", "False"]
+    return parse(["digits/vit_micro", "--recipe.updates", "30", *fast, *flags])
+
+
+@pytest.fixture
+def fit(tmp_path: Path) -> Iterator[Any]:
+    """Build and fit a run in an empty folder."""
+
+    def run(cfg: RunConfig) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        built = loop.build(cfg, tmp_path)
+        try:
+            result = loop.fit(built)
+        finally:
+            loop.release(built)
+        lines = (built.folder / "events.jsonl").read_text().splitlines()
+        return result, [json.loads(line) for line in lines]
+
+    return run
+
+
+def losses(events: list[dict[str, Any]]) -> list[float]:
+    return [event["loss"] for event in events if "kind" not in event]
+
+
+def test_a_run_leaves_what_the_formats_promise(fit: Any, tmp_path: Path) -> None:
+    result, events = fit(config("--eval-every", "10", "schedule:plan"))
+    readings = [event for event in events if "kind" not in event]
+    assert [event["update"] for event in readings] == list(range(1, 31))
+    assert set(readings[0]) == {
+        *("update", "epoch", "loss", "count", "nonfinite", "lr", "factor"),
+        *("pattern", "statistic", "action", "reason", "t"),
+    }
+    assert readings[19]["epoch"] == 1.0
+    assert all(event["count"] == 64 for event in readings)
+    assert [event["update"] for event in events if event.get("kind") == "evaluation"] == [
+        *(10, 20, 30),
+        30,
+    ]
+    assert (result["status"], result["updates"], result["world_size"]) == ("done", 30, 1)
+    assert set(result["metrics"]) == {"test", "validation"}
+    spans = {"data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint"}
+    assert set(result["timing"]) == {"train_seconds", *spans}
+    assert 0 < result["timing"]["forward_backward"] < result["timing"]["train_seconds"]
+    folder = run_folder(config("--eval-every", "10", "schedule:plan"), tmp_path)
+    assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
+    assert json.loads((folder / "state.json").read_text()) == {"status": "done", "update": 30}
+
+
+def test_the_rate_in_the_log_is_the_one_used(fit: Any) -> None:
+    _, events = fit(config("schedule:linear"))
+    used = [event["lr"] for event in events if "kind" not in event]
+    assert used == pytest.approx([0.01 * (1 - u / 30) for u in range(30)])
+
+
+def test_a_replayed_stream_gives_the_same_decisions_and_rates(fit: Any) -> None:
+    from toolkit.reading import Reading
+
+    schedule = Plan(window=3)
+    flags = ("--recipe.updates", "120", "schedule:plan", "--schedule.window", "3")
+    _, events = fit(config(*flags))
+    memory, factor, acted = schedule.start(0.01), 1.0, 0
+    for event in (event for event in events if "kind" not in event):
+        assert event["factor"] == factor
+        assert event["lr"] == 0.01 * factor
+        fields = ("update", "epoch", "loss", "count", "nonfinite")
+        memory = schedule.observe(memory, Reading(*(event[field] for field in fields)))
+        factor = schedule.factor(memory, event["update"] / 120)
+        assert Decision(*(event[field] for field in Decision._fields)) == memory.decision
+        acted += event["action"] != "hold"
+    assert acted >= 2
+
+
+def test_same_seed_same_start_and_order_for_every_schedule(fit: Any) -> None:
+    results = [fit(config(f"schedule:{name}"))[0] for name in ("constant", "plan")]
+    other = fit(config("--seed", "1"))[0]
+    arm = fit(config("--arm", "1"))[0]
+    for key in ("initial_weights_sha", "batch_order_sha"):
+        assert results[0][key] == results[1][key] == arm[key] != other[key]
+
+
+def test_reading_and_evaluating_less_often_changes_no_update(fit: Any) -> None:
+    often = fit(config("schedule:constant"))[0]
+    flags = ("--read-every", "7", "--eval-every", "13", "schedule:constant")
+    seldom, events = fit(config(*flags))
+    assert seldom["final_weights_sha"] == often["final_weights_sha"]
+    assert [event["update"] for event in events if "kind" not in event] == [7, 14, 21, 28, 30]
+    assert [event["count"] for event in events if "kind" not in event] == [448.0] * 4 + [128.0]
+
+
+def test_accumulation_changes_no_loss(fit: Any) -> None:
+    flags = ("--recipe.precision", "fp64")
+    _, whole = fit(config(*flags))
+    _, cut = fit(replace(config(*flags, "--recipe.micro-batch", "16"), study="cut"))
+    assert losses(cut) == pytest.approx(losses(whole), abs=1e-9)
+
+
+def test_the_trace_is_the_same_with_and_without_mirror_and_progress_bar(fit: Any) -> None:
+    plain = config()
+    bare, events = fit(plain)
+    watched = replace(plain, wandb="auto", progress=True, study="watched")
+    mirrored, mirrored_events = fit(watched)
+    assert losses(mirrored_events) == losses(events)
+    assert mirrored["final_weights_sha"] == bare["final_weights_sha"]
+
+
+def test_clipping_bounds_the_update(fit: Any) -> None:
+    flags = ("--recipe.optimizer", "sgd", "--recipe.momentum", "0", "--recipe.weight-decay", "0")
+    tight = config(*flags, "--recipe.clip", "0.001", "--recipe.updates", "1", "schedule:constant")
+    built = loop.build(replace(tight, recipe=replace(tight.recipe, lr=1.0)), Path("unused"))
+    before = [weight.detach().clone() for weight in built.model.parameters()]
+    built.record = _NoRecord()
+    loop._update(built, loop._training_batches(built))
+    moved = [after - b for after, b in zip(built.model.parameters(), before, strict=True)]
+    norm = torch.cat([part.detach().flatten() for part in moved]).norm().item()
+    assert norm == pytest.approx(0.001, rel=1e-3)
+
+
+class _NoRecord:
+    def span(self, name: str) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+
+def test_bf16_trains(fit: Any) -> None:
+    result, events = fit(config("--recipe.precision", "bf16"))
+    assert result["precision"] == "bf16"
+    assert losses(events)[-1] < losses(events)[0]
+
+
+def test_a_run_whose_weights_are_lost_has_a_result(fit: Any) -> None:
+    result, events = fit(config("--recipe.updates", "100", "--recipe.lr", "1e30"))
+    assert (result["status"], result["metrics"]["test"]) == ("diverged", {})
+    assert result["updates"] < 100
+    last = [event for event in events if "kind" not in event][-1]
+    assert (last["loss"], last["count"], last["nonfinite"]) == (None, 0.0, 1)
+
+
+def test_interrupted_inside_it_continues_to_the_same_weights(fit: Any, tmp_path: Path) -> None:
+    """The process is asked to stop, as by a pre-emption, and the command is given again."""
+    cfg = config("--save-every", "10", "schedule:plan")
+    whole, whole_events = fit(replace(cfg, study="whole"))
+    built = loop.build(cfg, tmp_path)
+    step = built.optimizer.step
+
+    def stop_in_the_17th() -> None:
+        step()
+        if built.update == 16:
+            signal.raise_signal(signal.SIGTERM)
+
+    built.optimizer.step = stop_in_the_17th  # type: ignore[method-assign]
+    assert loop.fit(built) == {"status": "preempted", "updates": 17}
+    loop.release(built)
+    assert json.loads((built.folder / "state.json").read_text())["status"] == "preempted"
+    again, events = fit(cfg)
+    assert again["final_weights_sha"] == whole["final_weights_sha"]
+    assert losses(events) == losses(whole_events)
+    assert [event["update"] for event in events if event.get("kind") == "resume"] == [17]
+
+
+def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "toolkit.train", "digits/resnetv2_micro", "--wandb", "off"]
+    command += ["--recipe.updates", "400", "--save-every", "25", "schedule:plan"]
+
+    def result(study: str) -> dict[str, Any]:
+        return json.loads(next(tmp_path.glob(f"runs/{study}/*/result.json")).read_text())
+
+    subprocess.run([*command, "--study", "whole"], cwd=tmp_path, check=True, capture_output=True)
+    first = subprocess.Popen(
+        [*command, "--study", "killed"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not list(tmp_path.glob("runs/killed/*/checkpoints/update-[1-9]*/toolkit.json")):
+        assert first.poll() is None
+        time.sleep(0.005)
+    first.kill()
+    first.wait()
+    assert not list(tmp_path.glob("runs/killed/*/result.json"))
+    subprocess.run([*command, "--study", "killed"], cwd=tmp_path, check=True, capture_output=True)
+    whole, killed = result("whole"), result("killed")
+    assert killed["final_weights_sha"] == whole["final_weights_sha"]
+    events = next(tmp_path.glob("runs/killed/*/events.jsonl")).read_text().splitlines()
+    updates = [event["update"] for event in map(json.loads, events) if "kind" not in event]
+    assert updates == list(range(1, 401))
+    shown = subprocess.run(
+        [*command, "--study", "killed"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.startswith("done: accuracy")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--recipe.global-batch", "63", "--recipe.micro-batch", "32"), "63 / 1 ranks = 63"),
+        (("--recipe.global-batch", "2000"), "the training split has 1280 samples"),
+    ],
+)
+def test_a_batch_that_cannot_be_cut_is_refused(
+    flags: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        loop.build(config(*flags), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_global_batch_that_does_not_divide_over_the_ranks_is_refused() -> None:
+    with pytest.raises(ConfigError, match="global_batch = 63 does not divide over 2 ranks"):
+        loop._cut(63, None, 2)
+    assert loop._cut(64, 8, 2) == (8, 4)
+
+
+def test_a_reading_without_a_finite_loss_reaches_the_schedule(fit: Any) -> None:
+    result, events = fit(config("--recipe.updates", "60", "--recipe.lr", "1e30", "schedule:plan"))
+    assert result["status"] == "diverged"
+    assert all(math.isfinite(event["lr"]) for event in events if "kind" not in event)
+    json.dumps(memory_to_json(Constant().start(1.0)), allow_nan=False)

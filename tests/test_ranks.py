@@ -1,0 +1,105 @@
+"""Real processes over gloo, started by ``accelerate launch`` with the shipped launch files."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT, Launch
+
+pytestmark = pytest.mark.ranks
+
+EXACT = [
+    "digits/vit_micro",
+    "--recipe.updates",
+    "200",
+    "--recipe.precision",
+    "fp64",
+    "--wandb",
+    "off",
+]
+PLAN = ["schedule:plan", "--schedule.window", "3"]
+
+
+def run_events(folder: Path, study: str) -> list[dict[str, Any]]:
+    lines = next(folder.glob(f"runs/{study}/*/events.jsonl")).read_text().splitlines()
+    return [event for event in map(json.loads, lines) if "kind" not in event]
+
+
+def run_result(folder: Path, study: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(
+        next(folder.glob(f"runs/{study}/*/result.json")).read_text()
+    )
+    return result
+
+
+def test_one_experiment_on_one_rank_two_ranks_and_two_micro_batches(
+    launch: Launch, tmp_path: Path
+) -> None:
+    ways = {
+        "one": ("cpu", []),
+        "two": ("cpu2", []),
+        "cut": ("cpu", ["--recipe.micro-batch", "32"]),
+    }
+    for study, (file, flags) in ways.items():
+        command = ["-m", "toolkit.train", *EXACT, "--study", study, *flags, *PLAN]
+        done = launch(file, *command)
+        assert done.returncode == 0, done.stderr
+    events = {study: run_events(tmp_path, study) for study in ways}
+    results = {study: run_result(tmp_path, study) for study in ways}
+    assert [results[study]["world_size"] for study in ways] == [1, 2, 1]
+    assert len({results[study]["run_id"] for study in ways}) == 1
+    assert len({results[study]["batch_order_sha"] for study in ways}) == 1
+    assert len({results[study]["initial_weights_sha"] for study in ways}) == 1
+    one = events["one"]
+    assert len(one) == 200
+    assert sum(event["action"] != "hold" for event in one) >= 2
+    for study in ("two", "cut"):
+        worst = max(abs(a["loss"] - b["loss"]) for a, b in zip(one, events[study], strict=True))
+        assert worst < 1e-9
+        for key in ("lr", "factor", "pattern", "action", "count"):
+            assert [event[key] for event in events[study]] == [event[key] for event in one]
+
+
+def test_ranks_with_different_losses_use_the_same_rates(launch: Launch, tmp_path: Path) -> None:
+    done = launch("cpu2", str(ROOT / "tests/programs/different_losses.py"), str(tmp_path), "40")
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first["ranks"] == second["ranks"] == 2
+    assert first["local"] != second["local"]
+    assert first["rates"] == second["rates"]
+    assert len(set(first["rates"])) > 5
+    assert first["losses"] == second["losses"]
+    for update, (a, b) in enumerate(zip(first["local"], second["local"], strict=True), 1):
+        mean = b if math.isnan(a) else (a + 2 * b) / 3
+        assert first["losses"][update - 1] == pytest.approx(mean, rel=1e-6)
+
+
+def test_a_launcher_that_accelerate_does_not_see_is_refused(launch: Launch) -> None:
+    # Two processes that each believe to be alone would write the same files.
+    env = {"ACCELERATE_USE_CPU": "", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "-1"}
+    done = launch("cpu", "-m", "toolkit.train", *EXACT, env=env)
+    assert done.returncode != 0
+    assert "the launcher started 2 processes, but Accelerate sees 1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_command_is_one_line_from_all_ranks_together(launch: Launch) -> None:
+    done = launch("cpu2", "-m", "toolkit.train", "digits/vit_micro", "schedule:cosin")
+    assert done.returncode != 0
+    assert done.stderr.count("error: unknown schedule 'cosin': did you mean cosine?") == 1
+
+
+def test_two_ranks_stop_together_and_continue(launch: Launch, tmp_path: Path) -> None:
+    command = ["-m", "toolkit.train", *EXACT, "--save-every", "50", *PLAN]
+    assert launch("cpu2", *command, "--study", "whole").returncode == 0
+    program = str(ROOT / "tests/programs/stop_rank_one.py")
+    stopped = launch("cpu2", program, *command[2:], "--study", "stopped")
+    assert not list(tmp_path.glob("runs/stopped/*/result.json")), stopped.stderr
+    state = json.loads(next(tmp_path.glob("runs/stopped/*/state.json")).read_text())
+    assert state == {"status": "preempted", "update": 77}
+    assert launch("cpu2", *command, "--study", "stopped").returncode == 0
+    whole, resumed = run_result(tmp_path, "whole"), run_result(tmp_path, "stopped")
+    assert resumed["final_weights_sha"] == whole["final_weights_sha"]

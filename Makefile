@@ -12,6 +12,9 @@ SCHEDULE ?= cosine
 SEED ?= 0
 STUDY ?= demo
 ARGS ?=
+# One process takes all cores unless told otherwise; the launcher would say at length that it guessed.
+OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+export OMP_NUM_THREADS
 
 .PHONY: help setup demo test check train study report bench clean
 

@@ -51,7 +51,7 @@ cosine over 200 epochs, crop with padding 4 and flip. ResNet-18 reaches 95.4 to 
 
 EFFICIENTNET = replace(FIELD, optimizer="adamw", lr=1e-3, weight_decay=0.05, channels_last=True)
 """From scratch at 32 px no trustworthy published figure is known. With FIELD's SGD at 0.1 timm's
-model stays at chance; AdamW with the usual fine print of vision transformers trains."""
+model stays at chance; with AdamW it trains."""
 
 PLAN = CifarRecipe(optimizer="adam", lr=0.01, weight_decay=1e-4, epochs=50, global_batch=64)
 """The project plan's table; it names timm's models, so they are taken as timm ships them."""

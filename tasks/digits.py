@@ -65,7 +65,8 @@ class Digits(ImageClassification):
         images = torch.from_numpy(pixels).unsqueeze(1)
         labels = torch.from_numpy(source.target[order].astype(np.int64))
         cuts = (slice(0, TRAIN), slice(TRAIN, TRAIN + VALIDATION), slice(TRAIN + VALIDATION, None))
-        return Splits(*(ImageSplit(images[cut], labels[cut]) for cut in cuts))
+        train, validation, test = (ImageSplit(images[cut], labels[cut]) for cut in cuts)
+        return Splits(train, validation, test)
 
 
 TASK = Digits()

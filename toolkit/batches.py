@@ -13,6 +13,8 @@ from toolkit.errors import ConfigError
 from toolkit.task import Batch, Split
 
 ORDER_STREAM = 1
+GROUP = 50
+"""Batches that are sorted by length together."""
 
 
 def derive_seed(*keys: int) -> int:
@@ -30,21 +32,28 @@ class BatchPlan:
     Each epoch is a permutation by (seed, epoch), cut into full batches; the rest of it, less than
     a batch, is left out of that epoch.
 
+    With lengths, each stretch of ``GROUP`` batches of the permutation is cut by length instead, and
+    the batches of all stretches are shuffled: less padding, and still every sample once an epoch.
+
     Args:
         size: samples in the training split.
         global_batch: samples per update.
         seed: the run's seed.
+        lengths: int, shape (size,), to batch samples of similar length together.
 
     Raises:
         ConfigError: if the split is smaller than one batch.
     """
 
-    def __init__(self, size: int, global_batch: int, seed: int) -> None:
+    def __init__(
+        self, size: int, global_batch: int, seed: int, lengths: np.ndarray | None = None
+    ) -> None:
         if size < global_batch:
             raise ConfigError(
                 f"recipe.global_batch = {global_batch}: the training split has {size} samples"
             )
         self.size, self.global_batch, self.seed = size, global_batch, seed
+        self.lengths = lengths
         self.updates_per_epoch = size // global_batch
         self._permutation = lru_cache(maxsize=2)(self._draw)
 
@@ -67,7 +76,16 @@ class BatchPlan:
 
     def _draw(self, epoch: int) -> np.ndarray:
         keys = (self.seed, ORDER_STREAM, epoch)
-        return np.random.default_rng(np.random.SeedSequence(keys)).permutation(self.size)
+        generator = np.random.default_rng(np.random.SeedSequence(keys))
+        order = generator.permutation(self.size)
+        if self.lengths is None:
+            return order
+        order = order[: self.updates_per_epoch * self.global_batch]
+        stretch = GROUP * self.global_batch
+        parts = [order[start : start + stretch] for start in range(0, len(order), stretch)]
+        by_length = [part[np.argsort(-self.lengths[part], kind="stable")] for part in parts]
+        batches = np.concatenate(by_length).reshape(-1, self.global_batch)
+        return generator.permutation(batches).reshape(-1)
 
 
 class MicroBatches(Sampler[list[int]]):

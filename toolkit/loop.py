@@ -35,7 +35,7 @@ from toolkit.meter import LossMeter
 from toolkit.optim import build_optimizer
 from toolkit.process import world_size
 from toolkit.record import Recorder, Stopwatch, versions
-from toolkit.task import Batch, Split, Splits, Task, load, parse_target
+from toolkit.task import Batch, Split, Splits, Task, load, parse_target, recipe_of
 
 INIT_STREAM, DROPOUT_STREAM, AUGMENT_STREAM = 2, 3, 4
 NONFINITE_READINGS = 20
@@ -61,6 +61,8 @@ class Run:
     micro_batch: int
     folder: Path
     initial_weights_sha: str
+    notes: tuple[str, ...]
+    """What a reader of the result should know, one sentence each."""
     record: Recorder = field(init=False)
     update: int = 0
     nonfinite_readings: int = 0
@@ -93,8 +95,10 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     ranks = world_size()
     micro_batch, accumulation = _cut(recipe.global_batch, recipe.micro_batch, ranks)
     accelerator = _accelerator(config, accumulation, ranks)
-    splits = task.splits(target.model, recipe)
-    plan = BatchPlan(len(splits.train), recipe.global_batch, config.seed)
+    with accelerator.local_main_process_first():  # the others find its work in the cache
+        splits = task.splits(target.model, recipe)
+    lengths = getattr(splits.train, "lengths", None)
+    plan = BatchPlan(len(splits.train), recipe.global_batch, config.seed, lengths)
     budget = recipe.updates or round((recipe.epochs or 0) * plan.updates_per_epoch)
     torch.manual_seed(derive_seed(config.seed, INIT_STREAM))
     model = task.model(target.model, recipe)
@@ -124,6 +128,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         micro_batch=micro_batch,
         folder=run_folder(config, runs),
         initial_weights_sha=initial_weights_sha,
+        notes=(*_notes(config, task), *splits.notes),
     )
 
 
@@ -331,10 +336,17 @@ def _result(run: Run) -> dict[str, Any]:
         "batch_order_sha": run.plan.sha(run.update),
         "final_weights_sha": weights_sha(state) if accelerator.is_main_process else "",
         "rollbacks": 0,
+        "notes": list(run.notes),
         "versions": versions(),
         "device": str(accelerator.device.type),
         "argv": sys.argv,
     }
+
+
+def _notes(config: RunConfig, task: Task) -> Iterator[str]:
+    usual = recipe_of(task, parse_target(config.target)).init
+    if usual == "pretrained" and config.recipe.init == "random":
+        yield "the weights start at random, as asked: published figures are out of its reach"
 
 
 def _cut(global_batch: int, micro_batch: int | None, ranks: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ repair_torchvision()  # evaluate imports transformers, which imports torchvision
 import datasets  # noqa: E402
 import evaluate  # noqa: E402
 import numpy as np  # noqa: E402
-from sklearn.metrics import accuracy_score  # noqa: E402
+from sklearn.metrics import accuracy_score, f1_score  # noqa: E402
 
 
 class Accuracy(evaluate.Metric):
@@ -20,6 +20,16 @@ class Accuracy(evaluate.Metric):
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         return {"accuracy": 100 * float(accuracy_score(references, predictions))}
+
+
+class F1(evaluate.Metric):
+    """The harmonic mean of precision and recall of class 1, in per cent."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _class_labels("F1 of class 1, in per cent")
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {"f1": 100 * float(f1_score(references, predictions, zero_division=0.0))}
 
 
 def compute(

@@ -75,7 +75,11 @@ class Recipe:
 
 
 class Split(Protocol):
-    """One split of a data set, held ready for batched access."""
+    """One split of a data set, held ready for batched access.
+
+    A split with an attribute ``lengths`` (int, shape (samples,)) is trained on in batches of
+    similar length.
+    """
 
     def __len__(self) -> int: ...
 
@@ -89,6 +93,8 @@ class Splits(NamedTuple):
     train: Split
     validation: Split
     test: Split
+    notes: tuple[str, ...] = ()
+    """What a reader of the result should know of the data, one sentence each."""
 
 
 class Task(Protocol):

@@ -80,6 +80,8 @@ def _announce(run: Any, threads: int) -> None:
         f"{run.config.target}: {run.budget} updates of {recipe.global_batch} = {ranks} ranks x "
         f"{accumulation} micro-batches x {run.micro_batch}, {recipe.precision} on "
         f"{run.accelerator.device.type}, {threads} threads a rank; {run.folder}",
+        *(f"note: {note}" for note in run.notes),
+        sep="\n",
         flush=True,
     )
 

@@ -1,0 +1,205 @@
+"""What the text tasks share: transformers models by name or folder, token splits, padding."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit.data import ROOT_VARIABLE, hub_reachable
+from toolkit.errors import ConfigError
+from toolkit.task import Batch, Recipe
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+BERT_LARGE_WWM = "bert-large-uncased-whole-word-masking-finetuned-squad"
+SAME_VOCABULARY: Mapping[str, str] = {BERT_LARGE_WWM: "bert-base-uncased"}
+"""Models whose tokenizer is that of another: all of BERT's uncased English models share one."""
+SHAPES: Mapping[str, Mapping[str, int]] = {
+    BERT_LARGE_WWM: {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    }
+}
+"""Published sizes, where they differ from those of the model that shares the vocabulary."""
+
+
+@dataclass(frozen=True)
+class TextRecipe(Recipe):
+    """A recipe for a text encoder."""
+
+    max_length: int = 256
+    """Tokens kept of an example, or of a window of it."""
+    dropout: float | None = None
+    """Dropout of the hidden layers; by default what the model was published with."""
+    group_by_length: bool = True
+    """Batches of similar length: less padding, the same epochs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._positive("max_length")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"recipe.dropout = {self.dropout:g}: it must be at least 0, below 1")
+
+
+def tokenizer_of(name: str) -> "PreTrainedTokenizerBase":
+    """The fast tokenizer of a model.
+
+    Raises:
+        ConfigError: if it is neither a folder, nor below ``$TOOLKIT_DATA/tokenizers``, nor on the
+            hub.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = _from(AutoTokenizer, "tokenizer", name, SAME_VOCABULARY.get(name, name))
+    if not tokenizer.is_fast:
+        raise ConfigError(f"the tokenizer of {name} has no fast version, which offsets need")
+    return tokenizer
+
+
+def encoder_of(
+    auto_class: Any, name: str, recipe: TextRecipe, **settings: Any
+) -> "PreTrainedModel":
+    """A transformers model with a head.
+
+    Args:
+        auto_class: which head, e.g. ``AutoModelForSequenceClassification``.
+        name: a name on the hub or a folder.
+        recipe: decides about the first weights and dropout.
+        settings: more fields of the model's configuration, e.g. ``num_labels``.
+
+    Raises:
+        ConfigError: if the configuration, or with ``init = pretrained`` the weights, are missing.
+    """
+    if recipe.dropout is not None:
+        settings["hidden_dropout_prob"] = recipe.dropout
+    if recipe.init == "random":
+        return auto_class.from_config(config_of(name, **settings))
+    return _from(auto_class, "weights", name, name, dtype=torch.float32, **settings)
+
+
+def config_of(name: str, **settings: Any) -> "PretrainedConfig":
+    """The model's configuration, at its published size."""
+    from transformers import AutoConfig
+
+    source = SAME_VOCABULARY.get(name, name)
+    shape = {} if Path(name).is_dir() else SHAPES.get(name, {})
+    return _from(AutoConfig, "configuration", name, source, **shape, **settings)
+
+
+def check_vocabulary(name: str, tokenizer: "PreTrainedTokenizerBase", size: int) -> None:
+    """Refuse a tokenizer whose ids the model has no embeddings for.
+
+    Raises:
+        ConfigError: naming both sizes.
+    """
+    if len(tokenizer) > size:
+        raise ConfigError(
+            f"the tokenizer of {name} has {len(tokenizer):,} tokens, the model embeddings for "
+            f"{size:,}: they do not belong together"
+        )
+
+
+def _from(auto_class: Any, what: str, name: str, source: str, **settings: Any) -> Any:
+    """``auto_class.from_pretrained`` on the first place that has it."""
+    place = _place(source)
+    if place == source and not Path(source).is_dir() and not hub_reachable():
+        settings["local_files_only"] = True
+    try:
+        return auto_class.from_pretrained(place, **settings)
+    except (OSError, ValueError, KeyError) as error:
+        tried = f"folder {place}" if place != source else f"'{source}' (a folder, or on the hub)"
+        hint = "; --recipe.init random trains without" if what == "weights" else ""
+        raise ConfigError(
+            f"no {what} for {name}: tried {tried}; give the path of a folder that has them as "
+            f"TASK/path/to/folder{hint}"
+        ) from error
+
+
+def _place(name: str) -> str:
+    local = Path(os.environ.get(ROOT_VARIABLE) or "nowhere") / "tokenizers" / name
+    return str(local) if not Path(name).is_dir() and local.is_dir() else name
+
+
+class Ragged:
+    """Rows of unequal length in one flat array.
+
+    Args:
+        values: shape (total,), any type.
+        offsets: int64, shape (rows + 1,): row i is ``values[offsets[i]:offsets[i + 1]]``.
+    """
+
+    def __init__(self, values: np.ndarray, offsets: np.ndarray) -> None:
+        self.values, self.offsets = values, offsets
+
+    @classmethod
+    def from_column(cls, dataset: "Dataset", column: str) -> "Ragged":
+        """A list column of an Arrow data set, without a Python object per row."""
+        chunks = dataset.with_format("arrow")[:][column]
+        array = chunks.combine_chunks() if hasattr(chunks, "combine_chunks") else chunks
+        offsets = array.offsets.to_numpy().astype(np.int64)
+        values = array.values.to_numpy(zero_copy_only=False)
+        return cls(values[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    def lengths(self) -> np.ndarray:
+        """int64, shape (rows,)."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: np.ndarray) -> "Ragged":
+        """These rows, in this order, as an array of their own."""
+        lengths = self.lengths()[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        parts = [self[row] for row in rows]
+        return Ragged(np.concatenate(parts) if parts else self.values[:0], offsets)
+
+    def padded(self, rows: Sequence[int], fill: int) -> Tensor:
+        """int64, shape (rows, longest row), filled up on the right."""
+        parts = [self[row] for row in rows]
+        out = np.full((len(parts), max(len(part) for part in parts)), fill, np.int64)
+        for line, part in zip(out, parts, strict=True):
+            line[: len(part)] = part
+        return torch.from_numpy(out)
+
+
+class TokenSplit:
+    """Tokenised examples; each batch is padded to its own longest.
+
+    Args:
+        tokens: per input of the model, e.g. ``input_ids``; all with the same row lengths.
+        fill: per input, the value to pad with.
+        labels: per label, int64, shape (rows,).
+        group_by_length: whether training batches hold samples of similar length.
+    """
+
+    def __init__(
+        self,
+        tokens: Mapping[str, Ragged],
+        fill: Mapping[str, int],
+        labels: Mapping[str, Tensor],
+        group_by_length: bool,
+    ) -> None:
+        self.tokens, self.fill, self.labels = tokens, fill, labels
+        self._lengths = tokens["input_ids"].lengths()
+        self.lengths = self._lengths if group_by_length else None
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __getitems__(self, ids: list[int]) -> Batch:
+        index = torch.as_tensor(ids)
+        inputs = {name: rows.padded(ids, self.fill[name]) for name, rows in self.tokens.items()}
+        lengths = torch.from_numpy(self._lengths)[index]
+        mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+        labels = {name: values[index] for name, values in self.labels.items()}
+        return {"id": index, **inputs, "attention_mask": mask.long(), **labels}

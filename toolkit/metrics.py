@@ -1,5 +1,8 @@
 """Metrics that need no network: ``evaluate.Metric`` subclasses instead of downloaded scripts."""
 
+import re
+import string
+from collections import Counter
 from typing import Any
 
 from toolkit.vision_compat import repair_torchvision
@@ -10,6 +13,9 @@ import datasets  # noqa: E402
 import evaluate  # noqa: E402
 import numpy as np  # noqa: E402
 from sklearn.metrics import accuracy_score, f1_score  # noqa: E402
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 class Accuracy(evaluate.Metric):
@@ -30,6 +36,102 @@ class F1(evaluate.Metric):
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         return {"f1": 100 * float(f1_score(references, predictions, zero_division=0.0))}
+
+
+class SquadV2(evaluate.Metric):
+    """Exact match and F1 of the official SQuAD v2 script, in per cent.
+
+    A prediction is final: ``exact``, ``f1`` and their ``HasAns_`` and ``NoAns_`` parts do not look
+    at ``no_answer_probability``. From it, and only with it, come ``best_f1`` and ``best_exact`` at
+    the threshold that the labels themselves choose: optimistic, and reported apart.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        prediction = {
+            "id": datasets.Value("string"),
+            "prediction_text": datasets.Value("string"),
+            "no_answer_probability": datasets.Value("float64"),
+        }
+        reference = {
+            "id": datasets.Value("string"),
+            "answers": datasets.List(datasets.Value("string")),
+        }
+        return evaluate.MetricInfo(
+            description="SQuAD v2 exact match and F1",
+            citation="",
+            inputs_description="predictions and references with ids; answers empty for none",
+            features=datasets.Features({"predictions": prediction, "references": reference}),
+        )
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        answered = {row["id"]: row for row in predictions}
+        rows = [(answered[row["id"]], squad_golds(row["answers"])) for row in references]
+        exact, f1 = (
+            np.array([score(row["prediction_text"], golds) for row, golds in rows])
+            for score in (squad_exact, squad_f1)
+        )
+        answerable = np.array([golds != [""] for _, golds in rows])
+        null = np.array([row["no_answer_probability"] for row, _ in rows])
+        empty = np.array([not row["prediction_text"] for row, _ in rows])
+        scores = {"f1": f1, "exact": exact}
+        result = {name: 100 * float(values.mean()) for name, values in scores.items()}
+        for part, rows_of in (("HasAns", answerable), ("NoAns", ~answerable)):
+            for name, values in scores.items():
+                if rows_of.any():
+                    result[f"{part}_{name}"] = 100 * float(values[rows_of].mean())
+        for name, values in scores.items():
+            best = best_threshold(values, answerable, empty, null)
+            result[f"best_{name}"], result[f"best_{name}_thresh"] = best
+        return result
+
+
+def squad_golds(answers: list[str]) -> list[str]:
+    """The answers that count: those with a word in them, else only the empty one."""
+    return [answer for answer in answers if squad_normal(answer)] or [""]
+
+
+def squad_normal(text: str) -> str:
+    """Lower case, without punctuation, articles and superfluous blanks."""
+    bare = text.lower().translate(_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", bare).split())
+
+
+def squad_exact(answer: str, golds: list[str]) -> float:
+    """1 if the answer equals one of the gold answers in normal form, else 0."""
+    normal = squad_normal(answer)
+    return float(any(squad_normal(gold) == normal for gold in golds))
+
+
+def squad_f1(answer: str, golds: list[str]) -> float:
+    """The best F1 over the gold answers, on bags of words in normal form."""
+    words = squad_normal(answer).split()
+    return max(_bag_f1(words, squad_normal(gold).split()) for gold in golds)
+
+
+def best_threshold(
+    scores: np.ndarray, answerable: np.ndarray, empty: np.ndarray, null: np.ndarray
+) -> tuple[float, float]:
+    """The best total over all thresholds of no-answer, in per cent, and that threshold.
+
+    Args:
+        scores: of each question's answer, shape (questions,).
+        answerable: bool, whether it has one.
+        empty: bool, whether the prediction is empty.
+        null: the number that is compared with the threshold.
+    """
+    order = np.argsort(null, kind="stable")
+    change = np.where(answerable, scores, np.where(empty, 0.0, -1.0))[order]
+    totals = np.sum(~answerable) + np.concatenate([[0.0], np.cumsum(change)])
+    best = int(np.argmax(totals))
+    threshold = float(null[order[best - 1]]) if best else 0.0
+    return 100 * float(totals[best]) / len(scores), threshold
+
+
+def _bag_f1(words: list[str], gold: list[str]) -> float:
+    if not words or not gold:
+        return float(words == gold)
+    common = sum((Counter(words) & Counter(gold)).values())
+    return 2 * common / (len(words) + len(gold))
 
 
 def compute(

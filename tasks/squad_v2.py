@@ -1,0 +1,246 @@
+"""SQuAD v2 (Rajpurkar, Jia, Liang 2018): the answer is a span of the context, or there is none."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toolkit.data import load_splits
+from toolkit.errors import ConfigError
+from toolkit.task import Batch, Recipe, Split, Splits
+
+from . import qa
+from .text import (
+    BERT_LARGE_WWM,
+    Ragged,
+    TextRecipe,
+    TokenSplit,
+    check_vocabulary,
+    config_of,
+    encoder_of,
+    tokenizer_of,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+HUB = {"squad_v2": "rajpurkar/squad_v2"}
+COLUMNS = ("id", "title", "context", "question", "answers")
+VALIDATION_SHARE, SPLIT_SEED = 0.02, 20_180_611
+WIDTH = 512
+"""Logits are padded to so many tokens: all ranks and batches agree, and no window is longer."""
+LABELS = ("start", "end")
+
+
+@dataclass(frozen=True)
+class SquadRecipe(TextRecipe):
+    """A recipe for SQuAD v2.
+
+    The test split is the official validation split. Validation is whole articles of the training
+    split, at least 2 % of its questions, drawn once by a fixed seed.
+    """
+
+    max_length: int = 384
+    stride: int = 128
+    """Tokens that neighbouring windows of one context share."""
+    data: str = "squad_v2"
+    """The data set's folder: the official squad_v2, or another of the same columns."""
+    train_examples: int | None = None
+    """Train on so many questions, drawn by a fixed seed; by default on all."""
+
+
+BERT_LARGE = SquadRecipe(
+    optimizer="adamw",
+    lr=3e-5,
+    weight_decay=0.0,
+    decay="matrices",
+    epochs=2,
+    global_batch=12,
+    clip=1.0,
+    init="pretrained",
+)
+"""madlag/bert-large-uncased-whole-word-masking-finetuned-squadv2 on the hub, run.sh: LR 3e-5, 2
+epochs, batch 12, 384 tokens, stride 128, linear without warm-up: EM 82.83, F1 85.85 at the best
+threshold."""
+
+ROBERTA = replace(BERT_LARGE, global_batch=96)
+"""deepset/roberta-base-squad2 on the hub: batch 96, 2 epochs, LR 3e-5, linear with a warm-up of
+20 % (``--schedule.warmup 0.2``): EM 79.93, F1 82.95."""
+
+PLAN = replace(BERT_LARGE, optimizer="adam", lr=0.01, weight_decay=1e-4, decay="all", epochs=50)
+PLAN = replace(PLAN, global_batch=64, clip=None)
+"""The project plan's table."""
+
+
+class SquadSplit(TokenSplit):
+    """Windows of tokens, and what it takes to get from their logits to scores."""
+
+    def __init__(
+        self, source: "Dataset", encoded: "Dataset", recipe: SquadRecipe, fill: Any
+    ) -> None:
+        inputs = {name: Ragged.from_column(encoded, name) for name in fill}
+        labels = {name: torch.from_numpy(np.asarray(encoded[name])) for name in LABELS}
+        super().__init__(inputs, fill, labels, recipe.group_by_length)
+        self.questions = source
+        self.example = np.asarray(encoded["example"])
+        self.offsets = Ragged.from_column(encoded, "offsets")
+
+    def features(self) -> list[tuple[int, np.ndarray]]:
+        """Per window the number of its question and the offsets of its tokens."""
+        return [
+            (int(question), self.offsets[row].reshape(-1, 2))
+            for row, question in enumerate(self.example)
+        ]
+
+
+class SquadV2:
+    """F1 of the official script at threshold 0 is the headline."""
+
+    recipes: Mapping[str, Mapping[str, Recipe]] = {
+        BERT_LARGE_WWM: {"field": BERT_LARGE, "plan": PLAN},
+        "roberta-base": {"field": ROBERTA, "plan": PLAN},
+        "*": {"field": BERT_LARGE, "plan": PLAN},
+    }
+
+    def resolve(self, recipe: SquadRecipe) -> SquadRecipe:
+        return recipe
+
+    def model(self, name: str, recipe: SquadRecipe) -> nn.Module:
+        from transformers import AutoModelForQuestionAnswering
+
+        return cast(nn.Module, encoder_of(AutoModelForQuestionAnswering, name, recipe))
+
+    def splits(self, name: str, recipe: SquadRecipe) -> Splits:
+        source = _load(recipe.data)
+        tokenizer, sizes = tokenizer_of(name), config_of(name)
+        check_vocabulary(name, tokenizer, sizes.vocab_size)
+        longest = min(WIDTH, sizes.max_position_embeddings, tokenizer.model_max_length)
+        if recipe.max_length > longest:
+            raise ConfigError(
+                f"recipe.max_length = {recipe.max_length}: {name} takes {longest} tokens at most"
+            )
+        fill = {name: 0 for name in tokenizer.model_input_names if name != "attention_mask"}
+        fill["input_ids"] = tokenizer.pad_token_id
+        parts = (*_hold_out(source["train"], recipe), source["validation"])
+        train, validation, test = (
+            SquadSplit(part, _encode(part, tokenizer, recipe), recipe, fill) for part in parts
+        )
+        return Splits(train, validation, test)
+
+    def augment(self, batch: Batch, seed: int, epoch: int) -> Batch:
+        return batch
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+        """The mean of the cross-entropies of start and end, summed over the windows."""
+        output = _forward(model, batch)
+        parts = [
+            F.cross_entropy(logits.float(), batch[label], reduction="sum")
+            for logits, label in zip((output.start_logits, output.end_logits), LABELS, strict=True)
+        ]
+        return (parts[0] + parts[1]) / 2, len(batch["id"])
+
+    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Start and end logits, float32, shape (windows, 2, WIDTH), and the windows' numbers."""
+        output = _forward(model, batch)
+        logits = torch.stack([output.start_logits, output.end_logits], 1).float()
+        return F.pad(logits, (0, WIDTH - logits.shape[-1]), value=-100.0), batch["id"]
+
+    def metrics(
+        self, predictions: np.ndarray, labels: np.ndarray, split: Split
+    ) -> dict[str, float]:
+        from toolkit.metrics import SquadV2 as Metric
+
+        data = cast(SquadSplit, split)
+        questions, order = data.questions, np.argsort(labels)
+        found = qa.answers(list(questions["context"]), data.features(), predictions[order])
+        ids = list(questions["id"])
+        metric = Metric(keep_in_memory=True)
+        result: dict[str, float] = metric.compute(
+            predictions=[
+                {
+                    "id": name,
+                    "prediction_text": answer.text,
+                    "no_answer_probability": answer.null_difference,
+                }
+                for name, answer in zip(ids, found, strict=True)
+            ],
+            references=[
+                {"id": name, "answers": answers["text"]}
+                for name, answers in zip(ids, questions["answers"], strict=True)
+            ],
+        )
+        return result
+
+
+def _load(folder: str) -> "DatasetDict":
+    source = load_splits(folder, HUB.get(folder, folder), COLUMNS)
+    for name in ("train", "validation"):
+        split = source[name]
+        if not len(split):
+            raise ConfigError(f"split '{name}' of {folder} is empty")
+        contexts, answers = list(split["context"]), list(split["answers"])
+        qa.check_answers(contexts, answers, f"split '{name}' of {folder}")
+    return source
+
+
+def _hold_out(train: "Dataset", recipe: SquadRecipe) -> tuple["Dataset", "Dataset"]:
+    """Whole articles for validation, the questions of the others for training."""
+    titles = np.asarray(train["title"])
+    generator = np.random.default_rng(SPLIT_SEED)
+    held: np.ndarray = np.zeros(len(titles), bool)
+    for title in generator.permutation(np.unique(titles)):
+        if held.mean() >= VALIDATION_SHARE:
+            break
+        held |= titles == title
+    rest = generator.permutation(np.flatnonzero(~held))[: recipe.train_examples]
+    return train.select(np.sort(rest)), train.select(np.flatnonzero(held))
+
+
+def _encode(part: "Dataset", tokenizer: Any, recipe: SquadRecipe) -> "Dataset":
+    """Windows and their labels, kept on disk for the next process and rank."""
+    state = tokenizer.backend_tokenizer.to_str()
+    key = f"{part._fingerprint}{state}{recipe.max_length},{recipe.stride}"
+    encoded = part.map(
+        lambda rows, numbers: _rows(rows, numbers, tokenizer, recipe),
+        batched=True,
+        with_indices=True,
+        remove_columns=part.column_names,
+        new_fingerprint=hashlib.sha256(key.encode()).hexdigest()[:32],
+    )
+    return cast("Dataset", encoded)
+
+
+def _rows(
+    rows: Mapping[str, list[Any]], numbers: list[int], tokenizer: Any, recipe: SquadRecipe
+) -> dict[str, list[Any]]:
+    result = qa.windows(
+        tokenizer, rows["question"], rows["context"], recipe.max_length, recipe.stride
+    )
+    spans = [_first_span(answer) for answer in rows["answers"]]
+    targets = [
+        qa.target_tokens(offsets, spans[example])
+        for offsets, example in zip(result["offsets"], result["example"], strict=True)
+    ]
+    result["example"] = [numbers[example] for example in result["example"]]
+    for place, label in enumerate(LABELS):
+        result[label] = [target[place] for target in targets]
+    return result
+
+
+def _first_span(answer: Mapping[str, list[Any]]) -> tuple[int, int] | None:
+    if not answer["text"]:
+        return None
+    begin = answer["answer_start"][0]
+    return begin, begin + len(answer["text"][0])
+
+
+def _forward(model: nn.Module, batch: Batch) -> Any:
+    return model(**{key: value for key, value in batch.items() if key not in ("id", *LABELS)})
+
+
+TASK = SquadV2()

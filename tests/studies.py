@@ -1,0 +1,84 @@
+"""Folders of finished runs, made up: what the report reads."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+PAIR = {"task": "digits", "model": "vit_micro", "recipe": "field"}
+
+
+def write_run(
+    study: Path,
+    schedule: str,
+    seed: int,
+    score: float,
+    *,
+    lr: float = 0.01,
+    updates: int = 40,
+    reason: str = "the mean fell",
+    **changes: Any,
+) -> Path:
+    """One run folder. ``changes`` overwrite fields of its result."""
+    folder = study / f"{schedule.replace('/', '-')}-{lr:g}-{seed}-{changes.get('arm', 0)}"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "state.json").write_text('{"status": "done"}')
+    result: dict[str, Any] = {
+        **PAIR,
+        "status": "done",
+        "recipe_settings": {"lr": lr, "epochs": 2.0},
+        "schedule": schedule,
+        "schedule_config": {},
+        "seed": seed,
+        "arm": 0,
+        "updates": updates,
+        "metrics": {"test": {"accuracy": score}, "validation": {"accuracy": score}},
+        "timing": {"train_seconds": 10.0 + seed, "data": 1.0, "evaluation": 2.0},
+        "initial_weights_sha": f"weights {seed}",
+        "batch_order_sha": f"order {seed}",
+        "versions": {"torch": "2.13.0"},
+        "argv": ["somewhere/train.py", "digits/vit_micro", "--seed", str(seed)],
+        "device": "cpu",
+        "precision": "fp32",
+        "world_size": 1,
+        "micro_batch": 64,
+        "init": "random",
+        "notes": [],
+    }
+    (folder / "result.json").write_text(json.dumps(result | changes))
+    with (folder / "events.jsonl").open("w") as events:
+        for update in range(1, updates + 1):
+            acts = schedule == "plan" and update % 20 == 0
+            event = {
+                "update": update,
+                "epoch": update / 20,
+                "loss": 2.0 / update,
+                "count": 64.0,
+                "nonfinite": 0,
+                "lr": lr,
+                "factor": 1.0,
+                "pattern": "sharp_drop" if acts else "none",
+                "statistic": 0.1 if acts else None,
+                "action": "raise" if acts else "hold",
+                "reason": reason if acts else "",
+                "t": 1000.0 + update,
+            }
+            events.write(json.dumps(event) + "\n")
+            if update % 10 == 0:
+                evaluation = {"kind": "evaluation", "update": update, "epoch": update / 20}
+                evaluation |= {"split": "validation", "accuracy": score - 40 / update}
+                events.write(json.dumps(evaluation | {"t": 1000.0 + update}) + "\n")
+    return folder
+
+
+def write_study(study: Path, family: list[dict[str, Any]] | None = None) -> Path:
+    """Two schedules, eight seeds; ``plan`` is better than ``cosine`` by 2 points or so."""
+    for seed in range(8):
+        write_run(study, "plan", seed, 92.0 + 0.1 * seed)
+        write_run(study, "cosine", seed, 90.0 + 0.1 * seed * (-1) ** seed)
+    default = [
+        {"pair": "digits/vit_micro@field", "lr": 0.01, "candidate": "plan", "baseline": "cosine"}
+    ]
+    plan = {"name": study.name, "question": "Is it?", "runs": 16, "rope": {"digits": 0.5}}
+    (study / "study.json").write_text(json.dumps({**plan, "family": family or default}))
+    return study

@@ -1,0 +1,221 @@
+"""The report: numbers, files, and every folder that cannot be reported on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+
+from tests.studies import write_run, write_study
+from toolkit.errors import ConfigError
+from toolkit.report.__main__ import main, write_report
+from toolkit.report.analyse import analyse
+from toolkit.report.figures import _corners, _stack
+from toolkit.report.load import Curve, load_study
+from toolkit.report.page import command
+from toolkit.report.words import verdict_sentences
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return write_study(tmp_path / "mine")
+
+
+def test_the_numbers_are_those_of_the_runs(study: Path) -> None:
+    analysis = analyse(load_study(study))
+    plan = np.array([92.0 + 0.1 * seed for seed in range(8)])
+    cosine = np.array([90.0 + 0.1 * seed * (-1) ** seed for seed in range(8)])
+    assert analysis.metric == "accuracy"
+    rows = {row.group.schedule: row for row in analysis.groups}
+    assert rows["plan"].mean == pytest.approx(plan.mean())
+    assert rows["plan"].actions == (2, 2)
+    assert rows["cosine"].seconds == pytest.approx(13.5)
+    (row,) = analysis.family
+    assert row.judged is not None
+    reference = scipy_stats.ttest_rel(plan, cosine).confidence_interval(0.95)
+    found = (row.judged.paired.low, row.judged.paired.high)
+    assert found == pytest.approx((reference.low, reference.high), abs=1e-9)
+    assert (row.judged.verdict, row.seconds_ratio) == ("better", pytest.approx(1.0))
+    assert "plan is better than cosine by 2.40 points" in verdict_sentences(analysis)[0]
+
+
+def test_all_files_are_written(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(study)]) == 0
+    printed = capsys.readouterr().out
+    assert "plan - cosine" in printed
+    report = study / "report"
+    page = (report / "index.html").read_text()
+    assert (report / "index.html").stat().st_size < 8_000_000
+    assert "http://" not in page.split("<script>")[0]
+    assert "https://" not in page.split("<script>")[0]
+    table = pd.read_csv(report / "results.csv")
+    assert pd.read_parquet(report / "results.parquet").shape == table.shape
+    assert len(table) == 16
+    assert table.groupby("schedule").accuracy.mean()["plan"] == pytest.approx(92.35)
+    assert "plan is better than cosine" in (report / "report.md").read_text()
+    assert {file.suffix for file in (report / "figures").iterdir()} == {".png", ".svg"}
+
+
+def test_equal_runs_give_equal_bytes(study: Path) -> None:
+    files = ("index.html", "report.md", "results.csv", "figures/final-1.svg")
+    first = [(write_report(study).parent / name).read_bytes() for name in files]
+    assert [(write_report(study).parent / name).read_bytes() for name in files] == first
+
+
+def test_names_are_text(tmp_path: Path) -> None:
+    hostile = '</script><script>alert("x")</script>'
+    study = tmp_path / "mine"
+    for seed in range(2):
+        write_run(study, hostile, seed, 90.0, notes=[hostile], reason=hostile)
+    page = write_report(study).read_text()
+    body, _, script = page.partition("<script>/**")
+    assert "alert" in body
+    assert "<script>alert" not in body
+    assert "</script><script>alert" not in script
+
+
+def test_a_diverged_run_scores_zero_and_is_named(study: Path) -> None:
+    folder = write_run(
+        study, "plan", 8, 0, status="diverged", metrics={"test": {}, "validation": {}}
+    )
+    write_run(study, "cosine", 8, 90.0, batch_order_sha="a longer run")
+    analysis = analyse(load_study(study))
+    row = next(row for row in analysis.groups if row.group.schedule == "plan")
+    assert (row.scores[8], row.diverged) == (0.0, 1)
+    assert folder.name in write_report(study).read_text()
+
+
+def test_an_unfinished_run_is_named(study: Path) -> None:
+    folder = study / "half"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "state.json").write_text('{"status": "running"}')
+    assert "half (running)" in write_report(study).read_text()
+
+
+def test_runs_of_a_seed_that_did_not_start_alike_are_not_paired(study: Path) -> None:
+    for key in ("initial_weights_sha", "batch_order_sha"):
+        file = study / "plan-0.01-3-0" / "result.json"
+        before = file.read_text()
+        file.write_text(json.dumps(json.loads(before) | {key: "another"}))
+        with pytest.raises(ConfigError, match=rf"plan-0.01-3-0.*cosine-0.01-3-0.*another {key}"):
+            analyse(load_study(study))
+        file.write_text(before)
+
+
+def test_seeds_without_a_partner_are_said_and_left_out(study: Path) -> None:
+    write_run(study, "plan", 11, 50.0)
+    (row,) = analyse(load_study(study)).family
+    assert row.missing == (11,)
+    assert row.judged is not None
+    assert row.judged.paired.n == 8
+    assert "seeds 11 have only one of the two" in write_report(study).read_text()
+
+
+def test_one_seed_has_numbers_and_no_interval(tmp_path: Path) -> None:
+    study = tmp_path / "mine"
+    write_run(study, "plan", 0, 91.0)
+    write_run(study, "cosine", 0, 90.0)
+    family = [{"pair": "digits/vit_micro@field", "lr": 0.01, "candidate": "plan"}]
+    family[0]["baseline"] = "cosine"
+    (study / "study.json").write_text(json.dumps({"family": family}))
+    analysis = analyse(load_study(study))
+    assert "1 common seeds: no interval, no verdict" in verdict_sentences(analysis)[0]
+    assert all(row.interval is None for row in analysis.groups)
+    assert "one seed" in write_report(study).read_text()
+
+
+def test_without_a_plan_everything_is_exploratory(study: Path) -> None:
+    (study / "study.json").unlink()
+    assert "everything below is exploratory" in verdict_sentences(analyse(load_study(study)))[0]
+    write_report(study)
+
+
+def test_mixed_versions_are_said(study: Path) -> None:
+    write_run(study, "plan", 8, 92.0, versions={"torch": "2.14.0"})
+    assert "The runs are of different versions" in write_report(study).read_text()
+
+
+def test_an_arm_is_a_group_of_its_own(study: Path) -> None:
+    write_run(study, "plan", 0, 92.0, arm=1)
+    assert "plan (arm 1)" in write_report(study).read_text()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda s: (s / "plan-0.01-0-0/result.json").write_text("{"), "result.json cannot be read"),
+        (lambda s: (s / "plan-0.01-0-0/result.json").write_text("[]"), "is not a JSON object"),
+        (lambda s: (s / "plan-0.01-0-0/result.json").write_text("{}"), "result.json lacks status"),
+        (lambda s: (s / "plan-0.01-0-0/events.jsonl").write_text('{"a'), "line 1 of .*is broken"),
+        (lambda s: (s / "plan-0.01-0-0/events.jsonl").unlink(), "events.jsonl cannot be read"),
+        (lambda s: (s / "study.json").write_text("{"), "study.json cannot be read"),
+        (lambda s: (s / "plan-0.01-0-0").rename(s / "x") and write_run(s, "plan", 0, 9.0), "both"),
+    ],
+)
+def test_a_broken_file_is_named_in_one_line(
+    study: Path, break_it, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    break_it(study)
+    assert main([str(study)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    with pytest.raises(ConfigError, match=message):
+        load_study(study)
+
+
+def test_a_folder_without_runs_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no folder .*nowhere: run the study first"):
+        load_study(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="holds no finished run"):
+        load_study(tmp_path)
+
+
+def test_loss_curves_are_averaged_honestly() -> None:
+    numbers = [float(i) for i in range(1000)]
+    table = _stack([Curve(numbers, numbers, numbers, numbers)], binned=True)
+    assert table is not None
+    assert table["value"].shape == (1, 120)
+    weights = np.diff(np.append(np.linspace(0, 1000, 121).astype(int)[:-1], 1000))
+    assert np.average(table["value"][0], weights=weights) == pytest.approx(499.5)
+
+
+def test_jumps_of_the_rate_stay_jumps() -> None:
+    numbers = [float(i) for i in range(1000)]
+    rates = [1.0] * 333 + [0.8] * 400 + [1.2] * 267
+    corners = _corners(Curve(numbers, numbers, numbers, rates))
+    assert len(corners.value) < 150
+    assert {332.0, 333.0, 732.0, 733.0, 0.0, 999.0} <= set(corners.update)
+
+
+def test_commands_can_be_repeated() -> None:
+    result = {"argv": ["x/train.py", "digits/vit_micro", "--study", "a b"]}
+    assert command(result) == "python -m toolkit.train digits/vit_micro --study 'a b'"
+    swept = {
+        **{"argv": ["x/sweep.py", "demo"], "task": "digits", "model": "m", "recipe": "field"},
+        **{"seed": 3, "arm": 0, "recipe_settings": {"lr": 0.1, "clip": None}},
+        **{"schedule": "plan", "schedule_config": {"multipliers": [0.8, 1.2]}},
+    }
+    assert command(swept) == (
+        "python -m toolkit.train digits/m@field --seed 3 --arm 0 --recipe.lr 0.1 "
+        "--recipe.clip None schedule:plan --schedule.multipliers 0.8 1.2"
+    )
+
+
+@pytest.mark.slow
+def test_a_thousand_runs_take_seconds(tmp_path: Path) -> None:
+    import time
+
+    study = tmp_path / "large"
+    rates = (0.001, 0.01, 0.1, 1.0, 10.0)
+    for seed in range(40):
+        for lr in rates:
+            for schedule in ("plan", "cosine", "linear", "step", "constant"):
+                write_run(study, schedule, seed, 90.0 + seed % 3, lr=lr, updates=500)
+    begin = time.monotonic()
+    page = write_report(study)
+    assert time.monotonic() - begin < 30
+    assert page.stat().st_size < 8_000_000

@@ -227,6 +227,12 @@ def test_a_global_batch_that_does_not_divide_over_the_ranks_is_refused() -> None
     assert loop._cut(64, 8, 2) == (8, 4)
 
 
+def test_processes_that_accelerate_does_not_see_are_refused() -> None:
+    # Each would believe to be alone and write the same files.
+    with pytest.raises(ConfigError, match="started 2 processes, but Accelerate sees 1"):
+        loop._accelerator(config(), accumulation=1, ranks=2)
+
+
 def test_a_reading_without_a_finite_loss_reaches_the_schedule(fit: Any) -> None:
     result, events = fit(config("--recipe.updates", "60", "--recipe.lr", "1e30", "schedule:plan"))
     assert result["status"] == "diverged"

@@ -16,7 +16,7 @@ ARGS ?=
 OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export OMP_NUM_THREADS
 
-.PHONY: help setup demo test check train study report bench clean
+.PHONY: help setup demo test check train study report bench docs clean
 
 help: ## List the targets and their variables
 	@awk -F':.*## ' '/^[a-z0-9_-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ test: setup ## All tests
 bench: setup ## The cost of the loop beside bare PyTorch
 	$(BIN)/python benchmarks/throughput.py
 
+docs: setup ## The API's documentation, in site/
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/pdoc --docformat google --output-directory site toolkit
+
 clean: ## Remove caches and build leftovers; runs and the environment stay
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find toolkit tasks tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -23,7 +23,8 @@ from toolkit.schedules import Constant, Plan, memory_to_json
 
 def config(*flags: str) -> RunConfig:
     fast = ["--wandb", "off", "--progress", "False"]
-    return parse(["digits/vit_micro", "--recipe.updates", "30", *fast, *flags])
+    budget = [] if "--recipe.epochs" in flags else ["--recipe.updates", "30"]
+    return parse(["digits/vit_micro", *budget, *fast, *flags])
 
 
 @pytest.fixture
@@ -100,6 +101,25 @@ def test_same_seed_same_start_and_order_for_every_schedule(fit: Any) -> None:
     arm = fit(config("--arm", "1"))[0]
     for key in ("initial_weights_sha", "batch_order_sha"):
         assert results[0][key] == results[1][key] == arm[key] != other[key]
+
+
+def test_a_checkpoint_between_readings_waits_for_the_next(fit: Any, tmp_path: Path) -> None:
+    cfg = config("--read-every", "7", "--save-every", "10", "schedule:plan")
+    whole, whole_events = fit(replace(cfg, study="whole"))
+    built = loop.build(cfg, tmp_path)
+    save = loop._save
+
+    def save_and_stop(run: loop.Run) -> None:
+        save(run)
+        run.stopping = True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_save", save_and_stop)
+        assert loop.fit(built) == {"status": "preempted", "updates": 14}
+    loop.release(built)
+    again, events = fit(cfg)
+    assert again["final_weights_sha"] == whole["final_weights_sha"]
+    assert losses(events) == losses(whole_events)
 
 
 def test_reading_and_evaluating_less_often_changes_no_update(fit: Any) -> None:
@@ -211,6 +231,7 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path: Path) 
     [
         (("--recipe.global-batch", "63", "--recipe.micro-batch", "32"), "63 / 1 ranks = 63"),
         (("--recipe.global-batch", "2000"), "the training split has 1280 samples"),
+        (("--recipe.epochs", "0.01", "--study", "x"), "is less than an update: an epoch has 20"),
     ],
 )
 def test_a_batch_that_cannot_be_cut_is_refused(

@@ -20,8 +20,8 @@ import toolkit_tasks.vision as vision  # noqa: E402 - exists once a task has bee
 
 def test_digits_splits_are_disjoint_and_whole() -> None:
     splits = digits.splits("vit_micro", None)
-    assert [len(split) for split in splits] == [1280, 200, 317]
-    assert sum(len(split) for split in splits) == 1797
+    assert [len(split) for split in splits[:3]] == [1280, 200, 317]
+    assert sum(len(split) for split in splits[:3]) == 1797
     batch = splits.train.__getitems__([5, 0, 5])
     assert batch["id"].tolist() == [5, 0, 5]
     assert batch["image"].shape == (3, 1, 8, 8)
@@ -141,8 +141,8 @@ def test_real_cifar10(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = cifar10.resolve(parse(["cifar10/resnet18"]).recipe)
     assert recipe.test == "holdout"
     splits = cifar10.splits("resnet18", recipe)
-    assert [len(split) for split in splits] == [38_000, 2_000, 10_000]
-    digests = [{image.numpy().tobytes() for image in split.images[:2000]} for split in splits]
+    assert [len(split) for split in splits[:3]] == [38_000, 2_000, 10_000]
+    digests = [{image.numpy().tobytes() for image in split.images[:2000]} for split in splits[:3]]
     assert not digests[0] & digests[1]
     assert not digests[0] & digests[2]
     share = splits.train.images.float().div(255)
@@ -151,5 +151,5 @@ def test_real_cifar10(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_task_files_are_listed() -> None:
-    shared = {"__init__", "vision"}
-    assert {file.stem for file in (ROOT / "tasks").glob("*.py")} - shared == set(task.names())
+    files = (ROOT / "tasks").glob("*.py")
+    assert {file.stem for file in files if "\nTASK = " in file.read_text()} == set(task.names())

@@ -35,7 +35,7 @@ from toolkit.meter import LossMeter
 from toolkit.optim import build_optimizer
 from toolkit.process import world_size
 from toolkit.record import Recorder, Stopwatch, versions
-from toolkit.task import Batch, Split, Splits, Task, load, parse_target, recipe_of
+from toolkit.task import Batch, Recipe, Split, Splits, Task, load, parse_target, recipe_of
 
 INIT_STREAM, DROPOUT_STREAM, AUGMENT_STREAM = 2, 3, 4
 NONFINITE_READINGS = 20
@@ -65,6 +65,8 @@ class Run:
     """What a reader of the result should know, one sentence each."""
     record: Recorder = field(init=False)
     update: int = 0
+    saved: int = 0
+    """Update of the newest checkpoint."""
     nonfinite_readings: int = 0
     stop_asked: bool = False
     """This rank was asked to stop; it does so when a reading has told the others."""
@@ -99,7 +101,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         splits = task.splits(target.model, recipe)
     lengths = getattr(splits.train, "lengths", None)
     plan = BatchPlan(len(splits.train), recipe.global_batch, config.seed, lengths)
-    budget = recipe.updates or round((recipe.epochs or 0) * plan.updates_per_epoch)
+    budget = _budget(recipe, plan)
     torch.manual_seed(derive_seed(config.seed, INIT_STREAM))
     model = task.model(target.model, recipe)
     dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
@@ -208,13 +210,16 @@ def _train(run: Run) -> None:
         rates, factor = run.lr.used, run.lr.factor
         _update(run, batches)
         last = run.update == run.budget
-        if last or run.update % config.read_every == 0:
+        reading = last or run.update % config.read_every == 0
+        if reading:
             _read(run, rates, factor)
         run.lr.step()
         if last or run.update % eval_every == 0:
             _check_ranks(run)
             run.last_metrics["validation"] = evaluate(run, "validation")
-        if not last and (run.stopping or (save_every and run.update % save_every == 0)):
+        # At a reading the meter is empty: nothing of it is lost with the process.
+        due = save_every > 0 and run.update // save_every > run.saved // save_every
+        if reading and not last and (run.stopping or due):
             _save(run)
 
 
@@ -285,6 +290,7 @@ def _save(run: Run) -> None:
     }
     with run.record.span("checkpoint"):
         checkpoint.save(run.accelerator, run.folder / "checkpoints", run.update, state)
+    run.saved = run.update
 
 
 def _resume(run: Run) -> None:
@@ -297,7 +303,7 @@ def _resume(run: Run) -> None:
     if path is None:
         return
     checkpoint.load(accelerator, path)
-    run.update = state["update"]
+    run.update = run.saved = state["update"]
     run.lr.load_state_dict(state["lr"])
     run.initial_weights_sha = state["initial_weights_sha"]
     run.nonfinite_readings = state["nonfinite_readings"]
@@ -341,6 +347,17 @@ def _result(run: Run) -> dict[str, Any]:
         "device": str(accelerator.device.type),
         "argv": sys.argv,
     }
+
+
+def _budget(recipe: Recipe, plan: BatchPlan) -> int:
+    """The run's budget in updates."""
+    budget = recipe.updates or round((recipe.epochs or 0) * plan.updates_per_epoch)
+    if budget < 1:
+        raise ConfigError(
+            f"recipe.epochs = {recipe.epochs:g} is less than an update: an epoch has "
+            f"{plan.updates_per_epoch}"
+        )
+    return budget
 
 
 def _notes(config: RunConfig, task: Task) -> Iterator[str]:
@@ -388,14 +405,20 @@ def _accelerator(config: RunConfig, accumulation: int, ranks: int) -> Accelerato
 
 @contextmanager
 def _stop_on_signal(run: Run) -> Iterator[None]:
-    """On SIGTERM and SIGINT finish the update, save and return."""
+    """On SIGTERM and SIGINT finish the update, save and return; a second signal acts at once."""
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
     def ask(*_: Any) -> None:
         run.stop_asked = True
+        restore()
 
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in previous:
+        signal.signal(number, ask)
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        restore()

@@ -67,6 +67,8 @@ def train(config: RunConfig, fresh: bool = False) -> int:
     gc.collect()
     accelerator.end_training()  # with nothing of the run alive, gloo does not abort at exit
     if result["status"] == "preempted":
+        if is_rank_zero():
+            print(f"stopped after update {result['updates']}: the same command continues")
         return PREEMPTED
     if is_rank_zero():
         _show(result, folder)

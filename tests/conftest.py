@@ -14,6 +14,8 @@ IN_CI = os.environ.get("CI") == "true"
 os.environ["WANDB_MODE"] = "offline"  # whoever runs the tests may have a key
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
+Env = dict[str, str | None] | None
+"""Changes of the environment; None removes a variable."""
 Launch = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -44,7 +46,7 @@ def real_data() -> Path:
 def launch(tmp_path: Path) -> Launch:
     """Run ``accelerate launch`` with one of the shipped launch files, in an empty folder."""
 
-    def run(config: str, *command: str, env: dict[str, str] | None = None, timeout: int = 120):
+    def run(config: str, *command: str, env: Env = None, timeout: int = 120):
         accelerate = Path(sys.executable).with_name("accelerate")
         file = ROOT / "launch_configs" / f"{config}.yaml"
         return _run(
@@ -61,16 +63,17 @@ def launch(tmp_path: Path) -> Launch:
 def python(tmp_path: Path) -> Launch:
     """Run this Python in an empty folder."""
 
-    def run(*command: str, env: dict[str, str] | None = None, timeout: int = 120):
+    def run(*command: str, env: Env = None, timeout: int = 120):
         return _run([sys.executable, *command], tmp_path, env, timeout)
 
     return run
 
 
 def _run(
-    command: Sequence[str], folder: Path, env: dict[str, str] | None, timeout: int
+    command: Sequence[str], folder: Path, env: Env, timeout: int
 ) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, **(env or {})}
+    merged = {**os.environ, **(env or {})}
+    environment = {name: value for name, value in merged.items() if value is not None}
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout
     )

@@ -18,9 +18,10 @@ RUN = ["-m", "toolkit.train", "digits/vit_micro", "--recipe.updates", "40"]
 
 
 @pytest.fixture
-def no_key(tmp_path: Path) -> dict[str, str]:
+def no_key(tmp_path: Path) -> dict[str, str | None]:
     """An environment in which W&B finds no key."""
-    return {"WANDB_MODE": "", "WANDB_API_KEY": "", "HOME": str(tmp_path), "NETRC": "/dev/null"}
+    gone = dict.fromkeys(("WANDB_MODE", "WANDB_API_KEY"))
+    return {**gone, "HOME": str(tmp_path), "NETRC": "/dev/null"}
 
 
 def test_without_a_key_wandb_is_offline(python: Launch, tmp_path: Path, no_key) -> None:
@@ -40,6 +41,30 @@ def test_a_server_that_is_not_there_does_not_stop_the_run(
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - begin < 60
     assert list(tmp_path.glob("runs/single/*/result.json"))
+
+
+def test_a_wandb_that_is_set_up_wrong_is_left_out(python: Launch, tmp_path: Path) -> None:
+    done = python(*RUN, env={"WANDB_MODE": "sometimes"})
+    assert done.returncode == 0, done.stderr
+    assert "W&B: " in done.stdout + done.stderr
+    assert list(tmp_path.glob("runs/single/*/result.json"))
+
+
+def test_what_ends_a_run_is_one_line_and_a_log(python: Launch, tmp_path: Path) -> None:
+    code = (
+        "from toolkit import loop, train\n"
+        "def broken(run, batches): raise RuntimeError('out of luck\\nand more')\n"
+        "loop._update = broken\n"
+        f"raise SystemExit(train.main({[*RUN[2:], '--wandb', 'off']!r}))"
+    )
+    done = python("-c", code)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: RuntimeError: out of luck; see runs/single/")
+    assert "Traceback" not in done.stderr
+    state = json.loads(next(tmp_path.glob("runs/single/*/state.json")).read_text())
+    assert state["status"] == "failed"
+    assert "and more" in next(tmp_path.glob("runs/single/*/error-0.log")).read_text()
 
 
 def test_the_mode_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:

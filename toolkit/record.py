@@ -142,7 +142,7 @@ class Recorder:
     def status(self, status: str, update: int) -> None:
         """Say in state.json how far the run is: running, preempted, failed, diverged or done."""
         if self._writes:
-            write_json(self.folder / "state.json", {"status": status, "update": update})
+            write_status(self.folder, status, update)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write result.json, whose presence means that the run is over."""
@@ -163,6 +163,7 @@ class Recorder:
             self._mirrored = False
             for tracker in self.accelerator.trackers:
                 _quietly(tracker.finish)
+            self.accelerator.trackers = []
 
     def _write(self, event: Mapping[str, Any]) -> None:
         if self._events is not None:
@@ -174,6 +175,11 @@ class Recorder:
             clock = {"update": update, "epoch": epoch, "train_seconds": seconds}
             known = {name: value for name, value in values.items() if value is not None}
             _quietly(self.accelerator.log, {**clock, **known})
+
+
+def write_status(folder: Path, status: str, update: int) -> None:
+    """Say in state.json how far a run is."""
+    write_json(folder / "state.json", {"status": status, "update": update})
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -225,16 +231,16 @@ def wandb_mode() -> str:
 
 def _start_wandb(accelerator: Accelerator, config: RunConfig, folder: Path) -> bool:
     """Open the W&B run on rank 0; a W&B that fails is left out, with a warning."""
-    started = True
-    if accelerator.is_main_process:
-        mode = wandb_mode()
-        started = _try_wandb(accelerator, config, folder, mode)
-        if not started and mode == "online":
-            started = _try_wandb(accelerator, config, folder, "offline")
-    return started
+    if not accelerator.is_main_process:
+        return True
+    modes: list[str] = []
+    if not _quietly(lambda: modes.append(wandb_mode())):
+        return False
+    modes += ["offline"] * (modes == ["online"])
+    return any(_quietly(_init_wandb, accelerator, config, folder, mode) for mode in modes)
 
 
-def _try_wandb(accelerator: Accelerator, config: RunConfig, folder: Path, mode: str) -> bool:
+def _init_wandb(accelerator: Accelerator, config: RunConfig, folder: Path, mode: str) -> None:
     import wandb
 
     name = schedule_name(config.schedule)
@@ -250,9 +256,11 @@ def _try_wandb(accelerator: Accelerator, config: RunConfig, folder: Path, mode: 
         "tags": [config.target, name],
         "settings": settings,
     }
-    return _quietly(
-        accelerator.init_trackers, PROJECT, config=to_json(config), init_kwargs={"wandb": options}
-    )
+    try:
+        accelerator.init_trackers(PROJECT, config=to_json(config), init_kwargs={"wandb": options})
+    except Exception:
+        accelerator.trackers = []  # or Accelerate would close, at the end, what never opened
+        raise
 
 
 def _quietly(call: Any, *args: Any, **kwargs: Any) -> bool:

@@ -54,13 +54,8 @@ def train(config: RunConfig, fresh: bool = False) -> int:
         _announce(run, threads)
     try:
         result = loop.fit(run)
-    except (ConfigError, RunError):
-        run.record.status("failed", run.update)
-        raise
     except Exception as error:
-        run.record.status("failed", run.update)
-        (folder / f"error-{run.accelerator.process_index}.log").write_text(traceback.format_exc())
-        raise RunError(f"{type(error).__name__}: {error}; see {folder}/error-*.log") from error
+        raise _failure(error, folder, run.update, run.accelerator.process_index) from error
     accelerator = run.accelerator
     loop.release(run)
     del run
@@ -73,6 +68,24 @@ def train(config: RunConfig, fresh: bool = False) -> int:
     if is_rank_zero():
         _show(result, folder)
     return DONE
+
+
+def _failure(error: Exception, folder: Path, update: int, rank: int) -> RunError:
+    """Write down what ended the run, and say it in one line."""
+    from toolkit.record import write_status
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if rank == 0:
+        write_status(folder, "failed", update)
+    if isinstance(error, RunError):
+        return error
+    log = folder / f"error-{rank}.log"
+    log.write_text(traceback.format_exc())
+    return RunError(f"{type(error).__name__}: {_first_line(error)}; see {log}")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
 
 
 def _announce(run: Any, threads: int) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 OFFICIAL_TEST, HOLDOUT, VALIDATION = 10_000, 10_000, 2_000
 SPLIT_SEED = 20_090_408
-COLUMNS = ["img", "label"]
+COLUMNS, SPLITS = ["img", "label"], ("train", "test")
 PIXELS = (32, 32, 3)
 
 
@@ -89,6 +89,11 @@ class Cifar10(ImageClassification):
                 f"official {OFFICIAL_TEST:,}; use holdout"
             )
         rest = len(train) - (HOLDOUT if recipe.test == "holdout" else 0)
+        if rest <= VALIDATION:
+            raise ConfigError(
+                f"split 'train' of cifar10 has {len(train):,} images, too few to keep "
+                f"{len(train) - rest + VALIDATION:,} for validation and test"
+            )
         order = np.random.default_rng(SPLIT_SEED).permutation(rest)
         whole = _images(train)
         validation, training = order[:VALIDATION], np.sort(order[VALIDATION:])
@@ -125,7 +130,7 @@ def _stride_one(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def _load() -> "DatasetDict":
-    return load_splits("cifar10", "uoft-cs/cifar10", COLUMNS)
+    return load_splits("cifar10", "uoft-cs/cifar10", COLUMNS, SPLITS)
 
 
 def _images(split: "Dataset") -> ImageSplit:

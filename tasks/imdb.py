@@ -32,7 +32,7 @@ from .text import (
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-CLASSES, COLUMNS = 2, ("text", "label")
+CLASSES, COLUMNS, SPLITS = 2, ("text", "label"), ("train", "test")
 VALIDATION, SPLIT_SEED = 2_000, 20_110_619
 LSTM = "lstm-glove"
 GLOVE_FILES = ("glove.6B.100d.txt", "glove.6B.100d.txt.gz", "glove.imdb.100d.txt.gz")
@@ -187,12 +187,10 @@ class _Words:
 
 
 def _load() -> "DatasetDict":
-    source = load_splits("imdb", "stanfordnlp/imdb", COLUMNS)
-    for name in ("train", "test"):
+    source = load_splits("imdb", "stanfordnlp/imdb", COLUMNS, SPLITS)
+    for name in SPLITS:
         labels = np.asarray(source[name]["label"])
         wrong = np.flatnonzero((labels < 0) | (labels >= CLASSES))
-        if len(labels) == 0:
-            raise ConfigError(f"split '{name}' of imdb is empty")
         if len(wrong):
             raise ConfigError(
                 f"row {wrong[0]} of split '{name}' of imdb has label {labels[wrong[0]]}: "

@@ -12,7 +12,7 @@ from toolkit.config import parse, resolve
 from toolkit.data import hub_reachable, load_splits
 from toolkit.errors import ConfigError
 
-COLUMNS = ("text", "label")
+COLUMNS, SPLITS = ("text", "label"), ("train",)
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_local_folder_reads_as_the_hub_does(root: Path) -> None:
     for split in ("train", "test"):
         write_split(root / "mine" / f"{split}.parquet", {"text": ["a", "b"], "label": [0, 1]})
-    splits = load_splits("mine", "somebody/mine", COLUMNS)
+    splits = load_splits("mine", "somebody/mine", COLUMNS, SPLITS)
     assert set(splits) == {"train", "test"}
     assert splits["train"][1] == {"text": "b", "label": 1}
 
@@ -34,15 +34,13 @@ def test_a_missing_folder_is_named(root: Path) -> None:
     with pytest.raises(
         ConfigError, match=rf"no folder {root}/mine; put the files of somebody/mine"
     ):
-        load_splits("mine", "somebody/mine", COLUMNS)
+        load_splits("mine", "somebody/mine", COLUMNS, SPLITS)
 
 
 def test_a_missing_column_is_named(root: Path) -> None:
     write_split(root / "mine" / "train.parquet", {"text": ["a"]})
-    with pytest.raises(
-        ConfigError, match=r"split 'train' of .*mine has no column label; it has text"
-    ):
-        load_splits("mine", "somebody/mine", COLUMNS)
+    with pytest.raises(ConfigError, match=r"mine/train\.parquet has no column label; it has text"):
+        load_splits("mine", "somebody/mine", COLUMNS, SPLITS)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing", b"x" * 100])
@@ -52,7 +50,7 @@ def test_an_unreadable_file_is_named(root: Path, content: bytes) -> None:
     with pytest.raises(
         ConfigError, match=r"the data in .*train\.parquet cannot be read: "
     ) as error:
-        load_splits("mine", "somebody/mine", COLUMNS)
+        load_splits("mine", "somebody/mine", COLUMNS, SPLITS)
     assert "\n" not in str(error.value)
 
 
@@ -61,13 +59,32 @@ def test_a_truncated_file_is_named(root: Path) -> None:
     write_split(file, {"text": ["a"] * 1000, "label": list(range(1000))})
     file.write_bytes(file.read_bytes()[:-200])
     with pytest.raises(ConfigError, match=r"train\.parquet cannot be read"):
-        load_splits("mine", "somebody/mine", COLUMNS)
+        load_splits("mine", "somebody/mine", COLUMNS, SPLITS)
+
+
+def test_a_file_among_others_that_lacks_a_column_is_named(root: Path) -> None:
+    write_split(root / "mine" / "train.parquet", {"text": ["a"], "label": [0]})
+    write_split(root / "mine" / "test.parquet", {"text": ["a"]})
+    with pytest.raises(ConfigError, match=r"test\.parquet has no column label; it has text"):
+        load_splits("mine", "somebody/mine", COLUMNS, SPLITS)
+
+
+def test_a_split_that_is_missing_is_named(root: Path) -> None:
+    write_split(root / "mine" / "test.parquet", {"text": ["a"], "label": [0]})
+    with pytest.raises(ConfigError, match="has no split 'train'; it has test"):
+        load_splits("mine", "somebody/mine", COLUMNS, SPLITS)
+
+
+def test_a_split_without_rows_is_named(root: Path) -> None:
+    write_split(root / "mine" / "train.parquet", {"text": ["a"][:0], "label": [0][:0]})
+    with pytest.raises(ConfigError, match=r"train(\.parquet|').* is empty"):
+        load_splits("mine", "somebody/mine", COLUMNS, SPLITS)
 
 
 def test_an_empty_folder_is_named(root: Path) -> None:
     (root / "mine").mkdir()
     with pytest.raises(ConfigError, match=r"mine"):
-        load_splits("mine", "somebody/mine", COLUMNS)
+        load_splits("mine", "somebody/mine", COLUMNS, SPLITS)
 
 
 @pytest.mark.parametrize("offline", ["1", ""])
@@ -106,3 +123,10 @@ def test_cifar10_falls_back_to_the_holdout_split(root: Path) -> None:
     official = parse(["cifar10/resnet18", "--recipe.test", "official"])
     with pytest.raises(ConfigError, match="has 20 images, not the official 10,000; use holdout"):
         task.load("cifar10").splits("resnet18", official.recipe)
+
+
+def test_cifar10_with_too_few_images_says_so(root: Path) -> None:
+    cifar(root, train=1500)
+    recipe = resolve(parse(["cifar10/resnet18", "--recipe.test", "holdout"])).recipe
+    with pytest.raises(ConfigError, match="has 1,500 images, too few to keep 12,000"):
+        task.load("cifar10").splits("resnet18", recipe)

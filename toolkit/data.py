@@ -15,17 +15,20 @@ ROOT_VARIABLE = "TOOLKIT_DATA"
 PROBE_SECONDS = 3.0
 
 
-def load_splits(folder: str, hub_id: str, columns: Collection[str]) -> "DatasetDict":
+def load_splits(
+    folder: str, hub_id: str, columns: Collection[str], names: Collection[str]
+) -> "DatasetDict":
     """A data set with all its splits.
 
     Args:
         folder: its name below ``$TOOLKIT_DATA``.
         hub_id: its name on the hub, used where ``$TOOLKIT_DATA`` is not set.
         columns: the columns that every split must have.
+        names: the splits that there must be, each with at least one row.
 
     Raises:
-        ConfigError: if it cannot be found, read, or lacks a column; within 5 seconds where there
-            is no network.
+        ConfigError: if it cannot be found or read, or lacks a column, a split or rows; within 5
+            seconds where there is no network.
     """
     source = _source(folder, hub_id)
     # The loaders retry for 23 seconds without a network; offline, they fail or use their cache.
@@ -37,13 +40,16 @@ def load_splits(folder: str, hub_id: str, columns: Collection[str]) -> "DatasetD
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are reported once, below
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         datasets.config.HF_HUB_OFFLINE = True
+    if source != hub_id:
+        _check_files(Path(source), columns)
     try:
         splits = datasets.load_dataset(source)
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         if source == hub_id:
             raise _nowhere(folder, hub_id) from error
-        raise _unreadable(Path(source), error) from error
-    _check_columns(splits, source, columns)
+        reason = _first_line(error.__cause__ or error)
+        raise ConfigError(f"the data in {source} cannot be read: {reason}") from error
+    _check(splits, source, columns, names)
     return splits
 
 
@@ -82,14 +88,39 @@ def _source(folder: str, hub_id: str) -> str:
     return str(path)
 
 
-def _check_columns(splits: "DatasetDict", source: str, columns: Collection[str]) -> None:
+def _check_files(folder: Path, columns: Collection[str]) -> None:
+    # The loader fills a column that one of several files lacks with nulls, and names no file.
+    import pyarrow
+    import pyarrow.parquet
+
+    for file in sorted(folder.rglob("*.parquet")):
+        try:
+            metadata = pyarrow.parquet.read_metadata(file)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ConfigError(f"the data in {file} cannot be read: {_first_line(error)}") from error
+        _check_columns(str(file), metadata.schema.to_arrow_schema().names, columns)
+        if not metadata.num_rows:
+            raise ConfigError(f"{file} is empty: it has columns and no row")
+
+
+def _check(
+    splits: "DatasetDict", source: str, columns: Collection[str], names: Collection[str]
+) -> None:
+    for name in names:
+        if name not in splits:
+            raise ConfigError(f"{source} has no split '{name}'; it has {', '.join(sorted(splits))}")
+        if not len(splits[name]):
+            raise ConfigError(f"split '{name}' of {source} is empty")
     for name, split in splits.items():
-        missing = sorted(set(columns) - set(split.column_names))
-        if missing:
-            raise ConfigError(
-                f"split '{name}' of {source} has no column {', '.join(missing)}; "
-                f"it has {', '.join(split.column_names)}"
-            )
+        _check_columns(f"split '{name}' of {source}", split.column_names, columns)
+
+
+def _check_columns(where: str, present: list[str], columns: Collection[str]) -> None:
+    missing = sorted(set(columns) - set(present))
+    if missing:
+        raise ConfigError(
+            f"{where} has no column {', '.join(missing)}; it has {', '.join(present)}"
+        )
 
 
 def _nowhere(folder: str, hub_id: str) -> ConfigError:
@@ -97,21 +128,6 @@ def _nowhere(folder: str, hub_id: str) -> ConfigError:
         f"no data for '{folder}': {ROOT_VARIABLE} is not set and the hub ({hub_id}) is out of "
         f"reach; put the files, as on the hub, into a folder {folder}/ and set "
         f"{ROOT_VARIABLE} to the folder above it"
-    )
-
-
-def _unreadable(folder: Path, error: Exception) -> ConfigError:
-    """The error for local data, with the first broken file if it can be found."""
-    import pyarrow
-    import pyarrow.parquet
-
-    for file in sorted(folder.rglob("*.parquet")):
-        try:
-            pyarrow.parquet.read_metadata(file)
-        except (pyarrow.ArrowException, OSError) as reason:
-            return ConfigError(f"the data in {file} cannot be read: {_first_line(reason)}")
-    return ConfigError(
-        f"the data in {folder} cannot be read: {_first_line(error.__cause__ or error)}"
     )
 
 

@@ -70,7 +70,7 @@ class SquadV2(evaluate.Metric):
             np.array([score(row["prediction_text"], golds) for row, golds in rows])
             for score in (squad_exact, squad_f1)
         )
-        answerable = np.array([golds != [""] for _, golds in rows])
+        answerable = np.array([bool(row["answers"]) for row in references])
         null = np.array([row["no_answer_probability"] for row, _ in rows])
         empty = np.array([not row["prediction_text"] for row, _ in rows])
         scores = {"f1": f1, "exact": exact}

@@ -1,0 +1,254 @@
+"""SQuAD v2: the official metric, windows, and from logits to answers, against slow twins."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.hub import write_split
+from tests.twins import squad_postprocess, squad_v2_metric
+from toolkit import task
+from toolkit.config import parse
+from toolkit.errors import ConfigError
+from toolkit.metrics import SquadV2
+
+squad = task.load("squad_v2")
+from toolkit_tasks import qa  # noqa: E402 - exists once a task has been loaded
+
+
+@pytest.fixture(scope="module")
+def validation(real_data: Path) -> list[dict[str, Any]]:
+    """The official validation split."""
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = pq.read_table(
+        real_data / "squad_v2/validation.parquet"
+    ).to_pylist()
+    assert len(rows) == 11_873
+    return rows
+
+
+def ours(
+    predictions: dict[str, str], references: dict[str, list[str]], null: dict[str, float]
+) -> dict[str, float]:
+    metric = SquadV2(keep_in_memory=True)
+    result: dict[str, float] = metric.compute(
+        predictions=[
+            {"id": name, "prediction_text": text, "no_answer_probability": null[name]}
+            for name, text in predictions.items()
+        ],
+        references=[{"id": name, "answers": texts} for name, texts in references.items()],
+    )
+    return result
+
+
+def guesses(rows: list[dict[str, Any]], seed: int) -> tuple[dict[str, str], dict[str, float]]:
+    """Answers as models give them: right, nearly right, wrong, none; and scores of no answer."""
+    dice = random.Random(seed)
+    answers, null = {}, {}
+    for row in rows:
+        golds, words = row["answers"]["text"], row["context"].split()
+        begin = dice.randrange(len(words))
+        span = " ".join(words[begin : begin + dice.randrange(1, 6)])
+        right = dice.choice(golds) if golds else ""
+        near = f"the {right}, {dice.choice(words)}".upper()
+        answers[row["id"]] = dice.choice([right, right, near, span, ""])
+        null[row["id"]] = round(dice.gauss(0, 3), 1)
+    return answers, null
+
+
+def check(rows: list[dict[str, Any]], seed: int) -> None:
+    answers, null = guesses(rows, seed)
+    references = {row["id"]: row["answers"]["text"] for row in rows}
+    expected = squad_v2_metric.score(answers, references, null)
+    found = ours(answers, references, null)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-9), name
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_scores_of_the_whole_validation_split(validation: list[dict[str, Any]], seed: int) -> None:
+    check(validation, seed)
+
+
+def test_scores_of_a_thousand_samples(validation: list[dict[str, Any]]) -> None:
+    for seed in range(1000):
+        check(random.Random(seed).sample(validation, 300), seed)
+
+
+def test_gold_is_100_and_nothing_is_half(validation: list[dict[str, Any]]) -> None:
+    references = {row["id"]: row["answers"]["text"] for row in validation}
+    null = dict.fromkeys(references, 0.0)
+    gold = ours({name: (texts or [""])[0] for name, texts in references.items()}, references, null)
+    assert (gold["exact"], gold["f1"]) == (100, 100)
+    empty = ours(dict.fromkeys(references, ""), references, null)
+    assert (round(empty["exact"], 2), round(empty["f1"], 2)) == (50.07, 50.07)
+    assert (empty["HasAns_f1"], empty["NoAns_f1"]) == (0, 100)
+
+
+def test_an_answer_without_a_word_in_it() -> None:
+    found = ours({"a": "", "b": "the"}, {"a": ["The"], "b": []}, {"a": 0.0, "b": 0.0})
+    assert (found["exact"], found["HasAns_exact"], found["NoAns_exact"]) == (100, 100, 100)
+
+
+@pytest.fixture(scope="module", params=["bert-base-uncased", "roberta-base"])
+def tokenizer(request: pytest.FixtureRequest, real_data: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(real_data / "tokenizers" / request.param)
+
+
+def windows_of(tokenizer: Any, rows: list[dict[str, Any]], length: int, stride: int) -> Any:
+    texts = [[row[name] for row in rows] for name in ("question", "context")]
+    return qa.windows(tokenizer, *texts, length, stride)
+
+
+def test_answers_are_those_of_the_reference(
+    tokenizer: Any, validation: list[dict[str, Any]]
+) -> None:
+    rows = validation[::9]
+    rows = [row | {"context": row["context"] if i % 200 else ""} for i, row in enumerate(rows)]
+    encoded = windows_of(tokenizer, rows, 160, 64)
+    sizes = [len(ids) for ids in encoded["input_ids"]]
+    assert len(sizes) >= 2000
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(len(sizes), 2, 200)).astype(np.float32)
+    logits[:, :, 0] += rng.normal(3, 2, size=(len(sizes), 2)).astype(np.float32)
+    features, of_row = [], [[] for _ in rows]
+    for window, (example, flat) in enumerate(
+        zip(encoded["example"], encoded["offsets"], strict=True)
+    ):
+        logits[window, :, sizes[window] :] = -100
+        pairs = np.array(flat).reshape(-1, 2)
+        features.append((example, pairs))
+        start, end = logits[window]
+        offsets = [None if pair[0] < 0 else tuple(pair) for pair in pairs.tolist()]
+        of_row[example].append({"start": start, "end": end, "offsets": offsets})
+    for threshold in (0.0, 2.0, -3.0):
+        found = qa.answers([row["context"] for row in rows], features, logits, threshold)
+        expected = [
+            squad_postprocess.answer(row["context"], windows, threshold)
+            for row, windows in zip(rows, of_row, strict=True)
+        ]
+        assert [answer.text for answer in found] == expected
+        assert 0.1 < np.mean([answer == "" for answer in expected]) < 0.9
+
+
+def test_targets_point_at_the_answer(tokenizer: Any, validation: list[dict[str, Any]]) -> None:
+    rows = [row for row in validation[::7] if row["answers"]["text"]]
+    encoded = windows_of(tokenizer, rows, 128, 48)
+    hit = set()
+    for example, offsets in zip(encoded["example"], encoded["offsets"], strict=True):
+        answer, context = rows[example]["answers"], rows[example]["context"]
+        begin, text = answer["answer_start"][0], answer["text"][0]
+        first, last = qa.target_tokens(offsets, (begin, begin + len(text)))
+        if (first, last) == (0, 0):
+            continue
+        hit.add(example)
+        span = context[offsets[2 * first] : offsets[2 * last + 1]]
+        assert text.strip() in span
+        assert len(span) < len(text) + 25  # an answer may begin or end inside a word
+    assert len(hit) == len(rows)
+
+
+@pytest.mark.parametrize("text", ["Zürich", "naïve café", "東京 is", "😀 end", "last"])
+def test_answers_at_the_edges_and_beyond_ascii(tokenizer: Any, text: str) -> None:
+    for context in (f"{text} is where it began, years ago", f"it is years ago, and it was {text}"):
+        encoded = qa.windows(tokenizer, ["where?"], [context], 64, 8)
+        begin = context.index(text)
+        first, last = qa.target_tokens(encoded["offsets"][0], (begin, begin + len(text)))
+        offsets = np.array(encoded["offsets"][0]).reshape(-1, 2)
+        assert text in context[offsets[first, 0] : offsets[last, 1]]
+        logits = np.full((1, 2, 64), -5, np.float32)
+        logits[0, 0, first] = logits[0, 1, last] = 9
+        found = qa.answers([context], [(0, offsets)], logits)[0].text
+        assert found.strip() == context[offsets[first, 0] : offsets[last, 1]].strip()
+        assert text in found
+
+
+def test_no_answer_and_no_context_point_at_the_first_token(tokenizer: Any) -> None:
+    encoded = qa.windows(tokenizer, ["why?", "why?"], ["because", ""], 32, 4)
+    assert [qa.target_tokens(offsets, None) for offsets in encoded["offsets"]] == [(0, 0), (0, 0)]
+
+
+def test_an_endless_question_stops_nobody(tokenizer: Any) -> None:
+    question, context = "why " * 500, "word " * 300
+    encoded = qa.windows(tokenizer, [f"  {question}"], [context], 128, 32)
+    assert max(len(ids) for ids in encoded["input_ids"]) <= 128
+    ends = [max(offsets) for offsets in encoded["offsets"]]
+    assert ends[-1] >= len(context.rstrip())
+
+
+@pytest.mark.parametrize(("length", "stride"), [(128, 64), (128, -1), (16, 12), (3, 1)])
+def test_a_stride_without_room_is_refused(tokenizer: Any, length: int, stride: int) -> None:
+    message = rf"recipe.stride = {stride}: with recipe.max_length = {length} it must be between"
+    with pytest.raises(ConfigError, match=message):
+        qa.windows(tokenizer, ["why?"], ["because it is"], length, stride)
+
+
+ROWS = {
+    "id": ["a", "b"],
+    "title": ["t", "u"],
+    "question": ["Who?", "Where?"],
+    "context": ["Ada wrote it.", "It was in Turin."],
+    "answers": [{"text": ["Ada"], "answer_start": [0]}, {"text": ["Turin"], "answer_start": [10]}],
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TOOLKIT_DATA", str(tmp_path))
+    (tmp_path / "tokenizers").symlink_to(real_data / "tokenizers")
+    for split in ("train", "validation"):
+        write_split(tmp_path / f"squad_v2/{split}.parquet", ROWS)
+    return tmp_path
+
+
+def test_splits_keep_articles_apart(root: Path) -> None:
+    recipe = parse(["squad_v2/roberta-base"]).recipe
+    splits = squad.splits("roberta-base", recipe)
+    assert [len(split) for split in splits[:3]] == [1, 1, 2]
+    batch = splits.test.__getitems__([0, 1])
+    assert set(batch) == {"id", "input_ids", "attention_mask", "start", "end"}
+    assert batch["input_ids"].shape == batch["attention_mask"].shape
+
+
+ELSEWHERE = {**ROWS, "answers": [ROWS["answers"][0], {"text": ["x"], "answer_start": [3]}]}
+UNTITLED = {name: values for name, values in ROWS.items() if name != "title"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (ELSEWHERE, "row 1 of split 'train' of squad_v2: the answer 'x' does not stand in its"),
+        (UNTITLED, "has no column title"),
+    ],
+)
+def test_broken_data_is_named(root: Path, rows: Any, message: str) -> None:
+    write_split(root / "squad_v2/train.parquet", rows)
+    with pytest.raises(ConfigError, match=message):
+        squad.splits("roberta-base", parse(["squad_v2/roberta-base"]).recipe)
+
+
+def test_an_empty_split_is_named(root: Path) -> None:
+    import datasets
+
+    empty = datasets.Dataset.from_dict(ROWS).select([])
+    empty.to_parquet(str(root / "squad_v2/validation.parquet"))
+    with pytest.raises(ConfigError, match=r"validation\.parquet is empty"):
+        squad.splits("roberta-base", parse(["squad_v2/roberta-base"]).recipe)
+
+
+def test_a_window_longer_than_the_model_is_refused(root: Path) -> None:
+    recipe = parse(["squad_v2/roberta-base", "--recipe.max-length", "513"]).recipe
+    with pytest.raises(ConfigError, match="roberta-base takes 512 tokens at most"):
+        squad.splits("roberta-base", recipe)
+
+
+def test_weights_that_are_nowhere_are_said(root: Path) -> None:
+    recipe = parse(["squad_v2/roberta-base"]).recipe
+    with pytest.raises(ConfigError, match=r"no weights for roberta-base.*--recipe.init random"):
+        squad.model("roberta-base", recipe)

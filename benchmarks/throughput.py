@@ -22,6 +22,7 @@ from toolkit import loop, task
 from toolkit.config import RunConfig, resolve
 from toolkit.process import settle
 from toolkit.record import versions
+from toolkit.run import build
 from toolkit.stats import t_interval
 
 HERE = Path(__file__).parent
@@ -77,7 +78,7 @@ def _bare(config: RunConfig, updates: int, device: str) -> float:
 
 def _toolkit(config: RunConfig, updates: int, device: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        run = loop.build(replace(config, eval_every=updates, progress=False), Path(folder))
+        run = build(replace(config, eval_every=updates, progress=False), Path(folder))
         seconds: float = loop.fit(run)["timing"]["train_seconds"]
         loop.release(run)
     return seconds

@@ -17,7 +17,9 @@ import torch
 from toolkit import loop
 from toolkit.config import RunConfig, parse, run_folder
 from toolkit.errors import ConfigError
+from toolkit.ranks import cut, make_accelerator
 from toolkit.reading import Decision
+from toolkit.run import Run, build
 from toolkit.schedules import Constant, Plan, memory_to_json
 
 
@@ -32,7 +34,7 @@ def fit(tmp_path: Path) -> Iterator[Any]:
     """Build and fit a run in an empty folder."""
 
     def run(cfg: RunConfig) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        built = loop.build(cfg, tmp_path)
+        built = build(cfg, tmp_path)
         try:
             result = loop.fit(built)
         finally:
@@ -106,10 +108,10 @@ def test_same_seed_same_start_and_order_for_every_schedule(fit: Any) -> None:
 def test_a_checkpoint_between_readings_waits_for_the_next(fit: Any, tmp_path: Path) -> None:
     cfg = config("--read-every", "7", "--save-every", "10", "schedule:plan")
     whole, whole_events = fit(replace(cfg, study="whole"))
-    built = loop.build(cfg, tmp_path)
+    built = build(cfg, tmp_path)
     save = loop._save
 
-    def save_and_stop(run: loop.Run) -> None:
+    def save_and_stop(run: Run) -> None:
         save(run)
         run.stopping = True
 
@@ -150,7 +152,7 @@ def test_the_trace_is_the_same_with_and_without_mirror_and_progress_bar(fit: Any
 def test_clipping_bounds_the_update(tmp_path: Path) -> None:
     flags = ("--recipe.optimizer", "sgd", "--recipe.momentum", "0", "--recipe.weight-decay", "0")
     flags += ("--recipe.clip", "0.001", "--recipe.updates", "1", "--recipe.lr", "1")
-    built = loop.build(config(*flags, "schedule:constant"), tmp_path)
+    built = build(config(*flags, "schedule:constant"), tmp_path)
     before = torch.cat([weight.detach().flatten() for weight in built.model.parameters()]).clone()
     loop.fit(built)
     after = torch.cat([weight.detach().flatten() for weight in built.model.parameters()])
@@ -176,7 +178,7 @@ def test_interrupted_inside_it_continues_to_the_same_weights(fit: Any, tmp_path:
     """The process is asked to stop, as by a pre-emption, and the command is given again."""
     cfg = config("--save-every", "10", "schedule:plan")
     whole, whole_events = fit(replace(cfg, study="whole"))
-    built = loop.build(cfg, tmp_path)
+    built = build(cfg, tmp_path)
     step = built.optimizer.step
 
     def stop_in_the_17th() -> None:
@@ -238,20 +240,20 @@ def test_a_batch_that_cannot_be_cut_is_refused(
     flags: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        loop.build(config(*flags), tmp_path)
+        build(config(*flags), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_global_batch_that_does_not_divide_over_the_ranks_is_refused() -> None:
     with pytest.raises(ConfigError, match="global_batch = 63 does not divide over 2 ranks"):
-        loop._cut(63, None, 2)
-    assert loop._cut(64, 8, 2) == (8, 4)
+        cut(63, None, 2)
+    assert cut(64, 8, 2) == (8, 4)
 
 
 def test_processes_that_accelerate_does_not_see_are_refused() -> None:
     # Each would believe to be alone and write the same files.
     with pytest.raises(ConfigError, match="started 2 processes, but Accelerate sees 1"):
-        loop._accelerator(config(), accumulation=1, ranks=2)
+        make_accelerator(config().recipe, accumulation=1, ranks=2, wandb=False)
 
 
 def test_a_reading_without_a_finite_loss_reaches_the_schedule(fit: Any) -> None:

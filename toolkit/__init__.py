@@ -1,7 +1,7 @@
 """Adaptive LR Toolkit: which learning-rate schedule should this training run use?
 
-Importing the package imports nothing heavy; see ``toolkit.loop`` for training from Python and
-``toolkit.schedules`` for the schedules.
+Importing the package imports nothing heavy; see ``toolkit.run`` and ``toolkit.loop`` for training
+from Python, and ``toolkit.schedules`` for the schedules.
 """
 
 __version__ = "0.1.0"

@@ -62,8 +62,9 @@ def sweep(study: studies.Study) -> int:
 
 def _run(config: RunConfig) -> str:
     from toolkit import loop
+    from toolkit.run import build
 
-    run = loop.build(replace(config, progress=False))
+    run = build(replace(config, progress=False))
     status: str = loop.fit(run)["status"]
     loop.release(run)
     return status

@@ -48,8 +48,9 @@ def train(config: RunConfig, fresh: bool = False) -> int:
             return DONE
     threads = settle()
     from toolkit import loop
+    from toolkit.run import build
 
-    run = loop.build(config)
+    run = build(config)
     if is_rank_zero():
         _announce(run, threads)
     try:

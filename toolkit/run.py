@@ -1,0 +1,145 @@
+"""A run that is ready to fit: task, model, optimizer and schedule, prepared for all ranks."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from toolkit.batches import BatchPlan, derive_seed, evaluation_loader
+from toolkit.config import RUNS, RunConfig, resolve, run_folder
+from toolkit.errors import ConfigError
+from toolkit.lr import ScheduledLR
+from toolkit.meter import LossMeter
+from toolkit.optim import build_optimizer
+from toolkit.process import world_size
+from toolkit.ranks import cut, make_accelerator
+from toolkit.record import Recorder
+from toolkit.task import Batch, Recipe, Splits, Task, load, parse_target, recipe_of
+
+INIT_STREAM, DROPOUT_STREAM = 2, 3
+NONFINITE_READINGS = 20
+"""So many readings in a row without one finite loss, and the run has diverged: its weights are
+NaN, and no update brings them back."""
+
+
+@dataclass
+class Run:
+    """A run that is ready to fit; ``build`` makes it."""
+
+    config: RunConfig
+    task: Task
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: Optimizer
+    lr: ScheduledLR
+    meter: LossMeter
+    plan: BatchPlan
+    splits: Splits
+    evaluation: dict[str, "DataLoader[Batch]"]
+    budget: int
+    micro_batch: int
+    folder: Path
+    initial_weights_sha: str
+    notes: tuple[str, ...]
+    """What a reader of the result should know, one sentence each."""
+    record: Recorder = field(init=False)
+    update: int = 0
+    saved: int = 0
+    """Update of the newest checkpoint."""
+    nonfinite_readings: int = 0
+    stop_asked: bool = False
+    """This rank was asked to stop; it does so when a reading has told the others."""
+    stopping: bool = False
+    """All ranks know that they stop now."""
+    last_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training split so far."""
+        return self.update / self.plan.updates_per_epoch
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the weights are lost."""
+        return self.nonfinite_readings >= NONFINITE_READINGS
+
+
+def build(config: RunConfig, runs: Path = RUNS) -> Run:
+    """Task, model, optimizer and schedule of a configuration, prepared for all ranks.
+
+    Raises:
+        ConfigError: if the configuration cannot be carried out; nothing has been written then.
+    """
+    config = resolve(config)
+    target, recipe = parse_target(config.target), config.recipe
+    task = load(target.task)
+    ranks = world_size()
+    micro_batch, accumulation = cut(recipe.global_batch, recipe.micro_batch, ranks)
+    accelerator = make_accelerator(recipe, accumulation, ranks, config.wandb == "auto")
+    with accelerator.local_main_process_first():  # the others find its work in the cache
+        splits = task.splits(target.model, recipe)
+    lengths = getattr(splits.train, "lengths", None)
+    plan = BatchPlan(len(splits.train), recipe.global_batch, config.seed, lengths)
+    budget = _budget(recipe, plan)
+    torch.manual_seed(derive_seed(config.seed, INIT_STREAM))
+    model = task.model(target.model, recipe)
+    dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
+    model = model.to(dtype)
+    initial_weights_sha = weights_sha(model.state_dict())
+    model, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
+    torch.manual_seed(
+        derive_seed(config.seed, config.arm, DROPOUT_STREAM, accelerator.process_index)
+    )
+    evaluation = {
+        name: accelerator.prepare_data_loader(evaluation_loader(split, recipe.eval_batch))
+        for name, split in (("validation", splits.validation), ("test", splits.test))
+    }
+    return Run(
+        config=config,
+        task=task,
+        accelerator=accelerator,
+        model=model,
+        optimizer=optimizer,
+        lr=ScheduledLR(optimizer, config.schedule, budget),
+        meter=LossMeter(accelerator, dtype),
+        plan=plan,
+        splits=splits,
+        evaluation=evaluation,
+        budget=budget,
+        micro_batch=micro_batch,
+        folder=run_folder(config, runs),
+        initial_weights_sha=initial_weights_sha,
+        notes=(*_notes(config, task), *splits.notes),
+    )
+
+
+def weights_sha(state: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over the names and bytes of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _budget(recipe: Recipe, plan: BatchPlan) -> int:
+    """The run's budget in updates."""
+    budget = recipe.updates or round((recipe.epochs or 0) * plan.updates_per_epoch)
+    if budget < 1:
+        raise ConfigError(
+            f"recipe.epochs = {recipe.epochs:g} is less than an update: an epoch has "
+            f"{plan.updates_per_epoch}"
+        )
+    return budget
+
+
+def _notes(config: RunConfig, task: Task) -> Iterator[str]:
+    usual = recipe_of(task, parse_target(config.target)).init
+    if usual == "pretrained" and config.recipe.init == "random":
+        yield "the weights start at random, as asked: published figures are out of its reach"

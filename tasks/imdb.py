@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from toolkit.data import ROOT_VARIABLE, load_splits
 from toolkit.errors import ConfigError
-from toolkit.task import Batch, Recipe, Split, Splits
+from toolkit.task import Batch, Recipe, Split, Splits, Task
 
 from .glove import Glove, read_glove, tokenise
 from .lstm import WordLstm
@@ -98,7 +98,7 @@ LSTM_PLAN = LstmRecipe(optimizer="adam", lr=0.01, weight_decay=1e-4, epochs=50, 
 """The project plan's table; the architecture is that of the field's recipe."""
 
 
-class Imdb:
+class Imdb(Task):
     """Two classes; F1 of the positive one is the headline."""
 
     recipes: Mapping[str, Mapping[str, Recipe]] = {
@@ -136,9 +136,6 @@ class Imdb:
         labels = {split: np.asarray(data["label"]) for split, data in encoded.items()}
         fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0}
         return _splits(recipe, tokens, labels, fill)
-
-    def augment(self, batch: Batch, seed: int, epoch: int) -> Batch:
-        return batch
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
         logits = _logits(model, batch)

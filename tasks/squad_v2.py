@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from toolkit.data import load_splits
 from toolkit.errors import ConfigError
-from toolkit.task import Batch, Recipe, Split, Splits
+from toolkit.task import Batch, Recipe, Split, Splits, Task
 
 from . import qa
 from .text import (
@@ -99,7 +99,7 @@ class SquadSplit(TokenSplit):
         ]
 
 
-class SquadV2:
+class SquadV2(Task):
     """F1 of the official script at threshold 0 is the headline."""
 
     recipes: Mapping[str, Mapping[str, Recipe]] = {
@@ -107,9 +107,6 @@ class SquadV2:
         "roberta-base": {"field": ROBERTA, "plan": PLAN},
         "*": {"field": BERT_LARGE, "plan": PLAN},
     }
-
-    def resolve(self, recipe: SquadRecipe) -> SquadRecipe:
-        return recipe
 
     def model(self, name: str, recipe: SquadRecipe) -> nn.Module:
         from transformers import AutoModelForQuestionAnswering
@@ -132,9 +129,6 @@ class SquadV2:
             SquadSplit(part, _encode(part, tokenizer, recipe), recipe, fill) for part in parts
         )
         return Splits(train, validation, test)
-
-    def augment(self, batch: Batch, seed: int, epoch: int) -> Batch:
-        return batch
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
         """The mean of the cross-entropies of start and end, summed over the windows."""

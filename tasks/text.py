@@ -110,11 +110,15 @@ def check_vocabulary(name: str, tokenizer: "PreTrainedTokenizerBase", size: int)
 
 def _from(auto_class: Any, what: str, name: str, source: str, **settings: Any) -> Any:
     """``auto_class.from_pretrained`` on the first place that has it."""
+    from safetensors import SafetensorError
+
     place = _place(source)
     if place == source and not Path(source).is_dir() and not hub_reachable():
         settings["local_files_only"] = True
     try:
         return auto_class.from_pretrained(place, **settings)
+    except SafetensorError as error:
+        raise ConfigError(f"the {what} in folder {place} cannot be read: {error}") from error
     except (OSError, ValueError, KeyError) as error:
         tried = f"folder {place}" if place != source else f"'{source}' (a folder, or on the hub)"
         hint = "; --recipe.init random trains without" if what == "weights" else ""

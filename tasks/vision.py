@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit.errors import ConfigError
-from toolkit.task import Batch, Recipe, Split
+from toolkit.task import Batch, Recipe, Split, Task
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ImageSplit:
         return {"id": index, "image": self.images[index], "label": self.labels[index]}
 
 
-class ImageClassification:
+class ImageClassification(Task):
     """The part of a task that any image-classification data set has in common.
 
     Subclasses set ``classes``, ``mean`` and ``std`` (per channel, of pixels in [0, 1]).
@@ -55,12 +55,6 @@ class ImageClassification:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     recipes: Mapping[str, Mapping[str, Recipe]]
-
-    def resolve(self, recipe: Any) -> Any:
-        return recipe
-
-    def augment(self, batch: Batch, seed: int, epoch: int) -> Batch:
-        return batch
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
         logits = model(self.normalise(batch["image"], model))

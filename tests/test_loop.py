@@ -17,7 +17,7 @@ import torch
 from toolkit import loop
 from toolkit.config import RunConfig, parse, run_folder
 from toolkit.errors import ConfigError
-from toolkit.ranks import cut, make_accelerator
+from toolkit.ranks import Shares, cut, make_accelerator
 from toolkit.reading import Decision
 from toolkit.run import Run, build
 from toolkit.schedules import Constant, Plan, memory_to_json
@@ -247,13 +247,13 @@ def test_a_batch_that_cannot_be_cut_is_refused(
 def test_a_global_batch_that_does_not_divide_over_the_ranks_is_refused() -> None:
     with pytest.raises(ConfigError, match="global_batch = 63 does not divide over 2 ranks"):
         cut(63, None, 2)
-    assert cut(64, 8, 2) == (8, 4)
+    assert cut(64, 8, 2) == (2, 8, 4)
 
 
 def test_processes_that_accelerate_does_not_see_are_refused() -> None:
     # Each would believe to be alone and write the same files.
     with pytest.raises(ConfigError, match="started 2 processes, but Accelerate sees 1"):
-        make_accelerator(config().recipe, accumulation=1, ranks=2, wandb=False)
+        make_accelerator(config().recipe, Shares(2, 32, 1), wandb=False)
 
 
 def test_a_reading_without_a_finite_loss_reaches_the_schedule(fit: Any) -> None:

@@ -4,13 +4,15 @@ import gc
 import math
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list, send_to_device
+from accelerate.utils import DistributedType, broadcast_object_list, send_to_device
+from torch import Tensor
 
 from toolkit import checkpoint
 from toolkit.batches import MicroBatches, derive_seed, training_loader
@@ -106,13 +108,14 @@ def _train(run: Run) -> None:
 def _update(run: Run, batches: "Iterator[Batch]") -> None:
     """One optimizer update over its micro-batches."""
     accelerator, record, clip = run.accelerator, run.record, run.config.recipe.clip
-    for _ in range(accelerator.gradient_accumulation_steps):
-        with record.span("data"):
-            batch = next(batches)
+    with record.span("data"):
+        window = [next(batches) for _ in range(run.shares.accumulation)]
+    mean_count = _mean_count(run, window) if run.task.counts == "varying" else None
+    for batch in window:
         with accelerator.accumulate(run.model):
             with record.span("forward_backward"):
                 total, count = run.task.loss(run.model, batch)
-                accelerator.backward(total / count)
+                accelerator.backward(total / (count if mean_count is None else mean_count))
                 run.meter.add(total.detach(), count)
             with record.span("optimizer"):
                 if clip is not None and accelerator.sync_gradients:
@@ -120,6 +123,18 @@ def _update(run: Run, batches: "Iterator[Batch]") -> None:
                 run.optimizer.step()
                 run.optimizer.zero_grad()
     run.update += 1
+
+
+def _mean_count(run: Run, window: "Sequence[Batch]") -> Tensor:
+    """Items of the update per micro-batch, over all ranks.
+
+    Gradients are averaged over micro-batches and ranks; of losses divided by this number, that
+    average is the gradient of the mean over all items.
+    """
+    items = sum(run.task.items(batch) for batch in window)
+    local = torch.tensor(float(items), device=run.accelerator.device)
+    total = run.accelerator.reduce(local, "sum")
+    return total.clamp(min=1) / (run.shares.ranks * run.shares.accumulation)
 
 
 def _read(run: Run, rates: list[float], factor: float) -> None:
@@ -133,13 +148,12 @@ def _read(run: Run, rates: list[float], factor: float) -> None:
 
 def _training_batches(run: Run) -> "Iterator[Batch]":
     accelerator, plan, config = run.accelerator, run.plan, run.config
-    ranks, rank = accelerator.num_processes, accelerator.process_index
-    order = MicroBatches(plan, rank, ranks, run.micro_batch, run.update, run.budget)
+    ranks, rank = run.shares.ranks, accelerator.process_index
+    order = MicroBatches(plan, rank, ranks, run.shares.micro_batch, run.update, run.budget)
     seed = derive_seed(config.seed, config.arm, AUGMENT_STREAM)
-    per_update = accelerator.gradient_accumulation_steps
     first = run.update
     for number, batch in enumerate(training_loader(run.splits.train, order)):
-        epoch = plan.epoch(first + number // per_update)
+        epoch = plan.epoch(first + number // run.shares.accumulation)
         yield run.task.augment(send_to_device(batch, accelerator.device), seed, epoch)
 
 
@@ -182,6 +196,7 @@ def _resume(run: Run) -> None:
     run.record = Recorder(run.folder, accelerator, run.config, run.budget, state["update"])
     if path is None:
         return
+    _check_world_size(run, path, state["world_size"])
     checkpoint.load(accelerator, path)
     run.update = run.saved = state["update"]
     run.lr.load_state_dict(state["lr"])
@@ -190,6 +205,14 @@ def _resume(run: Run) -> None:
     run.last_metrics = state["last_metrics"]
     run.record.stopwatch = Stopwatch(state["stopwatch"])
     run.record.event("resume", run.update, world_size=accelerator.num_processes)
+
+
+def _check_world_size(run: Run, path: Path, saved: int) -> None:
+    if run.accelerator.distributed_type == DistributedType.DEEPSPEED and saved != run.shares.ranks:
+        raise RunError(
+            f"{path} is of {saved} ranks, these are {run.shares.ranks}: DeepSpeed's checkpoints "
+            f"continue on as many as wrote them; use {saved}, or --fresh to start over"
+        )
 
 
 def _result(run: Run) -> dict[str, Any]:
@@ -214,7 +237,7 @@ def _result(run: Run) -> dict[str, Any]:
         "updates": run.update,
         "epoch": run.epoch,
         "world_size": accelerator.num_processes,
-        "micro_batch": run.micro_batch,
+        "micro_batch": run.shares.micro_batch,
         "precision": config.recipe.precision,
         "metrics": metrics,
         "timing": {"train_seconds": train_seconds, **run.record.stopwatch.spans()},

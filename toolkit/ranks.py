@@ -1,17 +1,31 @@
 """The ranks of a run: their shares of the global batch, and the accelerator they meet in."""
 
 import os
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import GradientAccumulationPlugin
+from torch import nn
 
 from toolkit.errors import ConfigError
 from toolkit.task import Recipe
 
+if TYPE_CHECKING:
+    from accelerate.utils import DeepSpeedPlugin
 
-def cut(global_batch: int, micro_batch: int | None, ranks: int) -> tuple[int, int]:
-    """The micro-batch and the number of them that make up a rank's share of an update.
+
+class Shares(NamedTuple):
+    """How an update is cut: ``ranks`` times ``accumulation`` micro-batches."""
+
+    ranks: int
+    micro_batch: int
+    accumulation: int
+
+
+def cut(global_batch: int, micro_batch: int | None, ranks: int) -> Shares:
+    """Each rank's share of an update, in micro-batches.
 
     Raises:
         ConfigError: if the global batch does not divide that way.
@@ -27,30 +41,99 @@ def cut(global_batch: int, micro_batch: int | None, ranks: int) -> tuple[int, in
             f"recipe.micro_batch = {micro_batch} does not divide a rank's share of the global "
             f"batch: {global_batch} / {ranks} ranks = {share}"
         )
-    return micro_batch, share // micro_batch
+    return Shares(ranks, micro_batch, share // micro_batch)
 
 
-def make_accelerator(recipe: Recipe, accumulation: int, ranks: int, wandb: bool) -> Accelerator:
-    """The accelerator for ``ranks`` processes that each accumulate so many micro-batches.
+def make_accelerator(recipe: Recipe, shares: Shares, wandb: bool) -> Accelerator:
+    """The accelerator of a run, plain or with DeepSpeed, as the launch config says.
 
     Raises:
-        ConfigError: if Accelerate sees another world size than the launcher.
+        ConfigError: if Accelerate sees another world size than the launcher, or the DeepSpeed
+            configuration contradicts the recipe.
     """
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     no_device = not torch.cuda.is_available()
     accelerator = Accelerator(
         mixed_precision="bf16" if recipe.precision == "bf16" else "no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(
-            num_steps=accumulation, sync_with_dataloader=False
+            num_steps=shares.accumulation, sync_with_dataloader=False
         ),
+        deepspeed_plugin=_deepspeed(recipe, shares) if deepspeed else None,
         # cpu=True would turn DeepSpeed off without a word; there gloo has to be asked for.
         cpu=no_device and not deepspeed,
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if no_device and deepspeed else [],
         log_with="wandb" if wandb else None,
     )
-    if accelerator.num_processes != ranks:
+    if accelerator.num_processes != shares.ranks:
         raise ConfigError(
-            f"the launcher started {ranks} processes, but Accelerate sees "
+            f"the launcher started {shares.ranks} processes, but Accelerate sees "
             f"{accelerator.num_processes}: check distributed_type and use_cpu in the launch config"
         )
     return accelerator
+
+
+def check_engine(model: nn.Module, recipe: Recipe, shares: Shares) -> None:
+    """Read back what DeepSpeed really does with a prepared model; nothing to check without it.
+
+    Raises:
+        ConfigError: if it is not what the recipe asks for.
+    """
+    if not hasattr(model, "zero_optimization_stage"):
+        return
+    engine: Any = model
+    used = {
+        "gradient_accumulation_steps": engine.gradient_accumulation_steps(),
+        "gradient_clipping": engine.gradient_clipping(),
+        "train_micro_batch_size_per_gpu": engine.train_micro_batch_size_per_gpu(),
+        "train_batch_size": engine.train_batch_size(),
+        "bf16.enabled": engine.bfloat16_enabled(),
+        "fp16.enabled": engine.fp16_enabled(),
+    }
+    for key, wanted in _stated(recipe, shares).items():
+        if used[key] != wanted:
+            raise ConfigError(f"DeepSpeed uses {key} = {used[key]}, the recipe asks for {wanted}")
+
+
+def _stated(recipe: Recipe, shares: Shares) -> dict[str, Any]:
+    """What the recipe decides and DeepSpeed carries out, by DeepSpeed's names."""
+    return {
+        "gradient_accumulation_steps": shares.accumulation,
+        "gradient_clipping": recipe.clip or 0.0,  # 0 is off; left out, DeepSpeed clips at 1
+        "train_micro_batch_size_per_gpu": shares.micro_batch,
+        "train_batch_size": recipe.global_batch,
+        "bf16.enabled": recipe.precision == "bf16",
+        "fp16.enabled": False,
+    }
+
+
+def _deepspeed(recipe: Recipe, shares: Shares) -> "DeepSpeedPlugin":
+    """The plugin of the launch config, with the recipe's settings in the places left ``auto``."""
+    if recipe.precision == "fp64":
+        raise ConfigError("recipe.precision = fp64: DeepSpeed trains in fp32 or bf16")
+    try:
+        import deepspeed.ops
+    except ImportError as error:
+        raise ConfigError(
+            "the launch config asks for DeepSpeed, which is not installed: "
+            "pip install 'adaptive-lr-toolkit[deepspeed]'"
+        ) from error
+    from accelerate.utils import DeepSpeedPlugin
+
+    # An extension that DeepSpeed would compile at every first start, for CPU ranks alone; without
+    # it they meet over gloo.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # It calls torch's collectives by their old names, and torch says so at every call.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.", FutureWarning)
+    plugin = DeepSpeedPlugin()
+    for key, value in _stated(recipe, shares).items():
+        *path, name = key.split(".")
+        node = plugin.deepspeed_config
+        for part in path:
+            node = node.setdefault(part, {})
+        if node.get(name, "auto") not in ("auto", value):
+            raise ConfigError(
+                f"the DeepSpeed configuration says {key} = {node[name]}, the recipe {value}: "
+                f'write "{name}": "auto" there'
+            )
+        node[name] = value
+    return plugin

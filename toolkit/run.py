@@ -18,7 +18,7 @@ from toolkit.lr import ScheduledLR
 from toolkit.meter import LossMeter
 from toolkit.optim import build_optimizer
 from toolkit.process import world_size
-from toolkit.ranks import cut, make_accelerator
+from toolkit.ranks import Shares, check_engine, cut, make_accelerator
 from toolkit.record import Recorder
 from toolkit.task import Batch, Recipe, Splits, Task, load, parse_target, recipe_of
 
@@ -43,7 +43,7 @@ class Run:
     splits: Splits
     evaluation: dict[str, "DataLoader[Batch]"]
     budget: int
-    micro_batch: int
+    shares: Shares
     folder: Path
     initial_weights_sha: str
     notes: tuple[str, ...]
@@ -79,9 +79,8 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     config = resolve(config)
     target, recipe = parse_target(config.target), config.recipe
     task = load(target.task)
-    ranks = world_size()
-    micro_batch, accumulation = cut(recipe.global_batch, recipe.micro_batch, ranks)
-    accelerator = make_accelerator(recipe, accumulation, ranks, config.wandb == "auto")
+    shares = cut(recipe.global_batch, recipe.micro_batch, world_size())
+    accelerator = make_accelerator(recipe, shares, config.wandb == "auto")
     with accelerator.local_main_process_first():  # the others find its work in the cache
         splits = task.splits(target.model, recipe)
     lengths = getattr(splits.train, "lengths", None)
@@ -93,6 +92,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     model = model.to(dtype)
     initial_weights_sha = weights_sha(model.state_dict())
     model, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
+    check_engine(model, recipe, shares)
     torch.manual_seed(
         derive_seed(config.seed, config.arm, DROPOUT_STREAM, accelerator.process_index)
     )
@@ -112,7 +112,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         splits=splits,
         evaluation=evaluation,
         budget=budget,
-        micro_batch=micro_batch,
+        shares=shares,
         folder=run_folder(config, runs),
         initial_weights_sha=initial_weights_sha,
         notes=(*_notes(config, task), *splits.notes),

@@ -98,8 +98,11 @@ class Splits(NamedTuple):
 
 
 class Task(Protocol):
-    """One data set: ``tasks/NAME.py`` has an instance of a class like this, named ``TASK``."""
+    """One data set: ``tasks/NAME.py`` has an instance of a subclass, named ``TASK``."""
 
+    counts: Literal["fixed", "varying"] = "fixed"
+    """Whether micro-batches of one size may differ in the number of items in their loss, as they
+    do where it is a sum over tokens; then ``items`` must tell the number."""
     recipes: Mapping[str, Mapping[str, Recipe]]
     """Model -> recipe name -> recipe; the model ``*`` stands for every model not named."""
 
@@ -124,6 +127,10 @@ class Task(Protocol):
     def augment(self, batch: Batch, seed: int, epoch: int) -> Batch:
         """The training batch, augmented on its device as a pure function of its arguments."""
         return batch
+
+    def items(self, batch: Batch) -> int:
+        """The number of items that ``loss`` will sum over, possibly 0."""
+        return len(batch["id"])
 
     def loss(self, model: "nn.Module", batch: Batch) -> "tuple[Tensor, int]":
         """The loss summed over the batch, on the device, and the number of items in the sum."""

@@ -90,12 +90,11 @@ def _first_line(error: Exception) -> str:
 
 
 def _announce(run: Any, threads: int) -> None:
-    recipe, ranks = run.config.recipe, run.accelerator.num_processes
-    accumulation = run.accelerator.gradient_accumulation_steps
+    recipe, shares = run.config.recipe, run.shares
     print(
-        f"{run.config.target}: {run.budget} updates of {recipe.global_batch} = {ranks} ranks x "
-        f"{accumulation} micro-batches x {run.micro_batch}, {recipe.precision} on "
-        f"{run.accelerator.device.type}, {threads} threads a rank; {run.folder}",
+        f"{run.config.target}: {run.budget} updates of {recipe.global_batch} = {shares.ranks} "
+        f"ranks x {shares.accumulation} micro-batches x {shares.micro_batch}, {recipe.precision} "
+        f"on {run.accelerator.device.type}, {threads} threads a rank; {run.folder}",
         *(f"note: {note}" for note in run.notes),
         sep="\n",
         flush=True,

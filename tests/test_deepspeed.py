@@ -1,0 +1,125 @@
+"""DeepSpeed over gloo: the same run as without it, and what it does read back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import ROOT, Launch
+from tests.programs.counted import samples
+from tests.test_ranks import run_events, run_result
+
+pytestmark = pytest.mark.ranks
+
+FIT = str(ROOT / "tests/programs/fit.py")
+COUNTED = f"{ROOT}/tests/programs/counted.py/linear"
+DIGITS = ["digits/vit_micro", "--recipe.updates", "50", "--recipe.global-batch", "256"]
+QUIET = ["--wandb", "off", "--progress", "False"]
+TWO = ["--num_processes", "2"]
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> None:
+    """The launch configs name their JSON files relative to the project."""
+    (tmp_path / "launch_configs").symlink_to(ROOT / "launch_configs")
+
+
+def fit(launch: Launch, config: str, out: Path, *command: str) -> dict[str, Any]:
+    done = launch(config, *TWO, FIT, str(out), *command, *QUIET)
+    assert done.returncode == 0, done.stderr
+    kept: dict[str, Any] = torch.load(out, weights_only=True)
+    return kept
+
+
+@pytest.mark.usefixtures("configs")
+@pytest.mark.parametrize("stage", ["zero2", "zero3_offload"])
+def test_the_run_is_that_of_ddp(launch: Launch, tmp_path: Path, stage: str) -> None:
+    flags = [*DIGITS, "--recipe.micro-batch", "64", "--recipe.clip", "0.5"]
+    schedule = ["schedule:plan", "--schedule.window", "3"]
+    rates = {}
+    for config in ("cpu2", stage):
+        out = tmp_path / f"{config}.pt"
+        rates[config] = fit(launch, config, out, *flags, "--study", config, *schedule)["rates"]
+    events = {config: run_events(tmp_path, config) for config in rates}
+    assert len(events["cpu2"]) == 50
+    assert sum(event["action"] != "hold" for event in events["cpu2"]) >= 2
+    for plain, engine in zip(events["cpu2"], events[stage], strict=True):
+        assert engine["loss"] == pytest.approx(plain["loss"], abs=1e-5)
+        assert [engine[key] for key in ("lr", "pattern", "action")] == [
+            plain[key] for key in ("lr", "pattern", "action")
+        ]
+    # The rates that DeepSpeed's engine holds are those that the schedule set.
+    assert rates[stage] == rates["cpu2"]
+    assert all(used == held for used, held in rates[stage])
+    assert run_result(tmp_path, stage)["run_id"] == run_result(tmp_path, "cpu2")["run_id"]
+
+
+@pytest.mark.usefixtures("configs")
+@pytest.mark.parametrize("config", ["cpu2", "zero2"])
+def test_gradients_are_exact_where_counts_vary(launch: Launch, tmp_path: Path, config: str) -> None:
+    flags = ["--recipe.global-batch", "24", "--recipe.micro-batch", "4"]
+    kept = fit(launch, config, tmp_path / "out.pt", COUNTED, *flags, "schedule:constant")
+    inputs, targets, mask = samples()
+    weight = torch.full((1, 3), 0.5, requires_grad=True)
+    errors = (inputs @ weight[0] - targets)[mask]
+    (gradient,) = torch.autograd.grad((errors**2).mean(), weight)
+    moved = (0.5 - kept["weights"]["weight"]) / 0.5  # plain SGD, LR 0.5
+    assert torch.allclose(moved, gradient, rtol=0, atol=1e-6)
+    (event,) = run_events(tmp_path, "single")
+    assert event["loss"] == pytest.approx(float((errors.detach()**2).mean()), abs=1e-6)
+    assert event["count"] == int(mask.sum())
+
+
+@pytest.mark.usefixtures("configs")
+def test_zero3_continues_where_it_was_stopped(launch: Launch, tmp_path: Path) -> None:
+    flags = [*DIGITS, "--recipe.clip", "1", "--read-every", "5", "--save-every", "20"]
+    whole = fit(launch, "zero3", tmp_path / "a.pt", *flags, "--study", "whole", "schedule:cosine")
+    program = str(ROOT / "tests/programs/stop_rank_one.py")
+    stopped = launch(
+        "zero3", *TWO, program, *flags, *QUIET, "schedule:cosine", env={"STOP_AFTER": "33"}
+    )
+    state = json.loads(next(tmp_path.glob("runs/single/*/state.json")).read_text())
+    assert state["status"] == "preempted", stopped.stderr
+    alone = launch("zero3", "--num_processes", "1", FIT, "x.pt", *flags, *QUIET, "schedule:cosine")
+    assert alone.returncode == 1
+    assert "is of 2 ranks, these are 1: DeepSpeed's checkpoints continue on as" in alone.stderr
+    again = fit(launch, "zero3", tmp_path / "b.pt", *flags, "schedule:cosine")
+    assert again["rates"] == whole["rates"][-len(again["rates"]) :]
+    assert 0 < len(again["rates"]) < 50
+    for name, weight in whole["weights"].items():
+        assert torch.equal(again["weights"][name], weight), name
+
+
+@pytest.mark.usefixtures("configs")
+def test_bf16_is_asked_for_in_one_place(launch: Launch, tmp_path: Path) -> None:
+    flags = [*DIGITS[:1], "--recipe.updates", "4", "--recipe.precision", "bf16"]
+    fit(launch, "zero2", tmp_path / "out.pt", *flags, "schedule:constant")
+    assert run_result(tmp_path, "single")["precision"] == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "message"),
+    [
+        ({"gradient_clipping": 1.0}, [], "says gradient_clipping = 1.0, the recipe 0.0"),
+        (
+            {"gradient_accumulation_steps": 1},
+            ["--recipe.micro-batch", "16"],
+            "says gradient_accumulation_steps = 1, the recipe 2",
+        ),
+        ({"fp16": {"enabled": True}}, [], "says fp16.enabled = True, the recipe False"),
+        ({}, ["--recipe.precision", "fp64"], "fp64: DeepSpeed trains in fp32 or bf16"),
+    ],
+)
+def test_a_contradiction_is_refused(
+    launch: Launch, tmp_path: Path, change: dict[str, Any], flags: list[str], message: str
+) -> None:
+    (tmp_path / "launch_configs").mkdir()
+    stated = json.loads((ROOT / "launch_configs/zero2.json").read_text()) | change
+    (tmp_path / "launch_configs/zero2.json").write_text(json.dumps(stated))
+    done = launch("zero2", *TWO, "-m", "toolkit.train", "digits/vit_micro", *flags, *QUIET)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr.split("error: ")[0]
+    assert not list(tmp_path.glob("runs/*/*/events.jsonl"))

@@ -1,0 +1,229 @@
+"""IMDB: reviews to words and tokens, GloVe files good and bad, encoders from a folder."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+from tests.hub import write_split
+from toolkit import loop, task
+from toolkit.config import parse, resolve
+from toolkit.errors import ConfigError
+from toolkit.run import build
+
+imdb = task.load("imdb")
+from toolkit_tasks.glove import read_glove, tokenise  # noqa: E402, below the load that finds it
+from toolkit_tasks.lstm import WordLstm  # noqa: E402
+
+WORDS = ("the", "film", "was", "good", "bad", "!", "``", "is", "n't")
+
+
+def reviews(count: int) -> dict[str, list[Any]]:
+    texts = [
+        f"The film was {'good' if i % 2 else 'bad'}{' really' * (i % 5)}!" for i in range(count)
+    ]
+    return {"text": texts, "label": [i % 2 for i in range(count)]}
+
+
+@pytest.fixture
+def root(tmp_path: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TOOLKIT_DATA", str(tmp_path))
+    (tmp_path / "tokenizers").symlink_to(real_data / "tokenizers")
+    write_split(tmp_path / "imdb/train.parquet", reviews(2100))
+    write_split(tmp_path / "imdb/test.parquet", reviews(30))
+    (tmp_path / "glove").mkdir()
+    lines = (f"{word} {i / 10} {-i} 0.25" for i, word in enumerate(WORDS))
+    (tmp_path / "glove/tiny.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def tiny_bert(folder: Path, real_data: Path, vocabulary: int = 30_522) -> Path:
+    AutoTokenizer.from_pretrained(real_data / "tokenizers/bert-base-uncased").save_pretrained(
+        folder
+    )
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=vocabulary, intermediate_size=8, **sizes)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("It isn't bad.", ["it", "is", "n't", "bad", "."]),
+        ("John's over-the-top", ["john", "'s", "over-the-top"]),
+        ("a<br /><br />b", ["a", "b"]),
+        ("U.S. cost: 1,000.50 -- 3.5...", ["u.s.", "cost", ":", "1,000.50", "--", "3.5", "..."]),
+        ("Mr. \u201cX\u201d can\u2019t", ["mr.", '"', "x", '"', "ca", "n't"]),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_words_are_cut_as_those_of_glove(text: str, tokens: list[str]) -> None:
+    assert tokenise(text) == tokens
+
+
+@given(st.text(max_size=200))
+def test_no_word_is_blank_and_no_letter_is_lost(text: str) -> None:
+    tokens = tokenise(text)
+    assert all(token.strip() for token in tokens)
+    if "<" not in text:
+        kept = "".join(tokens)
+        assert [c for c in text.lower() if c.isalnum()] == [c for c in kept if c.isalnum()]
+
+
+def test_a_glove_file_reads_alike_plain_and_gzipped(tmp_path: Path) -> None:
+    text = "the 0.5 -1\n. . . 1 2\nthe 9 9\n\u00e9t\u00e9 1e-3 4\n"
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(text.encode()))
+    for name in ("a.txt", "a.txt.gz"):
+        glove = read_glove(tmp_path / name)
+        assert list(glove.words) == ["the", ". . .", "\u00e9t\u00e9"]
+        assert glove.vectors.dtype == np.float32
+        assert glove.vectors.tolist() == [[0.5, -1.0], [1.0, 2.0], [np.float32(1e-3), 4.0]]
+        assert glove.row("the") == 0
+        assert glove.row("film") == -1
+
+
+def test_the_quotation_mark_is_found_in_either_spelling(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("`` 1 2\n")
+    assert read_glove(tmp_path / "a.txt").row('"') == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"the 1 2 3\nfilm 1 x 3\n", "line 2 .* not all of its fields are numbers"),
+        (b"the 1 2 3\nfilm 1 2\n", "line 2 .* it has 2 numbers, not 3"),
+        (b"the 1 2 3\nfilm 1 2 3 4\n", "line 2 .* it has more than 3 numbers"),
+        (b"the 1 2 3\nfilm 1 nan 3\n", "line 2 .* not all of its numbers are finite"),
+        (b"the\n", "line 1 .* broken"),
+        (b"", "is empty"),
+        (b"\xff\xfe 1 2\n", "cannot be read"),
+    ],
+)
+def test_a_broken_glove_file_is_named_with_its_line(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    file = tmp_path / "broken.txt"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as error:
+        read_glove(file)
+    assert str(file) in str(error.value)
+
+
+def test_a_truncated_or_missing_glove_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "short.txt.gz"
+    file.write_bytes(gzip.compress(b"the 1 2\n" * 10_000)[:-20])
+    with pytest.raises(ConfigError, match=r"short\.txt\.gz cannot be read"):
+        read_glove(file)
+    with pytest.raises(ConfigError, match=r"there is no GloVe file .*none\.txt"):
+        read_glove(tmp_path / "none.txt")
+
+
+def test_an_lstm_sees_no_padding() -> None:
+    torch.manual_seed(0)
+    for pooling in ("last", "mean_max"):
+        settings = {"padding": 0, "frozen": True, "layers": 2, "dropout": 0.0, "classes": 2}
+        model = WordLstm(torch.randn(7, 3), hidden=4, pooling=pooling, **settings)  # type: ignore[arg-type]
+        ids = torch.tensor([[2, 3, 4], [5, 6, 0]])
+        both = model(ids, torch.tensor([[1, 1, 1], [1, 1, 0]]))
+        alone = model(ids[1:, :2], torch.ones(1, 2, dtype=torch.long))
+        assert torch.allclose(both[1], alone[0], atol=1e-6)
+
+
+def test_words_become_the_vectors_of_the_file(root: Path) -> None:
+    config = resolve(parse(["imdb/lstm-glove", "--recipe.glove", "tiny.txt"]))
+    splits = imdb.splits("lstm-glove", config.recipe)
+    assert [len(split) for split in splits[:3]] == [100, 2000, 30]
+    assert "tiny.txt: 6 of 9 words occur" in splits.notes[0]  # type: ignore[index]
+    model = imdb.model("lstm-glove", config.recipe)
+    batch = splits.test.__getitems__([0, 1, 4])
+    assert batch["attention_mask"].sum(1).tolist() == [5, 6, 9]
+    vectors = model.embedding(batch["input_ids"])[0, :5]  # type: ignore[operator]
+    rows = [WORDS.index(word) for word in ("the", "film", "was", "bad", "!")]
+    assert vectors.tolist() == [[np.float32(i / 10), -i, 0.25] for i in rows]
+    assert model.embedding(batch["input_ids"])[2, 4].tolist() == [0, 0, 0]  # type: ignore[operator]
+    assert not model.embedding.weight.requires_grad  # type: ignore[union-attr]
+
+
+def test_scores_are_scikit_learns() -> None:
+    generator = np.random.default_rng(0)
+    predictions, labels = generator.integers(0, 2, (2, 500))
+    scores = imdb.metrics(predictions, labels, None)  # type: ignore[arg-type]
+    assert next(iter(scores)) == "f1"
+    assert scores["f1"] == pytest.approx(100 * f1_score(labels, predictions), abs=1e-12)
+    assert scores["accuracy"] == pytest.approx(100 * accuracy_score(labels, predictions), abs=1e-12)
+
+
+def test_validation_is_never_trained_on(root: Path) -> None:
+    texts = [f"review number {i}" for i in range(2100)]
+    write_split(root / "imdb/train.parquet", {"text": texts, "label": [0, 1] * 1050})
+    recipe = parse(["imdb/bert-base-uncased", "--recipe.train-examples", "50"]).recipe
+    train, validation, _, _ = imdb.splits("bert-base-uncased", recipe)
+    assert len(train), len(validation) == (50, 2000)
+
+    def rows(split: Any) -> set[tuple[int, ...]]:
+        return {tuple(split.tokens["input_ids"][row]) for row in range(len(split))}
+
+    assert not rows(train) & rows(validation)
+
+
+def test_an_encoder_trains_from_a_folder(root: Path, real_data: Path) -> None:
+    folder = tiny_bert(root / "tiny", real_data)
+    flags = ["--recipe.updates", "3", "--wandb", "off", "--progress", "False"]
+    run = build(parse([f"imdb/{folder}", *flags, "schedule:linear"]), root / "runs")
+    result = loop.fit(run)
+    loop.release(run)
+    assert set(result["metrics"]["test"]) == {"f1", "accuracy"}
+    assert result["init"] == "pretrained"
+    assert not result["notes"]
+
+
+def test_random_weights_are_said_loudly(root: Path) -> None:
+    flags = ["--recipe.init", "random", "--recipe.updates", "1", "--wandb", "off"]
+    run = build(parse(["imdb/bert-base-uncased", *flags]), root / "runs")
+    assert "the weights start at random, as asked" in run.notes[0]
+    assert run.config.recipe.init == "random"
+    parameters = sum(weight.numel() for weight in run.model.bert.parameters())  # type: ignore[union-attr, operator]
+    assert parameters == 109_482_240  # as published
+    loop.release(run) if hasattr(run, "record") else None
+
+
+def test_dropout_is_the_recipes(root: Path, real_data: Path) -> None:
+    folder = tiny_bert(root / "tiny", real_data)
+    recipe = parse([f"imdb/{folder}", "--recipe.dropout", "0.3"]).recipe
+    model = imdb.model(str(folder), recipe)
+    assert model.config.hidden_dropout_prob == 0.3  # type: ignore[union-attr]
+
+
+def test_a_label_out_of_range_is_named_with_its_row(root: Path) -> None:
+    write_split(root / "imdb/test.parquet", {"text": ["a", "b"], "label": [0, 2]})
+    recipe = parse(["imdb/bert-base-uncased"]).recipe
+    with pytest.raises(ConfigError, match="row 1 of split 'test' of imdb has label 2"):
+        imdb.splits("bert-base-uncased", recipe)
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused(root: Path, real_data: Path) -> None:
+    folder = tiny_bert(root / "tiny", real_data, vocabulary=1000)
+    with pytest.raises(ConfigError, match=r"has 30,522 tokens, the model embeddings for 1,000"):
+        imdb.splits(str(folder), parse([f"imdb/{folder}"]).recipe)
+
+
+def test_truncated_weights_are_named(root: Path, real_data: Path) -> None:
+    folder = tiny_bert(root / "tiny", real_data)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(ConfigError, match=f"the weights in folder {folder} cannot be read"):
+        imdb.model(str(folder), parse([f"imdb/{folder}"]).recipe)
+
+
+def test_no_vectors_at_all_is_one_sentence(root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no GloVe vectors: none of glove\.6B"):
+        resolve(parse(["imdb/lstm-glove"]))

@@ -83,7 +83,18 @@ def encoder_of(
         settings["hidden_dropout_prob"] = recipe.dropout
     if recipe.init == "random":
         return auto_class.from_config(config_of(name, **settings))
-    return _from(auto_class, "weights", name, name, dtype=torch.float32, **settings)
+    settings |= {"dtype": torch.float32, "output_loading_info": True}
+    model, report = _from(auto_class, "weights", name, name, **settings)
+    body = f"{model.base_model_prefix}."
+    missing = sorted(
+        key for key in report["missing_keys"] if key.startswith(body) and "pooler" not in key
+    )
+    if missing:
+        raise ConfigError(
+            f"the weights of {name} lack {len(missing)} tensors of the encoder, such as "
+            f"{missing[0]}: they are of another kind of model"
+        )
+    return model
 
 
 def config_of(name: str, **settings: Any) -> "PretrainedConfig":
@@ -111,7 +122,10 @@ def check_vocabulary(name: str, tokenizer: "PreTrainedTokenizerBase", size: int)
 def _from(auto_class: Any, what: str, name: str, source: str, **settings: Any) -> Any:
     """``auto_class.from_pretrained`` on the first place that has it."""
     from safetensors import SafetensorError
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()  # that the head is new is no news
+    logging.disable_progress_bar()
     place = _place(source)
     if place == source and not Path(source).is_dir() and not hub_reachable():
         settings["local_files_only"] = True

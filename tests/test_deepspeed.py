@@ -68,7 +68,7 @@ def test_gradients_are_exact_where_counts_vary(launch: Launch, tmp_path: Path, c
     moved = (0.5 - kept["weights"]["weight"]) / 0.5  # plain SGD, LR 0.5
     assert torch.allclose(moved, gradient, rtol=0, atol=1e-6)
     (event,) = run_events(tmp_path, "single")
-    assert event["loss"] == pytest.approx(float((errors.detach()**2).mean()), abs=1e-6)
+    assert event["loss"] == pytest.approx(float((errors.detach() ** 2).mean()), abs=1e-6)
     assert event["count"] == int(mask.sum())
 
 

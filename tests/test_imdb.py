@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -227,3 +228,12 @@ def test_truncated_weights_are_named(root: Path, real_data: Path) -> None:
 def test_no_vectors_at_all_is_one_sentence(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"no GloVe vectors: none of glove\.6B"):
         resolve(parse(["imdb/lstm-glove"]))
+
+
+def test_weights_of_another_model_are_refused(root: Path, real_data: Path) -> None:
+    folder = tiny_bert(root / "tiny", real_data)
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "attention" not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lack 10 tensors of the encoder, such as bert\.encoder"):
+        imdb.model(str(folder), parse([f"imdb/{folder}"]).recipe)

@@ -6,17 +6,25 @@ SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 LAUNCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
-LAUNCHER = $(BIN)/accelerate launch --quiet --config_file launch_configs/$(LAUNCH).yaml
+GPUS := $(shell nvidia-smi -L 2>/dev/null | wc -l)
+PROCESSES ?= $(if $(filter-out 0,$(GPUS)),$(GPUS),2)
+LAUNCHER = $(BIN)/accelerate launch --quiet --config_file launch_configs/$(LAUNCH).yaml \
+	$(if $(filter ddp zero%,$(LAUNCH)),--num_processes $(PROCESSES))
 TARGET ?= digits/vit_micro
 SCHEDULE ?= cosine
 SEED ?= 0
 STUDY ?= demo
 ARGS ?=
+PAIRS ?= cifar10-resnet18 cifar10-efficientnet_b0 imdb-bert-base imdb-lstm-glove \
+	squad_v2-bert-large squad_v2-roberta-base
+ADAPTIVE ?= plan
 # One process takes all cores unless told otherwise; the launcher would say at length that it guessed.
 OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export OMP_NUM_THREADS
 
-.PHONY: help setup demo test check train study report bench docs clean
+.PHONY: help setup demo test check train study report bench docs clean baselines adaptive compare \
+	cifar10-resnet18 cifar10-efficientnet_b0 imdb-bert-base imdb-lstm-glove squad_v2-bert-large \
+	squad_v2-roberta-base
 
 help: ## List the targets and their variables
 	@awk -F':.*## ' '/^[a-z0-9_-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,11 +46,38 @@ demo: setup ## Four schedules on handwritten digits: under 4 minutes, ends with 
 train: setup ## Train TARGET under SCHEDULE with LAUNCH and SEED
 	$(LAUNCHER) -m toolkit.train $(TARGET) --seed $(SEED) schedule:$(SCHEDULE) $(ARGS)
 
+# Each pair: make PAIR SCHEDULE=... LAUNCH=... SEED=... ARGS='--recipe.epochs 2'
 cifar10-resnet18: TARGET = cifar10/resnet18
 cifar10-resnet18: train ## ResNet-18 on CIFAR-10
 
 cifar10-efficientnet_b0: TARGET = cifar10/efficientnet_b0
 cifar10-efficientnet_b0: train ## EfficientNet-B0 on CIFAR-10
+
+imdb-bert-base: TARGET = imdb/bert-base-uncased
+imdb-bert-base: train ## BERT-base on IMDB
+
+imdb-lstm-glove: TARGET = imdb/lstm-glove
+imdb-lstm-glove: train ## LSTM over GloVe vectors on IMDB
+
+squad_v2-bert-large: TARGET = squad_v2/bert-large-uncased-whole-word-masking-finetuned-squad
+squad_v2-bert-large: LAUNCH = zero2
+squad_v2-bert-large: train ## BERT-large on SQuAD v2, under DeepSpeed (LAUNCH=zero2)
+
+squad_v2-roberta-base: TARGET = squad_v2/roberta-base
+squad_v2-roberta-base: train ## RoBERTa-base on SQuAD v2
+
+# Runs of the whole table are in runs/table; a run that is finished is not made again.
+table = set -e; for pair in $(PAIRS); do for schedule in $(1); do \
+	$(MAKE) --no-print-directory $$pair SCHEDULE=$$schedule ARGS="--study table $(ARGS)"; done; done
+
+baselines: setup ## All PAIRS under constant, step and cosine
+	@$(call table,constant step cosine)
+
+adaptive: setup ## All PAIRS under the adaptive schedule
+	@$(call table,$(ADAPTIVE))
+
+compare: baselines adaptive ## The whole table, and its report
+	$(BIN)/python -m toolkit.report runs/table
 
 study: setup ## Run STUDY, or go on with it
 	$(LAUNCHER) -m toolkit.sweep $(STUDY)

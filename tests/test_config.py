@@ -8,7 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType
 
+from tests.conftest import ROOT
 from toolkit import task
 from toolkit.config import (
     RunConfig,
@@ -215,3 +218,14 @@ def test_a_folder_of_another_configuration_is_refused(tmp_path: Path) -> None:
 def test_every_named_target_exists() -> None:
     for target in task.targets():
         parse([target])
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "launch_configs").glob("*.yaml")), ids=lambda file: file.stem
+)
+def test_every_launch_file_is_one_that_accelerate_takes(file: Path) -> None:
+    launch = load_config_from_file(str(file))
+    assert launch.num_processes > 0  # or the launcher refuses to start
+    if launch.distributed_type == DistributedType.DEEPSPEED:
+        stated = json.loads((ROOT / launch.deepspeed_config["deepspeed_config_file"]).read_text())
+        assert stated["gradient_clipping"] == "auto"  # left out, DeepSpeed clips at 1

@@ -256,6 +256,14 @@ def test_processes_that_accelerate_does_not_see_are_refused() -> None:
         make_accelerator(config().recipe, Shares(2, 32, 1), wandb=False)
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    with pytest.raises(ConfigError, match=r"8 processes for 4 GPUs: .*--num_processes 4"):
+        make_accelerator(config().recipe, Shares(8, 8, 1), wandb=False)
+
+
 def test_a_reading_without_a_finite_loss_reaches_the_schedule(fit: Any) -> None:
     result, events = fit(config("--recipe.updates", "60", "--recipe.lr", "1e30", "schedule:plan"))
     assert result["status"] == "diverged"

@@ -53,6 +53,12 @@ def make_accelerator(recipe: Recipe, shares: Shares, wandb: bool) -> Accelerator
     """
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     no_device = not torch.cuda.is_available()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if not no_device and here > torch.cuda.device_count():
+        raise ConfigError(
+            f"{here} processes for {torch.cuda.device_count()} GPUs: give accelerate launch "
+            f"--num_processes {torch.cuda.device_count()}"
+        )
     accelerator = Accelerator(
         mixed_precision="bf16" if recipe.precision == "bf16" else "no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(

@@ -18,9 +18,9 @@ from toolkit import loop
 from toolkit.config import RunConfig, parse, run_folder
 from toolkit.errors import ConfigError
 from toolkit.ranks import Shares, cut, make_accelerator
-from toolkit.reading import Decision
+from toolkit.reading import Decision, Facts, Reading
 from toolkit.run import Run, build
-from toolkit.schedules import Constant, Plan, memory_to_json
+from toolkit.schedules import Adaptive, Constant, Plan, memory_to_json
 
 
 def config(*flags: str) -> RunConfig:
@@ -80,8 +80,6 @@ def test_the_rate_in_the_log_is_the_one_used(fit: Any) -> None:
 
 
 def test_a_replayed_stream_gives_the_same_decisions_and_rates(fit: Any) -> None:
-    from toolkit.reading import Reading
-
     schedule = Plan(window=3)
     flags = ("--recipe.updates", "120", "schedule:plan", "--schedule.window", "3")
     _, events = fit(config(*flags))
@@ -95,6 +93,100 @@ def test_a_replayed_stream_gives_the_same_decisions_and_rates(fit: Any) -> None:
         assert Decision(*(event[field] for field in Decision._fields)) == memory.decision
         acted += event["action"] != "hold"
     assert acted >= 2
+
+
+ADAPTIVE = ("--recipe.updates", "400", "--recipe.lr", "0.1", "--eval-every", "50")
+
+
+def test_a_search_is_read_at_every_update_and_neither_judged_nor_kept(
+    fit: Any, tmp_path: Path
+) -> None:
+    cfg = config(*ADAPTIVE, "--read-every", "10", "--save-every", "10", "schedule:adaptive")
+    result, events = fit(replace(cfg, eval_every=5))
+    readings = [event for event in events if "kind" not in event]
+    ended = next(event["update"] for event in readings if event["action"] == "restore")
+    assert [event["update"] for event in readings[:ended]] == list(range(1, ended + 1))
+    assert readings[ended]["update"] == -(-(ended + 1) // 10) * 10
+    judged = [event["update"] for event in events if event.get("kind") == "evaluation"]
+    assert min(judged) >= ended
+    assert events[0]["kind"] == "start"
+    assert (events[0]["total_updates"], events[0]["action"]) == (400, "trial")
+    assert result["updates"] == 400
+    assert result["snapshots"]["taken"] >= 3
+    assert result["snapshots"]["bytes"] > 0
+
+
+def test_every_trial_starts_from_the_same_weights_and_batches(fit: Any) -> None:
+    _, events = fit(config(*ADAPTIVE, "schedule:adaptive"))
+    readings = [event for event in events if "kind" not in event]
+    starts = [0, *(i for i, e in enumerate(readings, 1) if e["action"] == "trial")]
+    assert len(starts) >= 3
+    assert len({readings[start]["loss"] for start in starts}) == 1
+
+
+def test_an_adaptive_run_goes_on_as_if_uninterrupted_and_is_replayed_bit_for_bit(
+    fit: Any, tmp_path: Path
+) -> None:
+    """It is stopped after a snapshot; later a NaN sends both runs back to it."""
+    cfg = config(*ADAPTIVE, "--save-every", "100", "schedule:adaptive")
+
+    def hurt(run: Run) -> None:
+        read = run.meter.read
+
+        def poisoned(update: int, epoch: float, stop: bool = False) -> Any:
+            reading, stops = read(update, epoch, stop)
+            if update == 210:
+                reading = reading._replace(loss=math.nan, count=0.0, nonfinite=1)
+            return reading, stops
+
+        run.meter.read = poisoned  # type: ignore[method-assign]
+
+    def run_to_end(study: str, stop: int | None) -> tuple[dict[str, Any], Path]:
+        for last in [stop, None] if stop else [None]:
+            run = build(replace(cfg, study=study), tmp_path)
+            hurt(run)
+            step = run.optimizer.step
+
+            def stepped(step: Any = step, run: Run = run, last: int | None = last) -> None:
+                step()
+                run.stop_asked = run.stop_asked or run.update + 1 == last
+
+            run.optimizer.step = stepped  # type: ignore[method-assign]
+            result = loop.fit(run)
+            loop.release(run)
+        return result, run.folder
+
+    (whole, _), (again, folder) = run_to_end("whole", None), run_to_end("again", 205)
+    assert whole["rollbacks"] == again["rollbacks"] == 1
+    assert whole["final_weights_sha"] == again["final_weights_sha"]
+    lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    facts = Facts(*(lines[0][name] for name in Facts._fields))
+    schedule = Adaptive()
+    memory = schedule.inform(schedule.start(0.1), facts)
+    for event in (event for event in lines if "kind" not in event):
+        assert event["factor"] == schedule.factor(memory, (event["update"] - 1) / 400)
+        loss = math.nan if event["loss"] is None else event["loss"]
+        rest = (event[name] for name in ("count", "nonfinite"))
+        memory = schedule.observe(memory, Reading(event["update"], event["epoch"], loss, *rest))
+        assert Decision(*(event[field] for field in Decision._fields)) == memory.decision
+
+
+def test_stopped_in_a_search_it_starts_over(fit: Any, tmp_path: Path) -> None:
+    cfg = config(*ADAPTIVE, "schedule:adaptive")
+    whole = fit(replace(cfg, study="whole"))[0]
+    built = build(cfg, tmp_path)
+    built.stop_asked = True
+    assert loop.fit(built) == {"status": "preempted", "updates": 1}
+    loop.release(built)
+    assert fit(cfg)[0]["final_weights_sha"] == whole["final_weights_sha"]
+
+
+def test_a_schedule_that_does_not_fit_the_run_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"schedule\.min_lr = 1.* at most the base LR, 0\.01"):
+        build(config("schedule:adaptive", "--schedule.min-lr", "1"), tmp_path)
+    flags = ("--recipe.updates", "30", "schedule:adaptive", "--schedule.search", "lr-unknown")
+    with pytest.raises(ConfigError, match=r"schedule\.search = lr-unknown .* under 50 updates"):
+        build(config(*flags), tmp_path)
 
 
 def test_same_seed_same_start_and_order_for_every_schedule(fit: Any) -> None:

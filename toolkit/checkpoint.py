@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from toolkit.record import write_json
@@ -12,7 +13,13 @@ from toolkit.record import write_json
 STATE = "toolkit.json"
 
 
-def save(accelerator: Accelerator, folder: Path, update: int, state: dict[str, Any]) -> None:
+def save(
+    accelerator: Accelerator,
+    folder: Path,
+    update: int,
+    state: dict[str, Any],
+    snapshot: dict[str, Any],
+) -> None:
     """Write ``folder/update-N`` and remove the older ones. A collective: all ranks call it.
 
     Args:
@@ -20,12 +27,15 @@ def save(accelerator: Accelerator, folder: Path, update: int, state: dict[str, A
         folder: the run's ``checkpoints`` folder.
         update: updates made so far, at whose boundary this is called.
         state: what else the run needs, as JSON; the schedule's memory is in it.
+        snapshot: tensors and numbers of this rank's last good state; empty if there is none.
     """
     final, partial = folder / f"update-{update}", folder / f"update-{update}.partial"
     if accelerator.is_main_process and partial.exists():
         shutil.rmtree(partial)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(partial), safe_serialization=True)
+    if snapshot:
+        torch.save(snapshot, partial / _snapshot_file(accelerator.process_index))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_json(partial / STATE, state)
@@ -46,9 +56,22 @@ def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return found[-1], json.loads((found[-1] / STATE).read_text())
 
 
-def load(accelerator: Accelerator, checkpoint: Path) -> None:
-    """Restore weights, optimizer and random states, on all ranks."""
+def load(accelerator: Accelerator, checkpoint: Path) -> dict[str, Any]:
+    """Restore weights, optimizer and random states, on all ranks.
+
+    Returns:
+        The snapshot that was saved by this rank, or by rank 0 if there were fewer ranks then.
+    """
     accelerator.load_state(str(checkpoint))
+    file = checkpoint / _snapshot_file(accelerator.process_index)
+    if not file.exists():
+        file = checkpoint / _snapshot_file(0)
+    kept: dict[str, Any] = torch.load(file, weights_only=True) if file.exists() else {}
+    return kept
+
+
+def _snapshot_file(rank: int) -> str:
+    return f"snapshot_{rank}.pt"
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -92,10 +92,14 @@ def _train(run: Run) -> None:
         rates, factor = run.lr.used, run.lr.factor
         _update(run, batches)
         last = run.update == run.budget
-        reading = last or run.update % config.read_every == 0
+        reading = last or run.searching or run.update % config.read_every == 0
         if reading:
-            _read(run, rates, factor)
+            action = _read(run, rates, factor)
+            if action in ("trial", "restore"):
+                batches = _training_batches(run)
         run.lr.step()
+        if run.searching:  # its weights are on trial: neither to be judged nor to be kept
+            continue
         if last or run.update % eval_every == 0:
             _check_ranks(run)
             run.last_metrics["validation"] = evaluate(run, "validation")
@@ -137,21 +141,25 @@ def _mean_count(run: Run, window: "Sequence[Batch]") -> Tensor:
     return total.clamp(min=1) / (run.shares.ranks * run.shares.accumulation)
 
 
-def _read(run: Run, rates: list[float], factor: float) -> None:
+def _read(run: Run, rates: list[float], factor: float) -> str:
     """Reduce the loss and let the schedule decide: the same numbers on every rank."""
     with run.record.span("reading"):
         reading, run.stopping = run.meter.read(run.update, run.epoch, run.stop_asked)
         decision = run.lr.observe(reading)
     run.nonfinite_readings = 0 if math.isfinite(reading.loss) else run.nonfinite_readings + 1
+    run.rollbacks += decision.action == "rollback"
+    run.note_trial(decision)
     run.record.reading(reading, decision, rates, factor)
+    return decision.action
 
 
 def _training_batches(run: Run) -> "Iterator[Batch]":
     accelerator, plan, config = run.accelerator, run.plan, run.config
     ranks, rank = run.shares.ranks, accelerator.process_index
-    order = MicroBatches(plan, rank, ranks, run.shares.micro_batch, run.update, run.budget)
+    # Every trial of a search sees the same batches, the first ones.
+    first = 0 if run.searching else run.update
+    order = MicroBatches(plan, rank, ranks, run.shares.micro_batch, first, run.budget)
     seed = derive_seed(config.seed, config.arm, AUGMENT_STREAM)
-    first = run.update
     for number, batch in enumerate(training_loader(run.splits.train, order)):
         epoch = plan.epoch(first + number // run.shares.accumulation)
         yield run.task.augment(send_to_device(batch, accelerator.device), seed, epoch)
@@ -172,18 +180,21 @@ def _check_ranks(run: Run) -> None:
 
 
 def _save(run: Run) -> None:
+    lr = run.lr.state_dict()
+    snapshot = lr.pop("snapshot", {})
     state = {
         "run_id": run.folder.name,
         "update": run.update,
         "world_size": run.accelerator.num_processes,
-        "lr": run.lr.state_dict(),
+        "lr": lr,
+        "rollbacks": run.rollbacks,
         "stopwatch": run.record.stopwatch.state(),
         "initial_weights_sha": run.initial_weights_sha,
         "nonfinite_readings": run.nonfinite_readings,
         "last_metrics": run.last_metrics,
     }
     with run.record.span("checkpoint"):
-        checkpoint.save(run.accelerator, run.folder / "checkpoints", run.update, state)
+        checkpoint.save(run.accelerator, run.folder / "checkpoints", run.update, state, snapshot)
     run.saved = run.update
 
 
@@ -195,11 +206,14 @@ def _resume(run: Run) -> None:
     path, state = found[0] or (None, {"update": 0})
     run.record = Recorder(run.folder, accelerator, run.config, run.budget, state["update"])
     if path is None:
+        run.record.event("start", 0, **run.lr.facts._asdict(), **run.lr.memory.decision._asdict())
         return
     _check_world_size(run, path, state["world_size"])
-    checkpoint.load(accelerator, path)
+    snapshot = checkpoint.load(accelerator, path)
     run.update = run.saved = state["update"]
-    run.lr.load_state_dict(state["lr"])
+    run.lr.load_state_dict({**state["lr"], "snapshot": snapshot})
+    run.searching = False  # there are no checkpoints of a search
+    run.rollbacks = state["rollbacks"]
     run.initial_weights_sha = state["initial_weights_sha"]
     run.nonfinite_readings = state["nonfinite_readings"]
     run.last_metrics = state["last_metrics"]
@@ -244,7 +258,8 @@ def _result(run: Run) -> dict[str, Any]:
         "initial_weights_sha": run.initial_weights_sha,
         "batch_order_sha": run.plan.sha(run.update),
         "final_weights_sha": weights_sha(state) if accelerator.is_main_process else "",
-        "rollbacks": 0,
+        "rollbacks": run.rollbacks,
+        "snapshots": run.snapshots(),
         "notes": list(run.notes),
         "versions": versions(),
         "device": str(accelerator.device.type),

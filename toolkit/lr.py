@@ -1,18 +1,20 @@
 """The shell that lets a pure schedule drive an optimizer's learning rates through torch's API."""
 
+import warnings
 from typing import Any
 from weakref import ref
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from toolkit.reading import Anneal, Decision, Reading
+from toolkit.reading import Anneal, Decision, Facts, Reading
 from toolkit.schedules import Schedule, memory_from_json, memory_to_json
+from toolkit.snapshot import Snapshot
 
 
 class ScheduledLR(LRScheduler):
-    """Applies a schedule's factor to every parameter group.
+    """Applies a schedule's factor to every parameter group, and goes back when a schedule asks.
 
     Call ``observe`` with each reading and ``step`` after each optimizer update. ``step`` counts
     optimizer updates, not calls: several calls after one update are one, so a copy that went
@@ -25,13 +27,23 @@ class ScheduledLR(LRScheduler):
         schedule: one of ``toolkit.schedules``, or anything that follows its protocol.
         total_updates: the budget in optimizer updates; None for an open-ended run, in which the
             schedule sees progress 0 throughout.
+        model: the optimizer's model, prepared or not. With it the schedule can go back: to the
+            untouched model while it searches for a base LR, later to the last good state. Without
+            it a schedule that would go back only cuts, and a warning says so.
+        pretrained: whether the model's first weights are.
 
     Raises:
         ValueError: for a budget below one update.
     """
 
     def __init__(
-        self, optimizer: Optimizer, schedule: Schedule[Any], total_updates: int | None
+        self,
+        optimizer: Optimizer,
+        schedule: Schedule[Any],
+        total_updates: int | None,
+        model: nn.Module | None = None,
+        *,
+        pretrained: bool = False,
     ) -> None:
         if total_updates is not None and total_updates < 1:
             raise ValueError(f"total_updates = {total_updates}: it must be at least 1, or None")
@@ -41,6 +53,9 @@ class ScheduledLR(LRScheduler):
         self.factor = 1.0
         first = optimizer.param_groups[0]
         self.memory = schedule.start(float(first.get("initial_lr", first["lr"])))
+        self.snapshot = None if model is None else Snapshot(model, optimizer)
+        self.facts = Facts(total_updates, pretrained, restores=model is not None)
+        self._begin()
         self._stepped = False
         super().__init__(optimizer)  # calls step(), which sets the LR of the first update
         _mark_steps(optimizer, self)
@@ -51,8 +66,12 @@ class ScheduledLR(LRScheduler):
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def observe(self, reading: Reading) -> Decision:
-        """Hand a reading to the schedule; its effect on the LR begins with the next ``step``."""
+        """Hand a reading to the schedule, and take or restore a snapshot if it asks for it.
+
+        Its effect on the LR begins with the next ``step``.
+        """
         self.memory = self.schedule.observe(self.memory, reading)
+        self._obey()
         decision: Decision = self.memory.decision
         return decision
 
@@ -76,8 +95,10 @@ class ScheduledLR(LRScheduler):
         return [float(base) * factor for base in self._bases()]
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as plain numbers, strings and lists."""
-        return {"updates": self.updates, "memory": memory_to_json(self.memory)}
+        """The state as plain numbers, strings and lists, and the tensors of a snapshot, if any."""
+        state = {"updates": self.updates, "memory": memory_to_json(self.memory)}
+        tensors = self.snapshot.state_dict() if self.snapshot is not None else {}
+        return state | ({"snapshot": tensors} if tensors else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where ``state_dict`` was taken.
@@ -88,8 +109,33 @@ class ScheduledLR(LRScheduler):
         fresh = self.schedule.start(float(self._bases()[0]))
         self.memory = memory_from_json(fresh, state_dict["memory"])
         self.updates = self.last_epoch = state_dict["updates"]
+        if self.snapshot is not None:
+            self.snapshot.load_state_dict(state_dict.get("snapshot", {}))
         self._stepped = False
         self._write()
+
+    def _begin(self) -> None:
+        inform = getattr(self.schedule, "inform", None)
+        if inform is None:
+            return
+        self.memory = inform(self.memory, self.facts)
+        self._obey()
+        if self.snapshot is None:
+            name = type(self.schedule).__name__
+            warnings.warn(
+                f"{name} has no model to restore: it will cut where it would go back, and not "
+                "search; give ScheduledLR the model",
+                stacklevel=3,
+            )
+
+    def _obey(self) -> None:
+        action = self.memory.decision.action
+        if self.snapshot is None:
+            return
+        if action == "snapshot" or (action == "trial" and not self.snapshot.taken):
+            self.snapshot.take()
+        elif action in ("trial", "restore", "rollback"):
+            self.snapshot.restore()
 
     def _next_factor(self) -> float:
         if self.total_updates is None:

@@ -37,6 +37,20 @@ class Decision(NamedTuple):
     reason: str
 
 
+class Facts(NamedTuple):
+    """What is known of a run before its first update, for schedules with a method ``inform``.
+
+    Attributes:
+        total_updates: the budget; None for a run without a known end.
+        pretrained: whether the first weights are.
+        restores: whether the loop takes and restores snapshots when a decision asks for it.
+    """
+
+    total_updates: int | None
+    pretrained: bool
+    restores: bool
+
+
 class Anneal(NamedTuple):
     """A request from outside: bring the learning rate to zero over the next ``updates`` updates."""
 

@@ -204,6 +204,8 @@ def versions() -> dict[str, str]:
 
 
 def _open_events(path: Path, resume_at: int) -> IO[str]:
+    if not resume_at:
+        path.unlink(missing_ok=True)
     if path.exists():
         kept = [
             line

@@ -19,6 +19,7 @@ from toolkit.meter import LossMeter
 from toolkit.optim import build_optimizer
 from toolkit.process import world_size
 from toolkit.ranks import Shares, check_engine, cut, make_accelerator
+from toolkit.reading import Decision
 from toolkit.record import Recorder
 from toolkit.task import Batch, Recipe, Splits, Task, load, parse_target, recipe_of
 
@@ -58,6 +59,24 @@ class Run:
     stopping: bool = False
     """All ranks know that they stop now."""
     last_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    searching: bool = False
+    """The schedule tries learning rates on the untouched model."""
+    rollbacks: int = 0
+
+    def __post_init__(self) -> None:
+        self.note_trial(self.lr.memory.decision)
+
+    def note_trial(self, decision: Decision) -> None:
+        """Note whether the search goes on or has ended."""
+        if decision.action in ("trial", "restore"):
+            self.searching = decision.action == "trial"
+
+    def snapshots(self) -> dict[str, float]:
+        """What the snapshots of this rank cost: how many, bytes of host memory, seconds."""
+        kept = self.lr.snapshot
+        if kept is None:
+            return {"taken": 0, "bytes": 0, "seconds": 0.0}
+        return {"taken": kept.taken, "bytes": kept.size, "seconds": kept.seconds}
 
     @property
     def epoch(self) -> float:
@@ -106,7 +125,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         accelerator=accelerator,
         model=model,
         optimizer=optimizer,
-        lr=ScheduledLR(optimizer, config.schedule, budget),
+        lr=_scheduled(config, model, optimizer, budget),
         meter=LossMeter(accelerator, dtype),
         plan=plan,
         splits=splits,
@@ -126,6 +145,16 @@ def weights_sha(state: dict[str, torch.Tensor]) -> str:
         digest.update(name.encode())
         digest.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _scheduled(
+    config: RunConfig, model: nn.Module, optimizer: Optimizer, budget: int
+) -> ScheduledLR:
+    pretrained = config.recipe.init == "pretrained"
+    try:
+        return ScheduledLR(optimizer, config.schedule, budget, model, pretrained=pretrained)
+    except ValueError as error:  # the schedule does not fit the budget or the base LR
+        raise ConfigError(str(error)) from error
 
 
 def _budget(recipe: Recipe, plan: BatchPlan) -> int:

@@ -10,7 +10,8 @@ Nothing in this package imports torch, reads a file, looks at a clock or draws a
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
-from toolkit.reading import Anneal, Decision, Reading
+from toolkit.reading import Anneal, Decision, Facts, Reading
+from toolkit.schedules.adaptive import Adaptive
 from toolkit.schedules.classic import Plan
 from toolkit.schedules.open_loop import Constant, Cosine, Linear, Step
 
@@ -48,6 +49,11 @@ class Schedule(Protocol[M]):
     def request(self, memory: M, event: Anneal) -> M:
         """The memory after a request from outside the stream of losses."""
 
+    # A schedule may also have ``inform(memory, facts: Facts) -> memory``. It is then told before
+    # the first update what is known of the run, and its decisions may ask for more than an LR:
+    # ``snapshot`` of model and optimizer; ``rollback`` to it; and, in a search before training
+    # begins, ``trial`` and ``restore``, which go back to it and to the first batch.
+
 
 SCHEDULES: Mapping[str, type] = {
     "constant": Constant,
@@ -55,6 +61,7 @@ SCHEDULES: Mapping[str, type] = {
     "linear": Linear,
     "cosine": Cosine,
     "plan": Plan,
+    "adaptive": Adaptive,
 }
 """Every shipped schedule by the name it has on the command line and in ``result.json``."""
 
@@ -98,19 +105,21 @@ def _plain(value: Any) -> Any:
 
 
 def _like(template: Any, value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        items = [_like(None, item) for item in value]
-        named = isinstance(template, tuple) and hasattr(template, "_fields")
-        return type(template)(*items) if named else tuple(items)
-    return value
+    if not isinstance(value, list | tuple):
+        return value
+    if isinstance(template, tuple) and hasattr(template, "_fields"):
+        return type(template)(*map(_like, template, value))
+    return tuple(_like(None, item) for item in value)
 
 
 __all__ = [
     "SCHEDULES",
+    "Adaptive",
     "Anneal",
     "Constant",
     "Cosine",
     "Decision",
+    "Facts",
     "Linear",
     "Memory",
     "Plan",

@@ -1,0 +1,319 @@
+"""The adaptive schedule: search, warm-up, anneal, guard and the rules of open-ended runs. Pure."""
+
+import json
+import math
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.wind_tunnel import fly
+from toolkit.reading import Anneal, Facts, Reading
+from toolkit.schedules import Adaptive, memory_from_json, memory_to_json
+from toolkit.schedules import search as searching
+
+BUDGET = 1000
+FROM_SCRATCH = Facts(BUDGET, pretrained=False, restores=True)
+
+
+def begin(schedule: Adaptive, facts: Facts = FROM_SCRATCH, lr: float = 0.01) -> Any:
+    return schedule.inform(schedule.start(lr), facts)
+
+
+def drive(
+    schedule: Adaptive,
+    losses: Any,
+    facts: Facts = FROM_SCRATCH,
+    lr: float = 0.01,
+    updates: int | None = None,
+) -> list[tuple[Any, float]]:
+    """Memories and factors; ``losses`` is a list, or a function of (update in trial, factor)."""
+    memory, total = begin(schedule, facts, lr), facts.total_updates
+    trace, began = [], 0
+    count = updates or (len(losses) if isinstance(losses, list) else total)
+    for update in range(1, count + 1):
+        factor = schedule.factor(memory, (update - 1) / total if total else 0.0)
+        loss = losses[update - 1] if isinstance(losses, list) else losses(update - began, factor)
+        lost = not math.isfinite(loss)
+        reading = Reading(update, update / 50, loss, 0.0 if lost else 64.0, int(lost))
+        memory = schedule.observe(memory, reading)
+        trace.append((memory, factor))
+        began = update if memory.decision.action in ("trial", "restore") else began
+    return trace
+
+
+def model_of(best: float, edge: float, speed: float = 0.05) -> Any:
+    """Losses of a model that descends fastest at LR ``best`` and blows up above ``edge``."""
+
+    def loss(made: int, factor: float) -> float:
+        lr = 0.01 * factor
+        if lr > edge:
+            return 2.3 * 1.8**made
+        fast = speed * math.exp(-(math.log10(lr / best) ** 2)) if lr else 0.0
+        return 0.1 + 2.2 * math.exp(-fast * made)
+
+    return loss
+
+
+def chosen(trace: list[tuple[Any, float]]) -> float:
+    return trace[-1][0].search.factor
+
+
+@pytest.mark.parametrize("best", [1e-4, 1e-3, 1e-2, 1e-1])
+def test_the_search_finds_the_best_lr_within_half_a_decade(best: float) -> None:
+    trace = drive(Adaptive(), model_of(best, edge=5 * best), updates=150)
+    assert abs(math.log10(chosen(trace) * 0.01 / best)) <= 0.51
+    ended = next(memory for memory, _ in trace if memory.decision.action == "restore")
+    assert ended.update <= 0.1 * BUDGET
+    assert sum(memory.searching for memory, _ in trace) == ended.update - 1
+
+
+def test_a_good_lr_is_kept() -> None:
+    assert chosen(drive(Adaptive(), model_of(0.01, edge=0.05), updates=150)) == 1
+
+
+def test_with_lr_unknown_the_users_lr_has_no_privilege() -> None:
+    facts = Facts(20_000, pretrained=False, restores=True)
+    losses = model_of(0.025, edge=0.3, speed=0.02)
+    assert chosen(drive(Adaptive(), losses, facts, updates=2500)) == 1
+    assert chosen(drive(Adaptive(search="lr-unknown"), losses, facts, updates=2500)) != 1
+
+
+def test_off_keeps_the_users_lr_and_searches_nothing() -> None:
+    trace = drive(Adaptive(search="off"), model_of(1e-4, edge=1e-3), updates=50)
+    assert not any(memory.searching for memory, _ in trace)
+    assert chosen(trace) == 1
+
+
+@pytest.mark.parametrize("total", [50, 299])
+def test_a_short_budget_keeps_the_users_lr(total: int) -> None:
+    facts = Facts(total, pretrained=False, restores=True)
+    trace = drive(Adaptive(), model_of(1e-4, edge=1e-3), facts)
+    assert not any(memory.searching for memory, _ in trace)
+
+
+def test_a_medium_budget_finds_the_edge_and_keeps_its_distance() -> None:
+    facts = Facts(400, pretrained=True, restores=True)
+    trace = drive(Adaptive(), model_of(1e-4, edge=1e-3), facts, updates=60)
+    ended = next(memory for memory, _ in trace if memory.decision.action == "restore")
+    assert ended.update <= 40
+    assert 1e-3 / 20 <= 0.01 * chosen(trace) <= 1e-3 / 3
+
+
+def test_every_trial_begins_with_a_restore_and_says_what_it_found() -> None:
+    trace = drive(Adaptive(), model_of(1e-3, edge=5e-3), updates=150)
+    said = [memory.decision for memory, _ in trace if memory.decision.action == "trial"]
+    assert len(said) >= 4
+    assert all("trial at x" in decision.reason for decision in said)
+    assert begin(Adaptive()).decision.action == "trial"
+
+
+def test_harm_is_a_matter_of_size_and_negative_losses_are_fine() -> None:
+    shifted = model_of(1e-3, edge=5e-3)
+    trace = drive(Adaptive(), lambda made, factor: shifted(made, factor) - 3.3, updates=150)
+    assert abs(math.log10(chosen(trace) * 0.01 / 1e-3)) <= 0.51
+
+
+def test_when_every_lr_is_harmful_the_lowest_is_taken() -> None:
+    trace = drive(Adaptive(), lambda made, factor: math.nan, updates=110)
+    assert 0 < chosen(trace) <= 1e-4
+    assert all(math.isfinite(factor) for _, factor in trace)
+
+
+def test_warm_up_and_linear_anneal_fill_what_the_search_has_left() -> None:
+    schedule, trace = Adaptive(), drive(Adaptive(), model_of(0.01, edge=0.05), updates=100)
+    memory, began = trace[-1][0], trace[-1][0].began
+    factors = [schedule.factor(memory, update / BUDGET) for update in range(began, BUDGET)]
+    top = factors.index(max(factors))
+    assert top == pytest.approx(0.04 * (BUDGET - began), abs=1)
+    assert (factors[0], factors[top]) == (0, pytest.approx(1, rel=0.01))
+    assert factors[:top] == sorted(factors[:top])
+    assert factors[top:] == sorted(factors[top:], reverse=True)
+    assert factors[-1] == pytest.approx(1 / len(factors[top:]), rel=0.01)
+
+
+def test_a_fine_tuning_lr_can_go_down_and_up() -> None:
+    low = drive(Adaptive(), model_of(2e-6, edge=1e-5), lr=0.01, updates=150)
+    high = drive(Adaptive(), model_of(1e-1, edge=1), lr=0.01, updates=150)
+    assert chosen(low) < 1 < chosen(high)
+
+
+def healthy(update: int, _: float) -> float:
+    return 0.3 + 2 / (1 + update / 50) + 0.05 * math.sin(37.0 * update)
+
+
+def test_a_healthy_run_is_left_alone() -> None:
+    trace = drive(Adaptive(search="off"), healthy)
+    actions = {memory.decision.action for memory, _ in trace}
+    assert actions <= {"hold", "snapshot"}
+    assert trace[-1][0].guard.rollbacks == 0
+
+
+def test_one_nan_is_answered_once() -> None:
+    losses = [healthy(update, 0) for update in range(1, 1001)]
+    losses[499] = math.nan
+    trace = drive(Adaptive(search="off"), losses)
+    back = [i for i, (memory, _) in enumerate(trace, 1) if memory.decision.action == "rollback"]
+    assert back == [500]
+    assert trace[-1][0].guard.factor == 1  # nothing of a lone NaN lasts
+
+
+def test_divergence_is_rolled_back_and_costs_half_the_lr() -> None:
+    losses = [healthy(update, 0) for update in range(1, 1001)]
+    losses[500:505] = [5.0] * 5
+    trace = drive(Adaptive(search="off"), losses)
+    back = [i for i, (memory, _) in enumerate(trace, 1) if memory.decision.action == "rollback"]
+    assert back == [503] or back == [503, 506]
+    assert trace[-1][0].guard.factor == 0.5
+
+
+def test_a_run_that_cannot_be_saved_does_not_roll_back_for_ever() -> None:
+    losses = [healthy(update, 0) for update in range(1, 501)] + [50.0] * 500
+    trace = drive(Adaptive(search="off"), losses)
+    back = sum(memory.decision.action == "rollback" for memory, _ in trace)
+    assert 1 <= back <= 8
+
+
+def test_without_restores_it_cuts_where_it_would_go_back() -> None:
+    losses = [healthy(update, 0) for update in range(1, 1001)]
+    losses[500:505] = [5.0] * 5
+    trace = drive(Adaptive(), losses, Facts(1000, pretrained=False, restores=False))
+    actions = {memory.decision.action for memory, _ in trace}
+    assert actions == {"hold", "cut"}
+    assert not trace[0][0].searching
+
+
+def test_under_a_known_budget_the_rules_of_open_ended_runs_only_name_what_they_see() -> None:
+    flat = drive(Adaptive(search="off"), lambda update, _: 1 + 0.1 * math.sin(9.7 * update))
+    assert {memory.decision.action for memory, _ in flat} <= {"hold", "snapshot"}
+    assert "plateau" in {memory.decision.pattern for memory, _ in flat}
+
+
+OPEN = Facts(None, pretrained=False, restores=True)
+
+
+def test_an_open_ended_run_cuts_at_plateaus_and_anneals_when_cuts_stop_paying() -> None:
+    noise = random.Random(0)
+    trace = drive(Adaptive(), [1 + 0.1 * noise.gauss(0, 1) for _ in range(4000)], OPEN)
+    actions = [memory.decision.action for memory, _ in trace]
+    assert actions.count("cut") == 2
+    assert actions.count("anneal") == 1
+    assert trace[-1][1] == 0
+    assert actions.index("anneal") > actions.index("cut")
+
+
+def test_a_raise_that_does_not_pay_is_taken_back() -> None:
+    steady = [20 - update / 200 + 0.1 * math.sin(9.7 * update) for update in range(1, 1300)]
+    trace = drive(Adaptive(), steady, OPEN)
+    factors = [factor for _, factor in trace[150:]]
+    assert max(factors) == 1.5
+    assert 1.0 in factors[factors.index(1.5) :]
+
+
+def test_an_oscillation_is_calmed() -> None:
+    losses = [1 + 0.2 * (-1) ** update + update * 1e-4 for update in range(1, 1200)]
+    trace = drive(Adaptive(plateau="off"), losses, OPEN)
+    found = [memory.decision for memory, _ in trace if memory.decision.pattern == "oscillation"]
+    assert found
+    assert found[0].action == "cut"
+
+
+def test_a_requested_anneal_ends_at_zero() -> None:
+    schedule = Adaptive()
+    memory = drive(schedule, [healthy(u, 0) for u in range(1, 301)], OPEN)[-1][0]
+    memory = schedule.request(memory, Anneal(10))
+    for update in range(301, 311):
+        memory = schedule.observe(memory, Reading(update, 1.0, 0.7, 64.0, 0))
+    assert schedule.factor(memory, 0.0) == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    cut=st.integers(0, 200),
+    pretrained=st.booleans(),
+    bounded=st.booleans(),
+)
+def test_saved_anywhere_and_resumed_it_goes_on_the_same(
+    seed: int, cut: int, pretrained: bool, bounded: bool
+) -> None:
+    noise = random.Random(seed)
+    facts = Facts(BUDGET if bounded else None, pretrained, restores=True)
+    losses = [2.3 * math.exp(-i / 80) + 0.3 * noise.gauss(0, 1) for i in range(200)]
+    if noise.random() < 0.5:
+        losses[noise.randrange(200)] = math.nan
+    schedule, whole = Adaptive(window=32), drive(Adaptive(window=32), losses, facts)
+    memory = begin(schedule, facts) if cut == 0 else whole[cut - 1][0]
+    text = json.dumps(memory_to_json(memory), allow_nan=False)
+    memory = memory_from_json(schedule.start(0.01), json.loads(text))
+    for update in range(cut + 1, len(losses) + 1):
+        progress = (update - 1) / BUDGET if bounded else 0.0
+        assert schedule.factor(memory, progress) == whole[update - 1][1]
+        lost = math.isnan(losses[update - 1])
+        reading = Reading(update, update / 50, losses[update - 1], 0.0 if lost else 64.0, int(lost))
+        memory = schedule.observe(memory, reading)
+        assert memory == whole[update - 1][0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("window", 0, "at least 32 readings"),
+        ("search_share", 0.0, "above 0"),
+        ("search_share", 0.7, "at most 0.5"),
+        ("warmup", 1.0, "below 1"),
+        ("cut", 1.2, "between 0 and 1"),
+        ("calm", 0.0, "between 0 and 1"),
+        ("lift", 0.9, "above 1"),
+        ("most_raises", -1, "0 or above"),
+        ("min_lr", -1.0, "0 or above"),
+        ("search", "on", "auto, off or lr-unknown"),
+        ("anneal", "linera", "linear, cosine or none"),
+        ("plateau", "maybe", "auto, on or off"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(field: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ValueError, match=rf"schedule\.{field} = .*{allowed}"):
+        Adaptive(**{field: value})
+
+
+def test_a_floor_above_the_base_lr_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"schedule\.min_lr = 0\.1 .*at most the base LR, 0\.01"):
+        Adaptive(min_lr=0.1).start(0.01)
+
+
+def test_a_budget_too_short_for_the_search_that_was_asked_for_is_refused() -> None:
+    facts = Facts(20, pretrained=False, restores=True)
+    with pytest.raises(
+        ValueError, match=r"schedule\.search = lr-unknown .*off for .* under 50 updates"
+    ):
+        begin(Adaptive(search="lr-unknown"), facts)
+
+
+def test_trials_never_take_more_than_their_share() -> None:
+    for total in (300, 500, 919, 920, 2000, 10_000):
+        facts = Facts(total, pretrained=False, restores=True)
+        trace = drive(Adaptive(), model_of(1e-5, edge=3e-5), facts, updates=total // 8)
+        assert trace[-1][0].began <= 0.1 * total
+        assert searching.terms(total, 0.1, True, False).allowance == total // 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("floor", [0.0, 0.5])
+def test_wind_tunnel(floor: float) -> None:
+    """Near a tuned cosine from its own LR, and over four decades of others. A gate, no evidence."""
+    seeds, tuned = range(10), 0.1
+
+    def mean(schedule: Any, lr: float) -> float:
+        return sum(fly(schedule, lr, floor, seed)[0] for seed in seeds) / len(seeds)
+
+    from toolkit.schedules import Cosine
+
+    best = mean(Cosine(), tuned)
+    assert best < mean(Cosine(), tuned * 10**0.5)
+    assert best < mean(Cosine(), tuned / 10**0.5)
+    assert mean(Adaptive(), tuned) <= 1.3 * best
+    for lr in (1e-4, 3e-3, 1.5):
+        assert mean(Adaptive(), lr) <= 2 * best

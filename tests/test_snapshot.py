@@ -1,0 +1,186 @@
+"""Going back: bit-equal on one process, DDP and ZeRO; what a rollback does to a real net."""
+
+import json
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.conftest import ROOT, Launch
+from tests.small_net import recovered_after, train
+from toolkit.lr import ScheduledLR
+from toolkit.reading import Reading
+from toolkit.schedules import Adaptive, Cosine
+from toolkit.snapshot import Snapshot
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def updates(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> list[float]:
+    generator, losses = torch.Generator().manual_seed(count), []
+    for _ in range(count):
+        loss = model(torch.randn(16, 4, generator=generator)).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+OPTIMIZERS = {
+    "adam": lambda weights: torch.optim.Adam(weights, lr=0.01),
+    "fused adamw": lambda weights: torch.optim.AdamW(weights, lr=0.01, fused=True, amsgrad=True),
+    "momentum": lambda weights: torch.optim.SGD(weights, lr=0.01, momentum=0.9),
+    "plain": lambda weights: torch.optim.SGD(weights, lr=0.01),
+}
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("before", [0, 3])
+def test_the_same_updates_follow_from_a_restored_state(make: Any, before: int) -> None:
+    model = net()
+    optimizer = make(model.parameters())
+    snapshot = Snapshot(model, optimizer)
+    updates(model, optimizer, before)
+    snapshot.take()
+    first = updates(model, optimizer, 5)
+    after = {name: value.clone() for name, value in model.state_dict().items()}
+    snapshot.restore()
+    assert updates(model, optimizer, 5) == first
+    assert all(torch.equal(after[name], value) for name, value in model.state_dict().items())
+
+
+def test_learning_rates_are_left_alone_and_tensors_stay_in_place() -> None:
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    updates(model, optimizer, 2)
+    snapshot = Snapshot(model, optimizer)
+    snapshot.take()
+    places = [weight.data_ptr() for weight in model.parameters()]
+    optimizer.param_groups[0]["lr"] = 0.001
+    updates(model, optimizer, 2)
+    snapshot.restore()
+    assert optimizer.param_groups[0]["lr"] == 0.001
+    assert places == [weight.data_ptr() for weight in model.parameters()]
+    assert snapshot.size > 3 * sum(weight.nbytes for weight in model.parameters())
+    assert (snapshot.taken, snapshot.seconds > 0) == (1, True)
+
+
+def test_a_restore_without_a_snapshot_is_refused() -> None:
+    model = net()
+    with pytest.raises(ValueError, match="take"):
+        Snapshot(model, torch.optim.SGD(model.parameters(), lr=0.1)).restore()
+
+
+def test_the_state_of_a_bare_loop_survives_saving(tmp_path: Path) -> None:
+    """Model, optimizer and schedule are saved after a snapshot; a rollback follows the resume."""
+
+    def start() -> tuple[nn.Module, torch.optim.Optimizer, ScheduledLR]:
+        model = net()
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        return model, optimizer, ScheduledLR(optimizer, Adaptive(search="off"), 100, model)
+
+    def go(parts: Any, numbers: range) -> list[float]:
+        model, optimizer, lr = parts
+        losses = []
+        for number in numbers:
+            losses += updates(model, optimizer, 1)
+            loss = float("nan") if number == 60 else losses[-1]
+            lr.observe(
+                Reading(number, number / 10, loss, 0.0 if number == 60 else 1.0, number == 60)
+            )
+            lr.step()
+        return losses
+
+    whole = go(start(), range(1, 81))
+    parts = start()
+    assert go(parts, range(1, 51)) == whole[:50]
+    torch.save([part.state_dict() for part in parts], tmp_path / "state.pt")
+    fresh = start()
+    for part, state in zip(
+        fresh, torch.load(tmp_path / "state.pt", weights_only=True), strict=True
+    ):
+        part.load_state_dict(state)
+    assert go(fresh, range(51, 81)) == whole[50:]
+
+
+def test_without_a_model_it_warns_once_and_cuts() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match="give ScheduledLR the model") as told:
+        lr = ScheduledLR(optimizer, Adaptive(warmup=0), 1000)
+    decision = lr.observe(Reading(1, 0.1, float("nan"), 0.0, 1))
+    assert len(told) == 1
+    assert (decision.action, lr.get_lr()) == ("cut", pytest.approx([0.05]))
+
+
+PLACES = [
+    ("cpu", [], "resnetv2_micro"),
+    ("cpu2", [], "resnetv2_micro"),
+    ("zero2", ["--num_processes", "2"], "vit_micro"),
+    ("zero3", ["--num_processes", "2"], "vit_micro"),
+]
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(("config", "options", "model"), PLACES, ids=[p[0] for p in PLACES])
+def test_every_rank_goes_back_bit_by_bit(
+    launch: Launch, tmp_path: Path, config: str, options: list[str], model: str
+) -> None:
+    (tmp_path / "launch_configs").symlink_to(ROOT / "launch_configs")
+    program = str(ROOT / "tests/programs/roll_back.py")
+    flags = [f"digits/{model}", "--recipe.updates", "20", "--recipe.micro-batch", "16"]
+    flags += ["--wandb", "off", "--progress", "False", "schedule:constant"]
+    done = launch(config, *options, program, str(tmp_path), *flags)
+    assert done.returncode == 0, done.stderr
+    ranks = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("rank*.json"))]
+    assert len(ranks) == (1 if config == "cpu" else 2)
+    for result in ranks:
+        assert (result.pop("shards") > 0) == config.startswith("zero")
+        assert result.pop("moments") > 0
+        assert all(result.values()), result
+
+
+SEEDS = range(8)
+
+
+@pytest.mark.slow
+def test_a_blow_up_is_rolled_back_and_the_run_recovers() -> None:
+    """The LR is a hundred times too high for 20 updates, at half of a run of 1,000."""
+    blow_up = range(500, 520)
+    schedule = Adaptive(search="off")
+    hit = [train(schedule, seed, blow_up=blow_up) for seed in SEEDS]
+    plain = [train(schedule, seed) for seed in SEEDS]
+    after = [recovered_after(outcome.losses, 500) for outcome in hit]
+    assert median(1000 if a is None else a for a in after) <= 0.05 * 500
+    lost = fmean(outcome.accuracy for outcome in plain) - fmean(o.accuracy for o in hit)
+    print(f"recovered after {after} updates; accuracy {lost:.2f} points below the plain runs'")
+    assert lost < 1.0
+    assert all(any(d.action == "rollback" for d in outcome.decisions) for outcome in hit)
+    assert not any(d.action == "rollback" for outcome in plain for d in outcome.decisions)
+    unguarded = [train(Cosine(), seed, blow_up=blow_up).accuracy for seed in SEEDS[:3]]
+    assert fmean(unguarded) < fmean(outcome.accuracy for outcome in hit) - 10
+
+
+def test_one_nan_in_a_real_net_is_undone() -> None:
+    outcome = train(Adaptive(search="off"), seed=0, updates=300, nan_at=150)
+    plain = train(Adaptive(search="off"), seed=0, updates=300)
+    assert [i for i, d in enumerate(outcome.decisions, 1) if d.action == "rollback"] == [150]
+    assert fmean(outcome.losses[-30:]) < 1.5 * fmean(plain.losses[-30:]) + 0.05
+    assert outcome.rates[250] == pytest.approx(plain.rates[250])
+
+
+@pytest.mark.parametrize("lr", [3e-5, 30.0])
+def test_the_search_repairs_a_wrong_base_lr_in_a_bare_loop(lr: float) -> None:
+    """The batches of the trials are fresh ones here."""
+    good = train(Cosine(warmup=0.04), seed=0, lr=0.003)
+    found = train(Adaptive(), seed=0, lr=lr)
+    wrong = train(Cosine(warmup=0.04), seed=0, lr=lr)
+    assert found.accuracy > good.accuracy - 2
+    assert found.accuracy > wrong.accuracy + 2

@@ -1,0 +1,278 @@
+"""The search for a base LR at the start of a run, by trials from the untouched model. Pure.
+
+Two stages, after a prototype's measurements on five workloads:
+
+1. *Edge.* Trials of a few updates at a constant LR, with sudden onset, show which LRs are harmful:
+   the loss becomes non-finite or leaves the reference by a share of the initial loss. That is harm
+   by its size, not by its significance, which short trials do not reach. The smallest harmful LR is
+   bracketed to half a decade.
+2. *Long trials.* Where the allowance pays for them, trials of 24 updates or more rank the LRs below
+   the edge by the mean loss of their last third, starting from the user's LR or from a usual
+   distance to the edge, and moving by half decades to the best. Short trials cannot do this: they
+   see "too big", never "too small".
+
+Before each trial the model and the optimizer are restored, and the same batches come again. Every
+update of a trial counts against the budget.
+"""
+
+import math
+from statistics import fmean
+from typing import NamedTuple
+
+from toolkit.reading import HOLD, Decision, Reading
+from toolkit.schedules.pattern import spread_of
+
+STEP = 0.5
+"""Decades between neighbouring LRs."""
+REACH = 4.0
+"""Decades from the user's LR beyond which nothing is tried."""
+SHORT = 5
+"""Updates of a short trial."""
+LONGEST = 96
+HARM = 0.5
+"""Share of the initial loss by which a harmful trial leaves the reference."""
+HARM_SPREADS = 6.0
+"""Standard deviations of a reading that harm must exceed, too."""
+DEPTH = 2.5
+"""Decades below the largest harmless LR beyond which no long trial goes."""
+KEEP_ERRORS = 1.0
+"""Standard errors of its score within which the user's LR is kept although another scored better:
+the rule of one standard error (Breiman et al. 1984)."""
+USUAL_HORIZON = 20.0
+"""Length of a run over length of a trial up to which the best trial is the best run, by the
+prototype's measurements. The longer the run, the lower its best LR beside that of a trial."""
+KEEP, TIE = 0.1, 0.03
+"""Shares of the best trial's descent, for each factor of ten beyond the usual horizon: a user's LR
+below the best is kept unless the best gains more, and the lowest that is so close is taken."""
+DISTANCE = {"random": 0.25, "pretrained": 0.75}
+"""Decades from the largest harmless LR to the one to take without long trials, by kind of start: on
+the prototype's workloads the tuned LR was a third of the smallest harmful one and a tenth."""
+
+
+class Terms(NamedTuple):
+    """What the search may use and spend.
+
+    Attributes:
+        allowance: updates that all trials together may take.
+        long: updates of a long trial; 0 if the allowance does not pay for three of them.
+        keep: whether the user's LR is a candidate that is kept where nothing speaks against it.
+        start: ``random`` or ``pretrained`` weights.
+        beyond: factors of ten by which the run's horizon exceeds the usual one.
+    """
+
+    allowance: int
+    long: int
+    keep: bool
+    start: str
+    beyond: float
+
+
+class Search(NamedTuple):
+    """The search so far.
+
+    Attributes:
+        stage: none, edge, long or done.
+        exponent: log10 of the LR on trial over the user's LR; at the end, of the LR chosen.
+        began: updates made before the trial on its way.
+        losses: its readings.
+        initial: the loss of the untouched model.
+        reference: readings of the harmless short trial with the lowest LR.
+        noise: standard deviation of a reading in it.
+        ok: exponents of harmless short trials.
+        bad: exponents of harmful ones.
+        scores: exponent, score and standard error of each long trial; no score if it was harmful.
+        first: updates made before the search.
+    """
+
+    stage: str = "none"
+    exponent: float = STEP
+    began: int = 0
+    losses: tuple[float, ...] = ()
+    initial: float | None = None
+    reference: tuple[float, ...] = ()
+    noise: float = 0.0
+    ok: tuple[float, ...] = ()
+    bad: tuple[float, ...] = ()
+    scores: tuple[tuple[float, float | None, float], ...] = ()
+    first: int = 0
+
+    @property
+    def factor(self) -> float:
+        """The factor of the user's LR, on trial or chosen; 1 before any search."""
+        return 1.0 if self.stage == "none" else _times(self.exponent)
+
+
+def terms(total: int, share: float, keep: bool, pretrained: bool) -> Terms:
+    """The terms for a run of ``total`` updates of which trials may take ``share``."""
+    allowance = int(share * total)
+    long = min(max(24, round(0.005 * total)), LONGEST)
+    pays = allowance >= 4 * SHORT + 3 * long
+    start = "pretrained" if pretrained else "random"
+    beyond = max(0.0, math.log10(total / long / USUAL_HORIZON))
+    return Terms(allowance, long if pays else 0, keep, start, beyond)
+
+
+def begin() -> tuple[Search, Decision]:
+    """The search before its first trial."""
+    search = Search(stage="edge")
+    reason = f"search for a base LR; first trial: x{search.factor:.3g}"
+    return search, Decision("none", None, "trial", reason)
+
+
+def observe(search: Search, reading: Reading, terms: Terms) -> tuple[Search, Decision]:
+    """Add a reading of the trial on its way; when it is over, begin the next one or end."""
+    lost = reading.nonfinite > 0 or reading.count == 0
+    if not lost:
+        search = search._replace(losses=(*search.losses, reading.loss))
+        if search.initial is None:
+            search = search._replace(initial=reading.loss)
+    made = reading.update - search.began
+    length = SHORT if search.stage == "edge" else terms.long
+    harmful = lost or _is_harmful(search, made >= length)
+    if not harmful and made < length:
+        return search, HOLD
+    said = _say(search, harmful, made)
+    search = _conclude(search, harmful)
+    left = terms.allowance - (reading.update - search.first)
+    search = _next(search, terms, left)
+    search = search._replace(began=reading.update, losses=())
+    if search.stage == "done":
+        reason = f"{said}; the search ends after {reading.update - search.first} updates: LR "
+        return search, Decision("none", None, "restore", f"{reason}x{search.factor:.3g}")
+    return search, Decision("none", None, "trial", f"{said}; next trial: x{search.factor:.3g}")
+
+
+def _is_harmful(search: Search, over: bool) -> bool:
+    """Whether the trial on its way has left the reference by more than harm allows."""
+    assert search.initial is not None
+    limit = max(HARM * abs(search.initial), HARM_SPREADS * search.noise)
+    if search.stage == "edge":
+        known = [*search.reference, *[search.initial] * SHORT]
+        above = [loss - usual for loss, usual in zip(search.losses, known, strict=False)]
+        # One reading may be an outlier; two in a row, or one so large, are not.
+        return above[-1] > 2 * limit or (len(above) > 1 and min(above[-2:]) > limit)
+    # A long trial may recover from its onset; what counts is where it ends.
+    return over and _score(search.losses) - search.initial > limit
+
+
+def _say(search: Search, harmful: bool, made: int) -> str:
+    last = f"{search.losses[-1]:.4g}" if search.losses else "non-finite"
+    kind = "short" if search.stage == "edge" else "long"
+    verdict = "harmful" if harmful else "harmless"
+    if search.stage == "long" and not harmful:
+        verdict = f"mean of the last third {_score(search.losses):.4g}"
+    return f"{kind} trial at x{search.factor:.3g}: loss {last} after {made} updates, {verdict}"
+
+
+def _conclude(search: Search, harmful: bool) -> Search:
+    exponent = search.exponent
+    if search.stage == "long":
+        score = (None, 0.0) if harmful else (_score(search.losses), _error(search.losses))
+        return search._replace(scores=(*search.scores, (exponent, *score)))
+    if harmful:
+        return search._replace(bad=(*search.bad, exponent))
+    if not search.ok or exponent < min(search.ok):
+        noise = spread_of(search.losses)
+        search = search._replace(reference=search.losses, noise=noise)
+    return search._replace(ok=(*search.ok, exponent))
+
+
+def _next(search: Search, terms: Terms, left: int) -> Search:
+    """The next trial, or the end, with ``left`` updates of the allowance."""
+    if search.stage == "edge":
+        exponent = _next_short(search)
+        if exponent is not None and left >= SHORT:
+            return search._replace(exponent=exponent)
+        search = search._replace(stage="long")
+    exponent = _next_long(search, terms)
+    if terms.long and exponent is not None and left >= terms.long:
+        return search._replace(exponent=exponent)
+    return search._replace(stage="done", exponent=_choice(search, terms))
+
+
+def _next_short(search: Search) -> float | None:
+    """The LR that narrows the bracket of the edge; None once it is half a decade wide."""
+    if not search.bad:
+        highest = max(search.ok)
+        return min(highest + 1, REACH) if highest < REACH else None
+    edge = min(search.bad)
+    below = [exponent for exponent in search.ok if exponent < edge]
+    if not below:
+        return max(edge - 1, -REACH) if edge > -REACH else None
+    gap = edge - max(below)
+    return edge - STEP * round(gap / STEP / 2) if gap > STEP else None
+
+
+def _next_long(search: Search, terms: Terms) -> float | None:
+    """The neighbour that the best LR so far has not been compared with; None if there is none."""
+    tried = [exponent for exponent, _, _ in search.scores]
+    if not tried:
+        return _first_long(search, terms)
+    best = _best(search)
+    if best is None:
+        lowest = min(tried) - STEP
+        return lowest if lowest >= _harmless(search) - DEPTH else None
+    if best + STEP not in tried and best + STEP <= _harmless(search) + STEP:
+        return best + STEP
+    if best - STEP not in tried and best - STEP >= _harmless(search) - DEPTH:
+        return best - STEP
+    return None
+
+
+def _first_long(search: Search, terms: Terms) -> float:
+    """The user's LR, unless it is out of the question; else the harmless one farthest up."""
+    harmless = _harmless(search)
+    return 0.0 if terms.keep and harmless - 2 <= 0 <= harmless else harmless - STEP
+
+
+def _choice(search: Search, terms: Terms) -> float:
+    """The best of the long trials; without any, the user's LR or a usual distance to the edge."""
+    best = _best(search)
+    if best is None:
+        kept = terms.keep and _is_certified(search, terms)
+        return 0.0 if kept else _harmless(search) - DISTANCE[terms.start]
+    scores = {exponent: score for exponent, score, _ in search.scores if score is not None}
+    error = next(error for exponent, _, error in search.scores if exponent == best)
+    assert search.initial is not None
+    gain = terms.beyond * max(0.0, search.initial - scores[best])
+    slack = max(KEEP_ERRORS * error, KEEP * gain if best > 0 else 0.0)
+    if terms.keep and scores.get(0.0, math.inf) - scores[best] <= slack:
+        return 0.0
+    return min(exponent for exponent, score in scores.items() if score - scores[best] <= TIE * gain)
+
+
+def _is_certified(search: Search, terms: Terms) -> bool:
+    """Whether x10 of the user's LR is harmful and itself is not; with pretrained weights, x3."""
+    harmless = _harmless(search)
+    lowest = 0.0 if terms.start == "random" else STEP
+    return lowest <= harmless < 1
+
+
+def _harmless(search: Search) -> float:
+    """The largest harmless exponent below every harmful one."""
+    edge = min(search.bad, default=REACH + STEP)
+    return max((exponent for exponent in search.ok if exponent < edge), default=edge - STEP)
+
+
+def _best(search: Search) -> float | None:
+    scored = [(score, exponent) for exponent, score, _ in search.scores if score is not None]
+    return min(scored)[1] if scored else None
+
+
+def _times(exponent: float) -> float:
+    return float(10.0**exponent)
+
+
+def _score(losses: tuple[float, ...]) -> float:
+    """Mean of the last third of a trial."""
+    return fmean(_last_third(losses))
+
+
+def _error(losses: tuple[float, ...]) -> float:
+    """Standard error of the score."""
+    last = _last_third(losses)
+    return spread_of(last) / math.sqrt(len(last))
+
+
+def _last_third(losses: tuple[float, ...]) -> tuple[float, ...]:
+    return losses[-max(1, len(losses) // 3) :]

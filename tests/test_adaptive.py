@@ -3,8 +3,10 @@
 import json
 import math
 import random
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -149,6 +151,18 @@ def test_a_healthy_run_is_left_alone() -> None:
     actions = {memory.decision.action for memory, _ in trace}
     assert actions <= {"hold", "snapshot"}
     assert trace[-1][0].guard.rollbacks == 0
+
+
+HEALTHY = dict(np.load(Path(__file__).parent / "data" / "healthy.npz"))
+
+
+@pytest.mark.parametrize("losses", HEALTHY.values(), ids=HEALTHY)
+def test_the_guard_never_fires_on_a_recorded_healthy_run(losses: np.ndarray) -> None:
+    """``tests/data/collect.py`` says where they come from."""
+    facts = Facts(len(losses), pretrained=False, restores=True)
+    trace = drive(Adaptive(search="off"), losses.tolist(), facts)
+    assert trace[-1][0].guard.rollbacks == 0
+    assert {memory.decision.action for memory, _ in trace} <= {"hold", "snapshot"}
 
 
 def test_one_nan_is_answered_once() -> None:

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
 from toolkit.reading import Anneal, Decision, Reading
-from toolkit.schedules.classic import Plan
-from toolkit.schedules.open_loop import Constant, Cosine, Linear, Step
+from toolkit.schedules.greedy import Greedy, GreedyPaper
+from toolkit.schedules.open_loop import WSD, Constant, Cosine, Linear, OneCycle, Step
+from toolkit.schedules.plan import Plan
+from toolkit.schedules.plateau import Plateau
 
 
 class Memory(Protocol):
@@ -54,6 +56,11 @@ SCHEDULES: Mapping[str, type] = {
     "step": Step,
     "linear": Linear,
     "cosine": Cosine,
+    "one-cycle": OneCycle,
+    "wsd": WSD,
+    "plateau": Plateau,
+    "greedy": Greedy,
+    "greedy-paper": GreedyPaper,
     "plan": Plan,
 }
 """Every shipped schedule by the name it has on the command line and in ``result.json``."""
@@ -107,13 +114,18 @@ def _like(template: Any, value: Any) -> Any:
 
 __all__ = [
     "SCHEDULES",
+    "WSD",
     "Anneal",
     "Constant",
     "Cosine",
     "Decision",
+    "Greedy",
+    "GreedyPaper",
     "Linear",
     "Memory",
+    "OneCycle",
     "Plan",
+    "Plateau",
     "Reading",
     "Schedule",
     "Step",

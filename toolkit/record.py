@@ -24,7 +24,10 @@ from toolkit.reading import Decision, Reading
 PROJECT = "adaptive-lr-toolkit"
 SPANS = ("data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint")
 NOT_TRAINING = ("evaluation", "checkpoint")
-PACKAGES = ("torch", "accelerate", "timm", "transformers", "datasets", "evaluate", "numpy", "wandb")
+PACKAGES = (
+    *("torch", "accelerate", "timm", "transformers", "datasets", "evaluate", "numpy", "wandb"),
+    *("schedulefree", "prodigyopt"),
+)
 WANDB_INIT_SECONDS = 10
 
 

@@ -56,7 +56,9 @@ def test_it_learns_with_the_rates_of_the_schedule(optimizer: str, tmp_path: Path
         base, log = cfg.recipe.lr, readings(run)
         groups = run.optimizer.param_groups
     assert [len(groups), groups[1]["weight_decay"]] == [2, 0.0]
-    assert [event["lr"] for event in log] == pytest.approx([base * min(u / 6, 1) for u in range(60)])
+    assert [event["lr"] for event in log] == pytest.approx(
+        [base * min(u / 6, 1) for u in range(60)]
+    )
     assert log[-1]["loss"] < 0.6 * log[0]["loss"]
     assert result["metrics"]["test"]["accuracy"] > 50
     assert RIVALS[optimizer][0] in result["versions"]

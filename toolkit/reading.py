@@ -1,5 +1,6 @@
 """What goes into a schedule and what comes out of one. Pure: no torch, no I/O, no clock."""
 
+import math
 from typing import NamedTuple
 
 
@@ -20,6 +21,13 @@ class Reading(NamedTuple):
     count: float  # type: ignore[assignment]  # the name hides tuple.count, which nobody calls
     nonfinite: int
 
+    @classmethod
+    def of(cls, update: int, epoch: float, loss: float, count: float = 1.0) -> "Reading":
+        """The reading of one loss, finite or not, over ``count`` items."""
+        if math.isfinite(loss):
+            return cls(update, epoch, loss, count, 0)
+        return cls(update, epoch, math.nan, 0.0, 1)
+
 
 class Decision(NamedTuple):
     """What a schedule made of one reading.
@@ -35,6 +43,20 @@ class Decision(NamedTuple):
     statistic: float | None
     action: str
     reason: str
+
+
+class Facts(NamedTuple):
+    """What is known of a run before its first update, for schedules with a method ``inform``.
+
+    Attributes:
+        total_updates: the budget; None for a run without a known end.
+        pretrained: whether the first weights are.
+        restores: whether the loop takes and restores snapshots when a decision asks for it.
+    """
+
+    total_updates: int | None
+    pretrained: bool
+    restores: bool
 
 
 class Anneal(NamedTuple):

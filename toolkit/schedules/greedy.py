@@ -149,7 +149,7 @@ class Greedy:
     def _raise(self, memory: GreedyMemory) -> GreedyMemory:
         lr = min(memory.lr / self.cut, self.max_lr)
         lr = lr if lr - memory.lr > self.eps else memory.lr
-        reason = f"{memory.good} new bests in a row, {self.patience} are let pass: "
+        reason = f"{memory.good} new bests in a row, patience {self.patience}: "
         decision = _change("descent", float(memory.good), memory.lr, lr, reason)
         return memory._replace(
             lr=lr,
@@ -164,7 +164,7 @@ class Greedy:
         lr = max(memory.lr * self.cut, floor)
         lr = lr if memory.lr - lr > self.eps else memory.lr
         resets_in = memory.resets_in - (lr <= floor)
-        reason = f"no new best in {memory.bad} judgements, {self.patience} are let pass: "
+        reason = f"no new best in {memory.bad} judgements, patience {self.patience}: "
         if resets_in > 0:
             decision = _change("plateau", float(memory.bad), memory.lr, lr, reason)
             memory = memory._replace(lr=lr, resets_in=resets_in, decision=decision)

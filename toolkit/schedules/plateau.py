@@ -111,7 +111,7 @@ class Plateau:
         lr = max(memory.lr * self.cut, self.min_lr)
         cuts = memory.lr - lr > self.eps
         lr = lr if cuts else memory.lr
-        reason = f"no new best in {memory.bad} judgements, {self.patience} are let pass: "
+        reason = f"no new best in {memory.bad} judgements, patience {self.patience}: "
         reason += f"LR {lr:.3g}" if cuts else f"the LR stays at {lr:.3g}, its bound"
         decision = Decision("plateau", float(memory.bad), "cut" if cuts else "hold", reason)
         return memory._replace(lr=lr, bad=0, cooldown=self.cooldown, decision=decision)

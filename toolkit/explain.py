@@ -93,7 +93,7 @@ def _decision(replay: Replay, judged: Judged) -> Iterator[str]:
 def _grounds(judged: Judged) -> Iterator[str]:
     memory = dict(_flat(judged.memory))
     numbers = {name: value for name, value in memory.items() if not isinstance(value, tuple)}
-    for name in (name for name in memory if name not in numbers):
+    for name in (name for name in memory if name not in numbers and memory[name]):
         newest = memory[name][-SHOWN:]
         yield f"window     {name}: {len(memory[name])} values, newest last {_short(newest)}"
     yield f"memory     {_named(numbers)}"

@@ -157,12 +157,13 @@ def _show(replay: Replay, as_json: bool, figure: Path | None) -> int:
 
 def _print_decisions(replay: Replay, judged: Sequence[Judged], seconds: float) -> None:
     total, readings = replay.facts.total_updates, replay.losses.readings
-    acted = [j for j in judged if j.decision.action != "hold"]
+    acted = [j for j in judged if j.decision.action not in ("hold", "snapshot")]
+    snapshots = sum(j.decision.action == "snapshot" for j in judged)
     print(
         f"{replay.losses.file}: {len(readings)} readings, updates {readings[0].update} to "
         f"{readings[-1].update} of {total or 'a run without a known end'}; "
         f"{schedule_name(replay.schedule)} from base LR {replay.base_lr:g}: {len(acted)} decisions "
-        f"in {1000 * seconds:.1f} ms"
+        f"{f'and {snapshots} snapshots ' * bool(snapshots)}in {1000 * seconds:.1f} ms"
     )
     print(f"{'update':>8} {'epoch':>7} {'loss':>10} {'LR':>10}  decision")
     for reading, factor, decision, _ in acted:

@@ -103,6 +103,16 @@ def test_a_run_of_the_loop_is_reproduced_and_explained(
     assert "settings   plateau: every = 1, cut = 0.1, patience = 1" in shown
 
 
+def test_a_run_in_progress_is_read_as_far_as_it_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = run_folder(tmp_path, "plan") / "events.jsonl"
+    lines = events.read_text().splitlines(keepends=True)
+    events.write_text("".join(lines[:50]) + lines[50][:20])
+    assert main([str(tmp_path)]) == 0
+    assert "all 50 decisions and LRs of the run are reproduced" in capsys.readouterr().out
+
+
 def test_what_is_not_reproduced_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     events = run_folder(tmp_path, "plan") / "events.jsonl"
     lines = events.read_text().splitlines(keepends=True)

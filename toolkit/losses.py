@@ -99,10 +99,12 @@ def _from_trainer_state(file: Path, state: Mapping[str, Any]) -> Losses:
 
 def _from_events(file: Path, text: str) -> Losses:
     lines = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
         try:
             lines.append((f"row {number}", json.loads(line)))
         except json.JSONDecodeError as error:
+            if not line.endswith("\n") and lines:
+                break  # a run writes it right now, or was killed while it did
             raise ConfigError(f"{file}, row {number} is not JSON: {error.msg}") from error
         if not isinstance(lines[-1][1], dict):
             raise ConfigError(f"{file}, row {number} is not a JSON object")

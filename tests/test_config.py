@@ -25,7 +25,7 @@ from toolkit.config import (
     to_json,
 )
 from toolkit.errors import ConfigError
-from toolkit.schedules import Cosine, Plan
+from toolkit.schedules import Cosine, GreedyPaper, Plan
 from toolkit.task import Recipe, Target, parse_target
 
 DIGITS = "digits/vit_micro"
@@ -57,6 +57,13 @@ def test_flags_override_the_recipe_and_choose_the_schedule() -> None:
     assert config.schedule == Cosine(warmup=0.1)
     assert (config.seed, config.recipe.lr, config.recipe.epochs) == (3, 0.5, 2)
     assert (config.recipe.optimizer, config.recipe.global_batch) == ("adam", 64)
+
+
+def test_how_often_a_rival_judges_is_a_flag() -> None:
+    for text, every in (("epoch", "epoch"), ("5", 5)):
+        config = parse([DIGITS, "schedule:greedy-paper", "--schedule.every", text])
+        assert config.schedule == GreedyPaper(every=every)  # type: ignore[arg-type]
+        assert from_json(json.loads(json.dumps(to_json(config)))) == config
 
 
 def test_the_plans_table_is_to_the_letter() -> None:

@@ -25,6 +25,8 @@ def loaded_after(statement: str) -> set[str]:
         "import toolkit.schedules",
         "import toolkit.reading",
         "import toolkit.config",
+        "import toolkit.replay, toolkit.explain",
+        "from toolkit import Reading, greedy_paper",
     ],
 )
 def test_importing_the_core_loads_nothing_heavy(statement: str) -> None:

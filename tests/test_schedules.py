@@ -12,9 +12,11 @@ from tests.twins import schedules as twins
 from toolkit.reading import ACTIONS, PATTERNS, Anneal, Reading
 from toolkit.schedules import (
     SCHEDULES,
+    WSD,
     Constant,
     Cosine,
     Linear,
+    OneCycle,
     Plan,
     Schedule,
     Step,
@@ -22,6 +24,7 @@ from toolkit.schedules import (
     memory_to_json,
     name_of,
 )
+from toolkit.schedules.stretch import Stretch
 
 losses = st.floats(-10, 10) | st.just(math.nan)
 streams = st.lists(losses, min_size=1, max_size=80)
@@ -104,17 +107,18 @@ def test_a_requested_anneal_ends_at_zero(schedule: Schedule[Any]) -> None:
 
 
 @pytest.mark.parametrize("updates", [2, 7, 100, 936])
-@pytest.mark.parametrize("kind", [Constant, Step, Linear, Cosine])
+@pytest.mark.parametrize("kind", [Constant, Step, Linear, Cosine, OneCycle, WSD])
 def test_open_loop_schedules_equal_torchs(kind: type, updates: int) -> None:
     schedule, base = kind(), 0.3
     ours = [base * schedule.factor(schedule.start(base), u / updates) for u in range(updates)]
     assert ours == pytest.approx(
-        getattr(twins, name_of(schedule))(base, updates), rel=1e-9, abs=1e-12
+        getattr(twins, name_of(schedule).replace("-", "_"))(base, updates), rel=1e-9, abs=1e-12
     )
 
 
 @pytest.mark.parametrize(
-    ("kind", "twin"), [(Linear, twins.warmup_linear), (Cosine, twins.warmup_cosine)]
+    ("kind", "twin"),
+    [(Linear, twins.warmup_linear), (Cosine, twins.warmup_cosine), (WSD, twins.warmup_wsd)],
 )
 def test_warm_up_equals_transformers(kind: type, twin: Any) -> None:
     schedule = kind(warmup=0.05)
@@ -126,6 +130,22 @@ def test_warm_up_equals_transformers(kind: type, twin: Any) -> None:
 def test_a_warm_up_that_is_no_share_is_refused(warmup: float) -> None:
     with pytest.raises(ValueError, match=rf"schedule.warmup = {warmup}.*below 1"):
         Cosine(warmup=warmup)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        (WSD, {"decay": 0.0}, "decay = 0.0 .*above 0 and at most what the warm-up leaves, 1"),
+        (WSD, {"warmup": 0.5, "decay": 0.6}, "decay = 0.6 .*leaves, 0.5"),
+        (WSD, {"warmup": 1.0}, "warmup = 1.0 .*below 1"),
+        (OneCycle, {"pct_start": 1.5}, "pct_start = 1.5 .*from 0 to 1"),
+        (OneCycle, {"div_factor": 0.5}, "div_factor = 0.5 .*at least 1"),
+        (OneCycle, {"final_div_factor": math.inf}, "final_div_factor = inf .*at least 1"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused(kind: type, fields: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"schedule\.{message}"):
+        kind(**fields)
 
 
 positive = st.floats(1e-3, 10)
@@ -161,7 +181,7 @@ def test_plan_counts_a_reading_across_the_border_for_the_epoch_it_ends() -> None
     schedule = Plan()
     memory = schedule.observe(schedule.start(0.1), Reading(3, 0.75, 1.0, 8.0, 0))
     memory = schedule.observe(memory, Reading(6, 1.5, 3.0, 8.0, 0))
-    assert (memory.losses, memory.epoch, memory.count) == ((2.0,), 1, 0.0)
+    assert (memory.losses, memory.stretch) == ((2.0,), Stretch(epoch=1))
 
 
 def test_plan_holds_while_a_lost_epoch_is_in_the_window() -> None:

@@ -22,6 +22,18 @@ def _report(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _replay(argv: Sequence[str]) -> int:
+    from toolkit.replay import main
+
+    return main(argv)
+
+
+def _explain(argv: Sequence[str]) -> int:
+    from toolkit.explain import main
+
+    return main(argv)
+
+
 def _demo(argv: Sequence[str]) -> int:
     return _sweep(["demo", *argv]) or _report(["runs/demo"])
 
@@ -49,6 +61,8 @@ VERBS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (_train, "train one run"),
     "sweep": (_sweep, "run a study, or go on with it"),
     "report": (_report, "write the report of a study"),
+    "replay": (_replay, "judge recorded losses once more, under any schedule"),
+    "explain": (_explain, "say why a run's schedule did what it did at an update"),
     "list": (_list, "list targets, schedules and studies"),
     "doctor": (_doctor, "say what this machine has and what is missing"),
     "demo": (_demo, "run the demo study and write its report"),

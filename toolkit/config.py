@@ -121,11 +121,7 @@ def to_json(config: RunConfig) -> dict[str, Any]:
     return {
         **data,
         "recipe": asdict(config.recipe),
-        "schedule": {
-            "name": schedule_name(config.schedule),
-            "fields": asdict(config.schedule),  # type: ignore[call-overload]
-            **({"source_sha": sha} if (sha := _source_sha(config.schedule)) else {}),
-        },
+        "schedule": schedule_to_json(config.schedule),
     }
 
 
@@ -137,8 +133,7 @@ def from_json(data: Mapping[str, Any]) -> RunConfig:
     """
     target = task.parse_target(data["target"])
     recipe_class = type(task.recipe_of(task.load(target.task), target))
-    stored = data["schedule"]
-    schedule = _schedule_class(stored["name"])(**_tuples(stored["fields"]))
+    schedule = schedule_from_json(data["schedule"])
     rest = {key: value for key, value in data.items() if key not in ("recipe", "schedule")}
     try:
         return RunConfig(recipe=recipe_class(**data["recipe"]), schedule=schedule, **rest)
@@ -159,8 +154,6 @@ def parse(argv: Sequence[str], prog: str = "toolkit train") -> RunConfig:
         ConfigError: for whatever is wrong with it, in one line.
         SystemExit: after ``--help``, or after printing what is wrong with a flag.
     """
-    import tyro
-
     if not argv or argv[0].startswith(("-", "schedule:")):
         if {"-h", "--help"} & set(argv):
             print(f"usage: {prog} TASK/MODEL[@RECIPE] [flags] [schedule:NAME [flags]]\n")
@@ -169,32 +162,48 @@ def parse(argv: Sequence[str], prog: str = "toolkit train") -> RunConfig:
         raise ConfigError(f"no target: {prog} TASK/MODEL[@RECIPE] [flags] [schedule:NAME [flags]]")
     target = task.parse_target(argv[0])
     recipe = _budget_of(task.recipe_of(task.load(target.task), target), argv)
-    kinds = dict(SCHEDULES)
-    for argument in argv[1:]:
-        if argument.startswith("schedule:"):
-            name = argument.removeprefix("schedule:")
-            kinds[name] = _schedule_class(name)
     default = RunConfig(target=str(target), recipe=recipe)
-    kind = _command_line_type(kinds)
-    template = kind(**_shallow(default))
-    buffer = io.StringIO()
-    try:
-        with redirect_stderr(buffer):
-            parsed = tyro.cli(
-                kind,
-                args=argv[1:],
-                default=template,
-                prog=f"{prog} {argv[0]}",
-                config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagConversionOff),
-            )
-    except SystemExit as stop:
-        # A ValueError of a dataclass is one line to the user; tyro would draw it as a box.
-        if stop.code and stop.__context__ is not None:
-            message = getattr(stop.__context__, "message", str(stop.__context__))
-            raise ConfigError(message) from stop
-        sys.stderr.write(buffer.getvalue())
-        raise
+    kind = _command_line_type(_kinds_named(argv))
+    parsed = _cli(kind, argv[1:], kind(**_shallow(default)), f"{prog} {argv[0]}")
     return RunConfig(**_shallow(parsed))
+
+
+def parse_schedule(argv: Sequence[str], prog: str) -> Schedule[Any] | None:
+    """The schedule of ``schedule:NAME [--schedule.FIELD VALUE]``; None for no arguments.
+
+    Raises:
+        ConfigError: for whatever is wrong with it, in one line.
+        SystemExit: after printing what is wrong with a flag.
+    """
+    if not argv:
+        return None
+    union = _union(_kinds_named(argv))
+    kind = make_dataclass("Choice", [("schedule", union)], frozen=True)
+    schedule: Schedule[Any] = _cli(kind, argv, None, prog).schedule
+    return schedule
+
+
+def schedule_to_json(schedule: Schedule[Any]) -> dict[str, Any]:
+    """A schedule as it is stored: its name, its settings, and the hash of a user's own file."""
+    own = _source_sha(schedule)
+    return {
+        "name": schedule_name(schedule),
+        "fields": asdict(schedule),  # type: ignore[call-overload]
+        **({"source_sha": own} if own else {}),
+    }
+
+
+def schedule_from_json(stored: Mapping[str, Any]) -> Schedule[Any]:
+    """The schedule of a stored configuration.
+
+    Raises:
+        ConfigError: if it, or one of its settings, is unknown to this version.
+    """
+    try:
+        schedule: Schedule[Any] = _schedule_class(stored["name"])(**_tuples(stored["fields"]))
+    except TypeError as error:
+        raise ConfigError(f"stored schedule of another version: {error}") from error
+    return schedule
 
 
 def _experiment(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,11 +214,47 @@ def _experiment(data: Mapping[str, Any]) -> dict[str, Any]:
     return experiment
 
 
-def _command_line_type(kinds: Mapping[str, type]) -> type:
+def _kinds_named(argv: Sequence[str]) -> Mapping[str, type]:
+    """The shipped schedules and those of the user's files that the arguments name."""
+    named = (a.removeprefix("schedule:") for a in argv if a.startswith("schedule:"))
+    return {**SCHEDULES, **{name: _schedule_class(name) for name in named}}
+
+
+def _union(kinds: Mapping[str, type]) -> Any:
     import tyro
 
     members = [Annotated[kind, tyro.conf.subcommand(name=name)] for name, kind in kinds.items()]
-    union: Any = Union.__getitem__(tuple(members))  # the members are known at run time only
+    return Union.__getitem__(tuple(members))  # the members are known at run time only
+
+
+def _cli(kind: type, argv: Sequence[str], default: Any, prog: str) -> Any:
+    """An object of this type from the command line."""
+    import tyro
+
+    buffer = io.StringIO()
+    options = {} if default is None else {"default": default}
+    try:
+        with redirect_stderr(buffer):
+            return tyro.cli(
+                kind,
+                args=argv,
+                prog=prog,
+                config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagConversionOff),
+                **options,
+            )
+    except SystemExit as stop:
+        # A ValueError of a dataclass is one line to the user; tyro would draw it as a box.
+        if stop.code and stop.__context__ is not None:
+            message = getattr(stop.__context__, "message", str(stop.__context__))
+            raise ConfigError(message) from stop
+        sys.stderr.write(buffer.getvalue())
+        raise
+
+
+def _command_line_type(kinds: Mapping[str, type]) -> type:
+    import tyro
+
+    union = _union(kinds)
     return make_dataclass(
         "RunConfig",
         [

@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from toolkit.reading import Anneal, Decision, Facts, Reading
 from toolkit.schedules import Schedule, memory_from_json, memory_to_json
+from toolkit.schedules.drive import begin, progress
 from toolkit.snapshot import Snapshot
 
 
@@ -52,10 +53,12 @@ class ScheduledLR(LRScheduler):
         self.updates = 0
         self.factor = 1.0
         first = optimizer.param_groups[0]
-        self.memory = schedule.start(float(first.get("initial_lr", first["lr"])))
         self.snapshot = None if model is None else Snapshot(model, optimizer)
         self.facts = Facts(total_updates, pretrained, restores=model is not None)
-        self._begin()
+        self.memory = begin(schedule, float(first.get("initial_lr", first["lr"])), self.facts)
+        self._obey()
+        if self.snapshot is None and hasattr(schedule, "inform"):
+            _warn(schedule)
         self._stepped = False
         super().__init__(optimizer)  # calls step(), which sets the LR of the first update
         _mark_steps(optimizer, self)
@@ -114,20 +117,6 @@ class ScheduledLR(LRScheduler):
         self._stepped = False
         self._write()
 
-    def _begin(self) -> None:
-        inform = getattr(self.schedule, "inform", None)
-        if inform is None:
-            return
-        self.memory = inform(self.memory, self.facts)
-        self._obey()
-        if self.snapshot is None:
-            name = type(self.schedule).__name__
-            warnings.warn(
-                f"{name} has no model to restore: it will cut where it would go back, and not "
-                "search; give ScheduledLR the model",
-                stacklevel=3,
-            )
-
     def _obey(self) -> None:
         action = self.memory.decision.action
         if self.snapshot is None:
@@ -138,11 +127,11 @@ class ScheduledLR(LRScheduler):
             self.snapshot.restore()
 
     def _next_factor(self) -> float:
-        if self.total_updates is None:
-            return self.schedule.factor(self.memory, 0.0)
-        if self.updates >= self.total_updates:  # the budget is spent: no next update
+        if (
+            self.total_updates is not None and self.updates >= self.total_updates
+        ):  # the budget is spent: no next update
             return self.factor
-        return self.schedule.factor(self.memory, self.updates / self.total_updates)
+        return self.schedule.factor(self.memory, progress(self.updates, self.total_updates))
 
     def _bases(self) -> list[float | Tensor]:
         # Read afresh: load_state_dict and accelerator.prepare replace the group dictionaries, and
@@ -158,6 +147,14 @@ class ScheduledLR(LRScheduler):
             else:
                 group["lr"] = float(base) * self.factor
         self._last_lr: list[float | Tensor] = list(self.used)
+
+
+def _warn(schedule: object) -> None:
+    warnings.warn(
+        f"{type(schedule).__name__} has no model to restore: it will cut where it would go back, "
+        "and not search; give ScheduledLR the model",
+        stacklevel=3,
+    )
 
 
 def _mark_steps(optimizer: Any, lr: ScheduledLR) -> None:

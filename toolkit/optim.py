@@ -1,23 +1,38 @@
 """The optimizer that a recipe names."""
 
+import importlib
+import io
+from contextlib import redirect_stdout
 from typing import Any
 
 from torch import nn, optim
 
+from toolkit.errors import ConfigError
 from toolkit.task import Recipe
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> optim.Optimizer:
-    """A fused torch optimizer over all trainable parameters, with the recipe's decay groups."""
+    """The optimizer over all trainable parameters, with the recipe's decay groups.
+
+    torch's are fused; the others have their authors' defaults.
+
+    Raises:
+        ConfigError: if its package is not installed.
+    """
     groups = parameter_groups(model, recipe)
-    shared: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
+    shared: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     match recipe.optimizer:
         case "adam":
-            return optim.Adam(groups, **shared)
+            return optim.Adam(groups, fused=True, **shared)
         case "adamw":
-            return optim.AdamW(groups, **shared)
+            return optim.AdamW(groups, fused=True, **shared)
         case "sgd":
-            return optim.SGD(groups, momentum=recipe.momentum, **shared)
+            return optim.SGD(groups, momentum=recipe.momentum, fused=True, **shared)
+        case "schedule-free":
+            return _rival("schedulefree", "AdamWScheduleFree", recipe)(groups, **shared)
+        case "prodigy":
+            with redirect_stdout(io.StringIO()):  # each rank would print that weights decay
+                return _rival("prodigyopt", "Prodigy", recipe)(groups, **shared)
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -29,3 +44,13 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     vectors = [weight for weight in trainable if weight.ndim < 2]
     groups: list[dict[str, Any]] = [{"params": matrices}]
     return groups + [{"params": vectors, "weight_decay": 0.0}] * bool(vectors)
+
+
+def _rival(package: str, name: str, recipe: Recipe) -> Any:
+    try:
+        return getattr(importlib.import_module(package), name)
+    except ImportError as error:
+        raise ConfigError(
+            f"recipe.optimizer = {recipe.optimizer} needs the package {package}: "
+            "pip install 'adaptive-lr-toolkit[rivals]'"
+        ) from error

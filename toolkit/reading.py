@@ -1,5 +1,6 @@
 """What goes into a schedule and what comes out of one. Pure: no torch, no I/O, no clock."""
 
+import math
 from typing import NamedTuple
 
 
@@ -19,6 +20,13 @@ class Reading(NamedTuple):
     loss: float
     count: float  # type: ignore[assignment]  # the name hides tuple.count, which nobody calls
     nonfinite: int
+
+    @classmethod
+    def of(cls, update: int, epoch: float, loss: float, count: float = 1.0) -> "Reading":
+        """The reading of one loss, finite or not, over ``count`` items."""
+        if math.isfinite(loss):
+            return cls(update, epoch, loss, count, 0)
+        return cls(update, epoch, math.nan, 0.0, 1)
 
 
 class Decision(NamedTuple):

@@ -4,7 +4,6 @@ The truth is on disk; W&B never stops or slows a run. Only rank 0 writes.
 """
 
 import json
-import math
 import os
 import platform
 import time
@@ -19,12 +18,16 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from toolkit.config import RunConfig, schedule_name, to_json
+from toolkit.events import to_event
 from toolkit.reading import Decision, Reading
 
 PROJECT = "adaptive-lr-toolkit"
 SPANS = ("data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint")
 NOT_TRAINING = ("evaluation", "checkpoint")
-PACKAGES = ("torch", "accelerate", "timm", "transformers", "datasets", "evaluate", "numpy", "wandb")
+PACKAGES = (
+    *("torch", "accelerate", "timm", "transformers", "datasets", "evaluate", "numpy", "wandb"),
+    *("schedulefree", "prodigyopt"),
+)
 WANDB_INIT_SECONDS = 10
 
 
@@ -106,18 +109,7 @@ class Recorder:
         self, reading: Reading, decision: Decision, rates: list[float], factor: float
     ) -> None:
         """Log a reading with the LR used in its last update and what the schedule made of it."""
-        finite = math.isfinite(reading.loss)
-        event = {
-            "update": reading.update,
-            "epoch": reading.epoch,
-            "loss": reading.loss if finite else None,
-            "count": reading.count,
-            "nonfinite": reading.nonfinite,
-            "lr": rates[0],
-            "factor": factor,
-            **decision._asdict(),
-            "t": time.time(),
-        }
+        event = {**to_event(reading, decision, rates[0], factor), "t": time.time()}
         self._write(event)
         values = {"train/loss": event["loss"], **_rate_names(rates)}
         self._mirror(reading.update, reading.epoch, values)

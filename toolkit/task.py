@@ -27,10 +27,12 @@ class Recipe:
         ValueError: naming the field, for a value that cannot be trained with.
     """
 
-    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
-    """adam couples weight decay with the gradient, adamw does not; sgd has momentum."""
+    optimizer: Literal["adam", "adamw", "sgd", "schedule-free", "prodigy"] = "adamw"
+    """adam couples weight decay with the gradient, adamw does not; sgd has momentum. schedule-free
+    (AdamWScheduleFree, with schedule:constant) and prodigy need the extra rivals."""
     lr: float = 1e-3
-    """The base LR: what a schedule's factor multiplies."""
+    """The base LR: what a schedule's factor multiplies. prodigy multiplies it by an estimate of its
+    own; its authors leave it at 1."""
     weight_decay: float = 1e-4
     momentum: float = 0.9
     """Momentum of sgd."""

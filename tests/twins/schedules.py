@@ -40,6 +40,39 @@ def cosine(base_lr: float, updates: int) -> list[float]:
     return _follow(lambda o: lr_scheduler.CosineAnnealingLR(o, updates), base_lr, updates)
 
 
+def one_cycle(base_lr: float, updates: int) -> list[float]:
+    """torch ends the cycle at its last step: here one after the last update, at 30 % before."""
+    peak = (0.3 * updates + 1) / (updates + 1)
+    return _follow(
+        lambda o: lr_scheduler.OneCycleLR(
+            o, base_lr, updates + 1, pct_start=peak, cycle_momentum=False
+        ),
+        base_lr,
+        updates,
+    )
+
+
+def wsd(base_lr: float, updates: int) -> list[float]:
+    """The formula of Hägele et al., section 3: 1 - sqrt over the last fifth."""
+    begin = 0.8 * updates
+    return [
+        base_lr * (1 - math.sqrt((u - begin) / (updates - begin)) if u > begin else 1.0)
+        for u in range(updates)
+    ]
+
+
+def warmup_wsd(base_lr: float, updates: int, warmup_updates: int) -> list[float]:
+    from transformers import get_wsd_schedule
+
+    return _follow(
+        lambda o: get_wsd_schedule(
+            o, warmup_updates, updates // 5, num_training_steps=updates, decay_type="1-sqrt"
+        ),
+        base_lr,
+        updates,
+    )
+
+
 def warmup_linear(base_lr: float, updates: int, warmup_updates: int) -> list[float]:
     """transformers.get_linear_schedule_with_warmup, from its documentation."""
     rates = [base_lr * u / warmup_updates for u in range(warmup_updates)]

@@ -12,8 +12,10 @@ from typing import Any, Protocol, TypeVar
 
 from toolkit.reading import Anneal, Decision, Facts, Reading
 from toolkit.schedules.adaptive import Adaptive
-from toolkit.schedules.classic import Plan
-from toolkit.schedules.open_loop import Constant, Cosine, Linear, Step
+from toolkit.schedules.greedy import Greedy, GreedyPaper
+from toolkit.schedules.open_loop import WSD, Constant, Cosine, Linear, OneCycle, Step
+from toolkit.schedules.plan import Plan
+from toolkit.schedules.plateau import Plateau
 
 
 class Memory(Protocol):
@@ -60,6 +62,11 @@ SCHEDULES: Mapping[str, type] = {
     "step": Step,
     "linear": Linear,
     "cosine": Cosine,
+    "one-cycle": OneCycle,
+    "wsd": WSD,
+    "plateau": Plateau,
+    "greedy": Greedy,
+    "greedy-paper": GreedyPaper,
     "plan": Plan,
     "adaptive": Adaptive,
 }
@@ -114,15 +121,20 @@ def _like(template: Any, value: Any) -> Any:
 
 __all__ = [
     "SCHEDULES",
+    "WSD",
     "Adaptive",
     "Anneal",
     "Constant",
     "Cosine",
     "Decision",
     "Facts",
+    "Greedy",
+    "GreedyPaper",
     "Linear",
     "Memory",
+    "OneCycle",
     "Plan",
+    "Plateau",
     "Reading",
     "Schedule",
     "Step",

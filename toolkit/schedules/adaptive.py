@@ -17,6 +17,7 @@ from toolkit.reading import HOLD, Anneal, Decision, Facts, Reading
 from toolkit.schedules import guard as guarding
 from toolkit.schedules import hold as holding
 from toolkit.schedules import search as searching
+from toolkit.schedules.checks import check, refusal
 from toolkit.schedules.guard import Guard
 from toolkit.schedules.hold import Arms, Hold
 from toolkit.schedules.ramp import Ramp
@@ -26,6 +27,7 @@ SHORTEST_SEARCH = 300
 """Updates below which ``auto`` keeps the user's LR: even short trials would cost too much."""
 OPEN_WARMUP = 100
 """Updates of the warm-up of a run without a known end."""
+SHORTEST_WINDOW = 32
 BLOCKS_PER_RUN, SHORTEST_BLOCK, LONGEST_BLOCK = 60, 8, 32
 
 When = Literal["auto", "on", "off"]
@@ -104,28 +106,28 @@ class Adaptive:
     """The LR never goes below this after the warm-up."""
 
     def __post_init__(self) -> None:
-        whens = ("auto", "on", "off")
-        for field, fine, allowed in (
-            ("search", self.search in ("auto", "off", "lr-unknown"), "auto, off or lr-unknown"),
-            ("anneal", self.anneal in ("linear", "cosine", "none"), "linear, cosine or none"),
-            ("plateau", self.plateau in whens, "auto, on or off"),
-            ("oscillation", self.oscillation in whens, "auto, on or off"),
-            ("raises", self.raises in whens, "auto, on or off"),
-            ("search_share", 0 < self.search_share <= 0.5, "above 0, at most 0.5"),
-            ("warmup", 0 <= self.warmup < 1, "a share, at least 0 and below 1"),
-            ("window", self.window >= 32, "at least 32 readings"),
-            ("cut", 0 < self.cut < 1, "between 0 and 1"),
-            ("calm", 0 < self.calm < 1, "between 0 and 1"),
-            ("lift", self.lift > 1 and math.isfinite(self.lift), "above 1"),
-            ("most_raises", self.most_raises >= 0, "0 or above"),
-            ("min_lr", self.min_lr >= 0 and math.isfinite(self.min_lr), "0 or above"),
-        ):
-            if not fine:
-                raise _wrong(field, getattr(self, field), allowed)
+        whens, share = ("auto", "on", "off"), "a share, at least 0 and below 1"
+        factor, least = "between 0 and 1", f"at least {SHORTEST_WINDOW} readings"
+        check(
+            self,
+            search=(self.search in ("auto", "off", "lr-unknown"), "auto, off or lr-unknown"),
+            search_share=(0 < self.search_share <= 0.5, "above 0, at most 0.5"),
+            warmup=(0 <= self.warmup < 1, share),
+            anneal=(self.anneal in ("linear", "cosine", "none"), "linear, cosine or none"),
+            window=(self.window >= SHORTEST_WINDOW, least),
+            plateau=(self.plateau in whens, "auto, on or off"),
+            oscillation=(self.oscillation in whens, "auto, on or off"),
+            raises=(self.raises in whens, "auto, on or off"),
+            cut=(0 < self.cut < 1, factor),
+            calm=(0 < self.calm < 1, factor),
+            lift=(1 < self.lift < math.inf, "above 1"),
+            most_raises=(self.most_raises >= 0, "0 or above"),
+            min_lr=(0 <= self.min_lr < math.inf, "0 or above"),
+        )
 
     def start(self, base_lr: float) -> AdaptiveMemory:
         if self.min_lr > base_lr:
-            raise _wrong("min_lr", self.min_lr, f"at most the base LR, {base_lr:g}")
+            raise refusal("min_lr", self.min_lr, f"at most the base LR, {base_lr:g}")
         return AdaptiveMemory(base_lr=base_lr)
 
     def inform(self, memory: AdaptiveMemory, facts: Facts) -> AdaptiveMemory:
@@ -186,7 +188,7 @@ class Adaptive:
             return total >= SHORTEST_SEARCH
         if self.search_share * total < searching.SHORT:
             least = math.ceil(searching.SHORT / self.search_share)
-            raise _wrong("search", "lr-unknown", f"off for a budget of under {least} updates")
+            raise refusal("search", "lr-unknown", f"off for a budget of under {least} updates")
         return True
 
     def _search(self, memory: AdaptiveMemory, reading: Reading) -> AdaptiveMemory:
@@ -247,7 +249,3 @@ class Adaptive:
 def _block(total: int) -> int:
     """Readings of a block of the guard."""
     return min(max(total // BLOCKS_PER_RUN, SHORTEST_BLOCK), LONGEST_BLOCK)
-
-
-def _wrong(field: str, value: object, allowed: str) -> ValueError:
-    return ValueError(f"schedule.{field} = {value} is not allowed: it must be {allowed}")

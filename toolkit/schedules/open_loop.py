@@ -1,6 +1,6 @@
 """Schedules that look at the clock and not at the loss. Pure.
 
-Each is a shape over the progress of the budget, after an optional linear warm-up.
+Each is a shape over the progress of the budget, most of them after an optional linear warm-up.
 """
 
 import math
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from toolkit.reading import HOLD, Anneal, Decision, Reading
+from toolkit.schedules.checks import check
 from toolkit.schedules.ramp import Ramp
 
 
@@ -20,8 +21,28 @@ class OpenLoopMemory(NamedTuple):
     decision: Decision = HOLD
 
 
-@dataclass(frozen=True)
 class OpenLoop(ABC):
+    """The shape that the subclass names."""
+
+    def start(self, base_lr: float) -> OpenLoopMemory:
+        return OpenLoopMemory()
+
+    def observe(self, memory: OpenLoopMemory, reading: Reading) -> OpenLoopMemory:
+        return memory._replace(update=reading.update, decision=HOLD)
+
+    def factor(self, memory: OpenLoopMemory, progress: float) -> float:
+        return self.shape(progress) * memory.ramp.factor(memory.update)
+
+    def request(self, memory: OpenLoopMemory, event: Anneal) -> OpenLoopMemory:
+        return memory._replace(ramp=Ramp(memory.update, event.updates))
+
+    @abstractmethod
+    def shape(self, progress: float) -> float:
+        """The factor at this progress of the whole budget, a warm-up apart."""
+
+
+@dataclass(frozen=True)
+class Warmed(OpenLoop):
     """Warm-up, then the shape that the subclass names.
 
     Raises:
@@ -32,35 +53,20 @@ class OpenLoop(ABC):
     """Share of the budget over which the LR rises linearly from 0; the first update has LR 0."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup < 1:
-            raise ValueError(
-                f"schedule.warmup = {self.warmup} is not allowed: "
-                "it is a share of the budget, at least 0 and below 1"
-            )
-
-    def start(self, base_lr: float) -> OpenLoopMemory:
-        return OpenLoopMemory()
-
-    def observe(self, memory: OpenLoopMemory, reading: Reading) -> OpenLoopMemory:
-        return memory._replace(update=reading.update, decision=HOLD)
+        share = "a share of the budget, at least 0 and below 1"
+        check(self, warmup=(0 <= self.warmup < 1, share))
 
     def factor(self, memory: OpenLoopMemory, progress: float) -> float:
-        scale = progress / self.warmup if progress < self.warmup else self.shape(progress)
-        return scale * memory.ramp.factor(memory.update)
-
-    def request(self, memory: OpenLoopMemory, event: Anneal) -> OpenLoopMemory:
-        return memory._replace(ramp=Ramp(memory.update, event.updates))
-
-    @abstractmethod
-    def shape(self, progress: float) -> float:
-        """The factor after warm-up, at this progress of the whole budget."""
+        if progress < self.warmup:
+            return progress / self.warmup * memory.ramp.factor(memory.update)
+        return super().factor(memory, progress)
 
     def _after_warmup(self, progress: float) -> float:
         return (progress - self.warmup) / (1 - self.warmup)
 
 
 @dataclass(frozen=True)
-class Constant(OpenLoop):
+class Constant(Warmed):
     """The base LR throughout."""
 
     def shape(self, progress: float) -> float:
@@ -68,7 +74,7 @@ class Constant(OpenLoop):
 
 
 @dataclass(frozen=True)
-class Step(OpenLoop):
+class Step(Warmed):
     """A tenth of the base LR from 50 % of the updates on, a hundredth from 75 % on."""
 
     def shape(self, progress: float) -> float:
@@ -78,7 +84,7 @@ class Step(OpenLoop):
 
 
 @dataclass(frozen=True)
-class Linear(OpenLoop):
+class Linear(Warmed):
     """From the base LR to 0 along a straight line: the fine-tuning default of BERT's authors."""
 
     def shape(self, progress: float) -> float:
@@ -86,8 +92,71 @@ class Linear(OpenLoop):
 
 
 @dataclass(frozen=True)
-class Cosine(OpenLoop):
+class Cosine(Warmed):
     """From the base LR to 0 along half a cosine (Loshchilov and Hutter, SGDR, without restarts)."""
 
     def shape(self, progress: float) -> float:
         return 0.5 * (1 + math.cos(math.pi * self._after_warmup(progress)))
+
+
+@dataclass(frozen=True)
+class OneCycle(OpenLoop):
+    """Up to the base LR and down to almost nothing, each along half a cosine (Smith and Topin,
+    super-convergence).
+
+    The LR of torch's ``OneCycleLR`` with ``anneal_strategy="cos"``, whose momentum cycle is left
+    out; the base LR is its ``max_lr``. As with all shapes here the budget ends after the last
+    update; torch ends its cycle at the last update and peaks one earlier.
+
+    Raises:
+        ValueError: naming the field, for a value that is not allowed.
+    """
+
+    pct_start: float = 0.3
+    """Share of the budget over which the LR rises."""
+    div_factor: float = 25.0
+    """The first LR is the base LR divided by this."""
+    final_div_factor: float = 1e4
+    """The last LR is the first divided by this."""
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            pct_start=(0 <= self.pct_start <= 1, "a share of the budget, from 0 to 1"),
+            div_factor=(1 <= self.div_factor < math.inf, "a number, at least 1"),
+            final_div_factor=(1 <= self.final_div_factor < math.inf, "a number, at least 1"),
+        )
+
+    def shape(self, progress: float) -> float:
+        first = 1 / self.div_factor
+        if progress < self.pct_start:
+            return _half_cosine(first, 1.0, progress / self.pct_start)
+        fallen = (progress - self.pct_start) / (1 - self.pct_start)
+        return _half_cosine(1.0, first / self.final_div_factor, fallen)
+
+
+@dataclass(frozen=True)
+class WSD(Warmed):
+    """Warm-up, stable, decay: the base LR, then to 0 over the last updates as 1 - sqrt (Hägele et
+    al. 2024, arXiv 2405.18392).
+
+    Raises:
+        ValueError: naming the field, for a value that is not allowed.
+    """
+
+    decay: float = 0.2
+    """Share of the budget over which the LR falls at the end."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rest = 1 - self.warmup
+        share = f"a share of the budget, above 0 and at most what the warm-up leaves, {rest:g}"
+        check(self, decay=(0 < self.decay <= rest, share))
+
+    def shape(self, progress: float) -> float:
+        fallen = (progress - (1 - self.decay)) / self.decay
+        return 1 - math.sqrt(min(max(fallen, 0.0), 1.0))
+
+
+def _half_cosine(start: float, end: float, way: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * way))

@@ -1,24 +1,24 @@
-"""Loss-driven rules that others wrote, restated to the letter. Pure.
+"""The project plan's adaptive rule, restated to the letter. Pure.
 
-They are baselines: their faults are kept.
+It is a baseline: its faults are kept.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 from typing import NamedTuple
 
 from toolkit.reading import HOLD, Anneal, Decision, Reading
+from toolkit.schedules.checks import check
 from toolkit.schedules.ramp import Ramp
+from toolkit.schedules.stretch import Stretch, join
 
 
 class PlanMemory(NamedTuple):
-    """Sums of the epoch in progress, the last epoch-mean losses (None: non-finite), the factor."""
+    """The epoch in progress, the last epoch-mean losses (None: non-finite), the factor."""
 
-    epoch: int = 0
-    total: float = 0.0
-    count: float = 0.0  # type: ignore[assignment]  # hides tuple.count
-    nonfinite: int = 0
+    stretch: Stretch = Stretch()
     losses: tuple[float | None, ...] = ()
     scale: float = 1.0
     update: int = 0
@@ -60,33 +60,27 @@ class Plan:
 
     def __post_init__(self) -> None:
         cut, raise_ = self.multipliers
-        checks = (
-            ("window", self.window >= 3, "at least 3 epochs"),
-            ("variance_threshold", self.variance_threshold >= 0, "0 or above"),
-            ("rate_threshold", self.rate_threshold >= 0, "0 or above"),
-            ("multipliers", 0 < cut < 1 < raise_, "a cut between 0 and 1, then a raise above 1"),
+        check(
+            self,
+            window=(self.window >= 3, "at least 3 epochs"),
+            variance_threshold=(self.variance_threshold >= 0, "0 or above"),
+            rate_threshold=(self.rate_threshold >= 0, "0 or above"),
+            multipliers=(0 < cut < 1 < raise_, "a cut between 0 and 1, then a raise above 1"),
         )
-        for field, fine, allowed in checks:
-            if not fine:
-                value = getattr(self, field)
-                raise ValueError(f"schedule.{field} = {value} is not allowed: it must be {allowed}")
 
     def start(self, base_lr: float) -> PlanMemory:
         return PlanMemory()
 
     def observe(self, memory: PlanMemory, reading: Reading) -> PlanMemory:
-        memory = self._add(memory, reading)
-        if int(reading.epoch) <= memory.epoch:
-            return memory._replace(decision=HOLD)
-        mean = memory.total / memory.count if memory.count and not memory.nonfinite else None
+        stretch, loss = join(memory.stretch, reading, "epoch")
+        memory = memory._replace(stretch=stretch, update=reading.update, decision=HOLD)
+        if loss is None:
+            return memory
+        mean = None if math.isnan(loss) else loss
         losses = (*memory.losses, mean)[-(self.window + 1) :]
         decision = self.judge(losses)
         cut, raise_ = self.multipliers
         return memory._replace(
-            epoch=int(reading.epoch),
-            total=0.0,
-            count=0.0,
-            nonfinite=0,
             losses=losses,
             scale=memory.scale * {"cut": cut, "raise": raise_}.get(decision.action, 1.0),
             decision=decision,
@@ -131,16 +125,6 @@ class Plan:
                 "plateau", rate, "cut", f"{reason}{self.variance_threshold:g}: LR x{cut:g}"
             )
         return HOLD
-
-    @staticmethod
-    def _add(memory: PlanMemory, reading: Reading) -> PlanMemory:
-        finite = reading.count > 0
-        return memory._replace(
-            update=reading.update,
-            total=memory.total + (reading.loss * reading.count if finite else 0.0),
-            count=memory.count + reading.count,
-            nonfinite=memory.nonfinite + reading.nonfinite,
-        )
 
 
 def _sign_changes(losses: list[float]) -> int:

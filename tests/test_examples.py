@@ -1,0 +1,168 @@
+"""The files in examples/, and the toolkit outside its own loop."""
+
+import json
+import math
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+import toolkit
+from tests.conftest import ROOT, Launch
+from toolkit.reading import Decision, Reading
+from toolkit.schedules import SCHEDULES
+
+
+def example(name: str) -> Any:
+    return SimpleNamespace(**runpy.run_path(str(ROOT / "examples" / f"{name}.py")))
+
+
+@pytest.fixture
+def hf() -> Iterator[Any]:
+    """The Trainer's example; what it leaves of Accelerate's state is put away."""
+    yield example("hf_trainer")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def watched(hf: Any, out: Path, **changes: Any) -> Any:
+    """The example's Trainer, with what its schedule sees in ``seen``."""
+
+    class Watched(hf.ScheduledTrainer):
+        def on_reading(self, reading: Reading, decision: Decision) -> None:
+            self.seen.append((reading, decision, self.lr_scheduler.used[0]))
+
+    trainer = hf.build(str(out), Watched, **changes)
+    trainer.seen = []
+    return trainer
+
+
+def weights(trainer: Any) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten() for weight in trainer.model.parameters()])
+
+
+def test_every_schedule_is_at_hand_under_its_name() -> None:
+    for name, kind in SCHEDULES.items():
+        assert getattr(toolkit, name.replace("-", "_")) is kind
+    with pytest.raises(AttributeError, match="module 'toolkit' has no attribute 'cosinus'"):
+        toolkit.cosinus  # noqa: B018
+
+
+def test_a_bare_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    assert example("bare_loop").main() > 0.85
+    assert "no new best" in capsys.readouterr().out
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_accelerate_loop(ranks: int, python: Launch, launch: Launch) -> None:
+    program = str(ROOT / "examples" / "accelerate_loop.py")
+    done = python(program) if ranks == 1 else launch("cpu2", program)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert any("no new best" in line for line in lines)
+    ends = [line.partition(": ")[2] for line in lines if line.startswith("rank ")]
+    assert len(ends) == ranks
+    assert len(set(ends)) == 1, "the ranks ended with different losses or rates"
+
+
+def test_the_trainer_feeds_the_raw_loss(hf: Any, tmp_path: Path) -> None:
+    trainer = watched(hf, tmp_path, logging_steps=1, save_strategy="no")
+    compute_loss = trainer.compute_loss
+
+    def lose_the_ninth(*args: Any, **kwargs: Any) -> Any:
+        loss = compute_loss(*args, **kwargs)
+        return loss + math.nan if trainer.state.global_step == 8 else loss
+
+    trainer.compute_loss = lose_the_ninth
+    trainer.train()
+    readings = [reading for reading, _, _ in trainer.seen]
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert [reading.update for reading in readings] == list(range(1, 61))
+    assert [reading.epoch for reading in readings] == pytest.approx([u / 30 for u in range(1, 61)])
+    assert [reading.nonfinite for reading in readings] == [int(u == 9) for u in range(1, 61)]
+    assert all(math.isfinite(loss) for loss in logged)  # the log is filtered
+    same = [(r.loss, loss) for r, loss in zip(readings, logged, strict=True) if not r.nonfinite]
+    assert [a for a, _ in same] == pytest.approx([b for _, b in same], rel=1e-6)
+    assert math.isnan(readings[8].loss)
+    assert trainer.lr_scheduler.updates == 60
+    actions = [decision.action for _, decision, _ in trainer.seen[:-1]]  # the last has no next
+    acted = [place for place, action in enumerate(actions) if action == "cut"]
+    assert len(acted) > 2
+    for place in acted:  # the loss of an update sets the LR of the next
+        assert trainer.seen[place][2] == trainer.seen[place - 1][2] / 2
+
+
+def test_the_trainer_accumulates(hf: Any, tmp_path: Path) -> None:
+    def losses(**changes: Any) -> list[float]:
+        trainer = watched(hf, tmp_path, save_strategy="no", **changes)
+        trainer.train()
+        return [reading.loss for reading, _, _ in trainer.seen]
+
+    cut = losses(per_device_train_batch_size=8, gradient_accumulation_steps=2)
+    assert cut == pytest.approx(losses(), abs=1e-3)
+
+
+def test_the_trainer_resumes_to_the_same_weights(hf: Any, tmp_path: Path) -> None:
+    hf.main(str(tmp_path))
+    whole = watched(hf, tmp_path / "again")
+    whole.train()
+    state = torch.load(tmp_path / "again/checkpoint-20/scheduler.pt", weights_only=True)
+    assert state["updates"] == 20
+    resumed = watched(hf, tmp_path / "again")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "again/checkpoint-20"))
+    assert resumed.seen == whole.seen[20:]
+    assert resumed.lr_scheduler.state_dict() == whole.lr_scheduler.state_dict()
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_seldom_readings_lose_nothing_at_a_checkpoint(hf: Any, tmp_path: Path) -> None:
+    class Seldom(hf.ScheduledTrainer):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, read_every=7, **kwargs)
+            self.seen: list[Reading] = []
+
+        def on_reading(self, reading: Reading, decision: Decision) -> None:
+            self.seen.append(reading)
+
+    whole = hf.build(str(tmp_path), Seldom)
+    whole.train()
+    assert [reading.update for reading in whole.seen] == [7, 14, 20, 21, 28, 35, 40, 42, 49, 56, 60]
+    assert [reading.count for reading in whole.seen[:4]] == [112.0, 112.0, 96.0, 16.0]
+    resumed = hf.build(str(tmp_path), Seldom)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-20"))
+    assert resumed.seen == whole.seen[3:]
+
+
+def test_what_the_trainer_cannot_do_is_said(hf: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="budget of 60 updates, the Trainer makes 50"):
+        hf.build(str(tmp_path), max_steps=50).train()
+    trainer = hf.build(str(tmp_path))
+    with pytest.raises(ValueError, match=r"needs optimizers=\(optimizer, ScheduledLR"):
+        hf.ScheduledTrainer(trainer.model, trainer.args)
+    pair = (trainer.optimizer, trainer.lr_scheduler)
+    with pytest.raises(ValueError, match="read_every = 0: it must be 1 or above"):
+        hf.ScheduledTrainer(trainer.model, trainer.args, optimizers=pair, read_every=0)
+
+
+@pytest.mark.ranks
+def test_two_ranks_of_the_trainer_see_one_loss_and_resume(launch: Launch, tmp_path: Path) -> None:
+    done = launch("cpu2", str(ROOT / "tests/programs/hf_ranks.py"), str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first["ranks"] == second["ranks"] == 2
+    assert first["local"] != second["local"]
+    assert first["seen"] == second["seen"]
+    assert len({rate for *_, rate in first["seen"]}) > 2
+    for update, (a, b) in enumerate(zip(first["local"], second["local"], strict=True), 1):
+        mean = a if math.isnan(b) else (a + b) / 2
+        assert float(first["seen"][update - 1][2]) == pytest.approx(mean, rel=1e-6)
+        assert first["seen"][update - 1][4] == int(update == 7)
+    for rank in (first, second):
+        assert rank["resumed"] == rank["seen"][20:]
+        assert rank["same_weights"]

@@ -1,0 +1,121 @@
+"""Say why a run's schedule did what it did: ``toolkit explain RUN --update N``.
+
+RUN is a run's folder or its events.jsonl. Printed are the reading that covers the update, what the
+schedule made of it, what it rests on, and the settings that it was held against.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit import losses
+from toolkit.config import parse_schedule, schedule_to_json
+from toolkit.errors import ConfigError, RunError
+from toolkit.process import DONE, FAILED, WRONG
+from toolkit.reading import Decision
+from toolkit.replay import Replay, check, prepare
+from toolkit.schedules.drive import Judged, progress
+
+SHOWN = 6
+"""Numbers of a long window that are printed: the newest."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="toolkit explain", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("--update", type=int, required=True, metavar="N")
+    arguments, rest = parser.parse_known_args(argv)
+    try:
+        recorded = losses.load(arguments.run)
+        if recorded.run is None:
+            raise ConfigError(f"{recorded.file} is no run's: there is no config.json beside it")
+        replay = prepare(recorded, parse_schedule(rest, parser.prog))
+        if not replay.own:
+            raise ConfigError(
+                f"{recorded.file} is of a run under another schedule or other settings"
+            )
+        print(*explain(replay, arguments.update), sep="\n")
+    except (ConfigError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG if isinstance(error, ConfigError) else FAILED
+    return DONE
+
+
+def explain(replay: Replay, update: int) -> Iterator[str]:
+    """The lines about one update.
+
+    Raises:
+        ConfigError: if the run has no such update.
+        RunError: if the run cannot be reproduced, so that nothing can be said for sure.
+    """
+    judged = replay.judge()
+    check(replay, judged)
+    place = next((i for i, j in enumerate(judged) if j.reading.update >= update), None)
+    if place is None or update < 1:
+        last = judged[-1].reading.update
+        raise ConfigError(f"--update = {update}: {replay.losses.file} has updates 1 to {last}")
+    before = judged[place - 1].reading.update if place else 0
+    yield from _reading(judged[place], before)
+    yield from _decision(replay, judged[place])
+    yield from _grounds(judged[place])
+    settings = schedule_to_json(replay.schedule)
+    yield f"settings   {settings['name']}: {_named(settings['fields'])}"
+
+
+def _reading(judged: Judged, before: int) -> Iterator[str]:
+    reading = judged.reading
+    updates = f"updates {before + 1} to {reading.update}"
+    if before + 1 == reading.update:
+        updates = f"update {reading.update}"
+    yield f"reading    {updates}, epoch {reading.epoch:.2f}"
+    lost = f", {reading.nonfinite} micro-batches not finite" if reading.nonfinite else ""
+    yield f"loss       {reading.loss:.6g} over {reading.count:g} items{lost}"
+
+
+def _decision(replay: Replay, judged: Judged) -> Iterator[str]:
+    total, decision = replay.facts.total_updates, judged.decision
+    yield f"LR         {replay.base_lr * judged.factor:.6g} in its last update"
+    if total is None or judged.reading.update < total:
+        share = progress(judged.reading.update, total)
+        rate = replay.base_lr * replay.schedule.factor(judged.memory, share)
+        yield f"           {rate:.6g} in the next"
+    yield f"pattern    {decision.pattern}"
+    yield f"statistic  {'none' if decision.statistic is None else f'{decision.statistic:.6g}'}"
+    yield f"action     {decision.action}"
+    yield f"reason     {decision.reason or 'nothing to act on'}"
+
+
+def _grounds(judged: Judged) -> Iterator[str]:
+    memory = dict(_flat(judged.memory))
+    numbers = {name: value for name, value in memory.items() if not isinstance(value, tuple)}
+    for name in (name for name in memory if name not in numbers and memory[name]):
+        newest = memory[name][-SHOWN:]
+        yield f"window     {name}: {len(memory[name])} values, newest last {_short(newest)}"
+    yield f"memory     {_named(numbers)}"
+
+
+def _flat(memory: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a memory, those of its parts under dotted names, without the decision."""
+    for name, value in memory._asdict().items():
+        if hasattr(value, "_asdict"):
+            if not isinstance(value, Decision):
+                yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _named(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {_short(value)}" for name, value in values.items()) or "none"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_short, value))})"
+    return str(value)

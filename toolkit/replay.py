@@ -1,0 +1,228 @@
+"""Judge recorded losses once more, under any schedule, in milliseconds:
+``python -m toolkit.replay LOSSES [schedule:NAME [flags]] [--base-lr LR] [--budget UPDATES]``.
+
+LOSSES is a run's folder or its events.jsonl, a CSV file with a column loss (and, if there are such,
+update and epoch), or a trainer_state.json of Hugging Face's Trainer. A run of this toolkit replayed
+under its own schedule, which is also the default, is checked: every decision and LR must come out
+the same, to the bit. Exit codes: 0 done, 1 a run is not reproduced, 2 wrong usage.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit import losses
+from toolkit.config import (
+    parse_schedule,
+    schedule_from_json,
+    schedule_name,
+    schedule_to_json,
+)
+from toolkit.errors import ConfigError, RunError
+from toolkit.events import to_event
+from toolkit.losses import Losses
+from toolkit.process import DONE, FAILED, WRONG
+from toolkit.reading import Facts
+from toolkit.schedules import Schedule
+from toolkit.schedules.drive import Judged, drive
+
+BASE_LR = 0.01
+FIGURES = (".png", ".svg", ".pdf")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Losses, and what judges them.
+
+    Attributes:
+        losses: what was recorded.
+        schedule: what judges them.
+        base_lr: the LR that its factors multiply.
+        facts: what it knows before the first update.
+        own: whether it is a run of this toolkit with just this schedule, base LR and budget.
+    """
+
+    losses: Losses
+    schedule: Schedule[Any]
+    base_lr: float
+    facts: Facts
+    own: bool
+
+    def judge(self) -> list[Judged]:
+        """What the schedule makes of every reading."""
+        return list(drive(self.schedule, self.losses.readings, self.base_lr, self.facts))
+
+    def events(self, judged: Sequence[Judged]) -> list[dict[str, Any]]:
+        """The lines that a run with these losses would have left in ``events.jsonl``."""
+        times = [event["t"] for event in self.losses.events] or [None] * len(judged)
+        return [
+            {**to_event(j.reading, j.decision, self.base_lr * j.factor, j.factor), "t": t}
+            for j, t in zip(judged, times, strict=True)
+        ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    parser = argparse.ArgumentParser(prog="toolkit replay", description=__doc__, allow_abbrev=False)
+    parser.add_argument("losses", type=Path, metavar="LOSSES")
+    parser.add_argument("--base-lr", type=float, help=f"default: the run's, else {BASE_LR}")
+    parser.add_argument("--budget", type=int, help="updates; default: what LOSSES tells, else none")
+    parser.add_argument("--json", action="store_true", help="print one object a reading")
+    parser.add_argument("--figure", type=Path, help="draw them, as PNG, SVG or PDF")
+    arguments, rest = parser.parse_known_args(argv)
+    try:
+        schedule = parse_schedule(rest, parser.prog)
+        replay = prepare(
+            losses.load(arguments.losses), schedule, arguments.base_lr, arguments.budget
+        )
+        return _show(replay, arguments.json, arguments.figure)
+    except (ConfigError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG if isinstance(error, ConfigError) else FAILED
+
+
+def prepare(
+    recorded: Losses,
+    schedule: Schedule[Any] | None = None,
+    base_lr: float | None = None,
+    budget: int | None = None,
+) -> Replay:
+    """What to replay; None stands for what the recorded run has.
+
+    Raises:
+        ConfigError: if a value is not allowed, or nothing says what it is.
+    """
+    run = recorded.run
+    if schedule is None:
+        schedule = _schedule_of(recorded)
+    known_lr = BASE_LR if run is None else run["recipe"]["lr"]
+    base_lr = known_lr if base_lr is None else base_lr
+    if not 0 < base_lr < float("inf"):
+        raise ConfigError(f"--base-lr = {base_lr:g}: it must be a number above 0")
+    facts = recorded.facts if budget is None else recorded.facts._replace(total_updates=budget)
+    last = recorded.readings[-1].update
+    if facts.total_updates is not None and facts.total_updates < last:
+        raise ConfigError(f"--budget = {budget}: {recorded.file} goes on to update {last}")
+    as_stored = json.loads(json.dumps(schedule_to_json(schedule)))
+    own = run is not None and (as_stored, base_lr, facts) == (
+        *(run["schedule"], known_lr, recorded.facts),
+    )
+    return Replay(recorded, schedule, base_lr, facts, own)
+
+
+def check(replay: Replay, judged: Sequence[Judged]) -> None:
+    """Compare with what a run has written down, to the bit.
+
+    Raises:
+        RunError: naming the first update and field that differs.
+    """
+    for recorded, again in zip(replay.losses.events, replay.events(judged), strict=True):
+        for field, value in again.items():
+            if recorded[field] != value:
+                raise RunError(
+                    f"{replay.losses.file} is not reproduced: at update {recorded['update']} "
+                    f"{field} is {value}, was {recorded[field]}"
+                )
+
+
+def _schedule_of(recorded: Losses) -> Schedule[Any]:
+    if recorded.run is None:
+        raise ConfigError(f"no run's config.json is beside {recorded.file}: name a schedule:NAME")
+    stored = recorded.run["schedule"]
+    if ".py:" in stored["name"]:  # nobody's code runs because a file names it
+        raise ConfigError(f"the run's schedule is of a file: name it, schedule:{stored['name']}")
+    return schedule_from_json(stored)
+
+
+def _show(replay: Replay, as_json: bool, figure: Path | None) -> int:
+    begin = time.perf_counter()
+    judged = replay.judge()
+    seconds = time.perf_counter() - begin
+    if as_json:
+        print(*map(json.dumps, replay.events(judged)), sep="\n")
+    else:
+        _print_decisions(replay, judged, seconds)
+    if replay.own:
+        check(replay, judged)
+    print(*_notes(replay, judged), sep="\n", file=sys.stderr if as_json else sys.stdout)
+    if figure is not None:
+        draw(replay, judged, figure)
+    return DONE
+
+
+def _print_decisions(replay: Replay, judged: Sequence[Judged], seconds: float) -> None:
+    total, readings = replay.facts.total_updates, replay.losses.readings
+    acted = [j for j in judged if j.decision.action not in ("hold", "snapshot")]
+    snapshots = sum(j.decision.action == "snapshot" for j in judged)
+    print(
+        f"{replay.losses.file}: {len(readings)} readings, updates {readings[0].update} to "
+        f"{readings[-1].update} of {total or 'a run without a known end'}; "
+        f"{schedule_name(replay.schedule)} from base LR {replay.base_lr:g}: {len(acted)} decisions "
+        f"{f'and {snapshots} snapshots ' * bool(snapshots)}in {1000 * seconds:.1f} ms"
+    )
+    print(f"{'update':>8} {'epoch':>7} {'loss':>10} {'LR':>10}  decision")
+    for reading, factor, decision, _ in acted:
+        rate = replay.base_lr * factor
+        print(
+            f"{reading.update:>8} {reading.epoch:>7.2f} {reading.loss:>10.4g} {rate:>10.3g}  "
+            f"{decision.pattern}, {decision.action}: {decision.reason}"
+        )
+
+
+def _notes(replay: Replay, judged: Sequence[Judged]) -> Iterator[str]:
+    if replay.own:
+        yield f"all {len(judged)} decisions and LRs of the run are reproduced, bit for bit"
+        return
+    if not replay.losses.has_epochs:
+        yield "the file tells no epochs: rules that judge once an epoch see only one"
+    changed = first_change(replay, judged)
+    if changed is None:
+        yield "the LR stays as it was when these losses were recorded"
+        return
+    yield (
+        f"from update {changed} on, where the LR is another than the one that these losses were "
+        "recorded with, the decisions are hypothetical: at that LR the losses would be others"
+    )
+
+
+def first_change(replay: Replay, judged: Sequence[Judged]) -> int | None:
+    """The first update whose LR is not the one that its loss was recorded with, if there is one.
+
+    Where a file does not tell, that is taken to be the first reading's.
+    """
+    for number, (reading, factor, _, _) in enumerate(judged):
+        events = replay.losses.events
+        recorded = events[number]["lr"] if events else replay.base_lr * judged[0].factor
+        if replay.base_lr * factor != recorded:
+            return reading.update
+    return None
+
+
+def draw(replay: Replay, judged: Sequence[Judged], file: Path) -> None:
+    """Draw losses, LR and the marked decisions, one above the other, over the updates.
+
+    Raises:
+        ConfigError: if the figure cannot be written, or matplotlib is missing.
+    """
+    if file.suffix not in FIGURES:
+        raise ConfigError(f"--figure = {file}: its name must end in one of {', '.join(FIGURES)}")
+    if not file.parent.is_dir():
+        raise ConfigError(f"--figure = {file}: there is no folder {file.parent}")
+    try:
+        from toolkit.report.replayed import write_figure
+    except ImportError as error:
+        raise ConfigError(
+            "a figure needs matplotlib: pip install 'adaptive-lr-toolkit[report]'"
+        ) from error
+    hypothetical = None if replay.own else first_change(replay, judged)
+    title = f"{schedule_name(replay.schedule)} on {replay.losses.file}"
+    write_figure(file, replay.events(judged), title, hypothetical)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

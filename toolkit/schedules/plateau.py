@@ -1,0 +1,124 @@
+"""torch's ReduceLROnPlateau, restated to the letter. Pure.
+
+It is a baseline: its faults are kept.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from toolkit.reading import HOLD, Anneal, Decision, Reading
+from toolkit.schedules.checks import check, refusal
+from toolkit.schedules.ramp import Ramp
+from toolkit.schedules.stretch import Every, Stretch, is_length, join
+
+Mode = Literal["rel", "abs"]
+
+
+class PlateauMemory(NamedTuple):
+    """What the rule remembers.
+
+    Attributes:
+        base_lr, lr: the run's LR, and what the rule has made of it.
+        stretch: the readings since the last judgement.
+        best: the lowest loss so far; None before the first.
+        bad: judgements in a row without a new best.
+        cooldown: judgements still to sit out.
+        update: updates made at the last reading.
+        ramp: the anneal that was asked for.
+        decision: what was decided at the last reading.
+    """
+
+    base_lr: float = 0.0
+    lr: float = 0.0
+    stretch: Stretch = Stretch()
+    best: float | None = None
+    bad: int = 0
+    cooldown: int = 0
+    update: int = 0
+    ramp: Ramp = Ramp()
+    decision: Decision = HOLD
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Cut when more than ``patience`` judgements in a row brought no new best.
+
+    Keeps, to the bit, the LR of ``torch.optim.lr_scheduler.ReduceLROnPlateau`` (torch 2.13, mode
+    ``min``) with the same settings. A NaN is never a new best. With a negative best a relative
+    threshold lets losses above it pass for better. Bounds are absolute; they hold for the first
+    parameter group, and the others keep their ratio to it.
+
+    Raises:
+        ValueError: naming the field, for a value that is not allowed; from ``start`` for a
+            ``min_lr`` above the base LR.
+    """
+
+    every: Every = "epoch"
+    """How often to judge: once an epoch, as in torch's documentation, or once in so many readings.
+    What is judged is their mean loss."""
+    cut: float = 0.1
+    """Factor of the LR at a cut (torch's ``factor``)."""
+    patience: int = 10
+    """Judgements in a row without a new best that are let pass; the next one cuts."""
+    threshold: float = 1e-4
+    """By how much a new best must be below the old one."""
+    threshold_mode: Mode = "rel"
+    """Whether the threshold is a share of the old best or in units of the loss."""
+    cooldown: int = 0
+    """Judgements to sit out after a cut."""
+    min_lr: float = 0.0
+    """The LR never goes below this."""
+    eps: float = 1e-8
+    """A cut that would take no more than this off the LR is not made."""
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            every=(is_length(self.every), "'epoch' or at least 1 reading"),
+            cut=(0 < self.cut < 1, "between 0 and 1"),
+            **{
+                field: (getattr(self, field) >= 0, "0 or above")
+                for field in ("patience", "threshold", "cooldown", "min_lr", "eps")
+            },
+        )
+
+    def start(self, base_lr: float) -> PlateauMemory:
+        if self.min_lr > base_lr:
+            raise refusal("min_lr", self.min_lr, f"at most the base LR, {base_lr:g}")
+        return PlateauMemory(base_lr=base_lr, lr=base_lr)
+
+    def observe(self, memory: PlateauMemory, reading: Reading) -> PlateauMemory:
+        stretch, loss = join(memory.stretch, reading, self.every)
+        memory = memory._replace(stretch=stretch, update=reading.update, decision=HOLD)
+        return memory if loss is None else self._judge(memory, loss)
+
+    def factor(self, memory: PlateauMemory, progress: float) -> float:
+        return memory.lr / memory.base_lr * memory.ramp.factor(memory.update)
+
+    def request(self, memory: PlateauMemory, event: Anneal) -> PlateauMemory:
+        return memory._replace(ramp=Ramp(memory.update, event.updates))
+
+    def _judge(self, memory: PlateauMemory, loss: float) -> PlateauMemory:
+        if is_better(loss, memory.best, self.threshold, self.threshold_mode):
+            memory = memory._replace(best=loss, bad=0)
+        else:
+            memory = memory._replace(bad=memory.bad + 1)
+        if memory.cooldown:
+            memory = memory._replace(cooldown=memory.cooldown - 1, bad=0)
+        if memory.bad <= self.patience:
+            return memory
+        lr = max(memory.lr * self.cut, self.min_lr)
+        cuts = memory.lr - lr > self.eps
+        lr = lr if cuts else memory.lr
+        reason = f"no new best in {memory.bad} judgements, patience {self.patience}: "
+        reason += f"LR {lr:.3g}" if cuts else f"the LR stays at {lr:.3g}, its bound"
+        decision = Decision("plateau", float(memory.bad), "cut" if cuts else "hold", reason)
+        return memory._replace(lr=lr, bad=0, cooldown=self.cooldown, decision=decision)
+
+
+def is_better(loss: float, best: float | None, threshold: float, mode: Mode) -> bool:
+    """Whether a loss is a new best, as torch and transformers have it; NaN never is."""
+    if best is None:
+        return not math.isnan(loss)
+    return loss < (best * (1.0 - threshold) if mode == "rel" else best - threshold)

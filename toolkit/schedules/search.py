@@ -33,6 +33,8 @@ HARM = 0.5
 """Share of the initial loss by which a harmful trial leaves the reference."""
 HARM_SPREADS = 6.0
 """Standard deviations of a reading that harm must exceed, too."""
+NEAR = 1.0
+"""Decades below the largest harmless LR down to which a tuned LR is to be expected."""
 DEPTH = 2.5
 """Decades below the largest harmless LR beyond which no long trial goes."""
 KEEP_ERRORS = 1.0
@@ -220,9 +222,9 @@ def _next_long(search: Search, terms: Terms) -> float | None:
 
 
 def _first_long(search: Search, terms: Terms) -> float:
-    """The user's LR, unless it is out of the question; else the harmless one farthest up."""
+    """The user's LR, if it lies where tuned ones do; else half a decade below the edge."""
     harmless = _harmless(search)
-    return 0.0 if terms.keep and harmless - 2 <= 0 <= harmless else harmless - STEP
+    return 0.0 if terms.keep and harmless - NEAR <= 0 <= harmless else harmless - STEP
 
 
 def _choice(search: Search, terms: Terms) -> float:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from toolkit.report.analyse import Analysis, ContrastRow, GroupRow
+from toolkit.report.rates import TunedRow
+from toolkit.stats import Judged
 from toolkit.task import parse_target
 
 UNITS = {"accuracy": "points of accuracy", "f1": "points of F1", "exact": "points of EM"}
@@ -10,6 +12,8 @@ UNITS = {"accuracy": "points of accuracy", "f1": "points of F1", "exact": "point
 
 def verdict_sentences(analysis: Analysis) -> list[str]:
     """What was found out, one sentence for each comparison of the primary family."""
+    if analysis.tuned:
+        return [_tuned(row) for row in analysis.tuned]
     if not analysis.family:
         return [
             "No primary family was declared for these runs, so there is no verdict: everything "
@@ -18,31 +22,50 @@ def verdict_sentences(analysis: Analysis) -> list[str]:
     return [_sentence(row, analysis) for row in analysis.family]
 
 
+def _tuned(row: TunedRow) -> str:
+    ends = "" if row.interior else "; that is an end of the grid, which must be widened"
+    return (
+        f"{_pair(row.pair)}: base LR {row.lr:g} is best for {row.schedule}, with "
+        f"{row.validation:.2f} on validation{ends}."
+    )
+
+
 def _sentence(row: ContrastRow, analysis: Analysis) -> str:
     place = f"{_pair(row.pair)} at base LR {row.lr:g}"
+    candidate = schedule_label(row.candidate, row.candidate_arm)
+    baseline = schedule_label(row.baseline, row.baseline_arm)
     if row.judged is None:
-        return f"{place}: {row.candidate} against {row.baseline} cannot be judged; {row.problem}."
-    paired, unit = row.judged.paired, UNITS.get(analysis.metric, f"points of {analysis.metric}")
+        return f"{place}: {candidate} against {baseline} cannot be judged; {row.problem}."
+    paired, metric = row.judged.paired, analysis.metrics.get(row.pair, analysis.metric)
+    unit = UNITS.get(metric, f"points of {metric}")
     numbers = (
         f"{abs(paired.mean):.2f} {unit} (95 % interval of the difference {paired.low:+.2f} to "
         f"{paired.high:+.2f}, {paired.n} seeds, p = {row.judged.p_adjusted:.3f} after Holm)"
     )
     cost = f"at {row.seconds_ratio:.2f} times the training time"
+    if row.speed:
+        cost += f" ({row.speed.verdict}, {row.speed.low:.2f} to {row.speed.high:.2f})"
     match row.judged.verdict:
         case "better" | "worse" as verdict:
-            return (
-                f"{place}: {row.candidate} is {verdict} than {row.baseline} by {numbers}, {cost}."
-            )
+            return f"{place}: {candidate} is {verdict} than {baseline} by {numbers}, {cost}."
         case "equivalent":
             return (
-                f"{place}: {row.candidate} and {row.baseline} are equivalent: they differ by "
+                f"{place}: {candidate} and {baseline} are equivalent: they differ by "
                 f"{numbers}, and {row.rope:g} is too little to matter; {cost}."
             )
         case _:
             return (
-                f"{place}: undecided between {row.candidate} and {row.baseline}; they differ by "
-                f"{numbers}, {cost}. It would take about {row.judged.seeds_needed} seeds to decide."
+                f"{place}: undecided between {candidate} and {baseline}; they differ by "
+                f"{numbers}, {cost}. It would take about {row.judged.seeds_needed} seeds to decide"
+                f"{_power(row.judged, unit)}."
             )
+
+
+def _power(judged: Judged, unit: str) -> str:
+    """What an undecided comparison could have found."""
+    if judged.detectable is None:
+        return f"; {judged.paired.n} seeds are too few to find any difference in this family"
+    return f"; these seeds find {judged.detectable:.2f} {unit} or more with a power of 80 %"
 
 
 def verdict_table(analysis: Analysis) -> str:
@@ -67,7 +90,8 @@ def verdict_table(analysis: Analysis) -> str:
 
 
 def _family_cells(row: ContrastRow) -> list[str]:
-    cells = [_pair(row.pair), f"{row.lr:g}", f"{row.candidate} - {row.baseline}"]
+    sides = (row.candidate, row.candidate_arm), (row.baseline, row.baseline_arm)
+    cells = [_pair(row.pair), f"{row.lr:g}", " - ".join(schedule_label(*side) for side in sides)]
     if row.judged is None:
         return [*cells, "", "", "", row.problem]
     paired = row.judged.paired

@@ -228,6 +228,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _reply_ProjectInternalId(self, _: dict[str, Any]) -> dict[str, Any]:
         return {"project": {"id": "P", "internalId": "UHJvamVjdEludGVybmFsSWQ6MQ=="}}
 
+    def _reply_GetProjects(self, _: dict[str, Any]) -> dict[str, Any]:
+        names = {run.said("project") for run in self.server.runs.values()}
+        project = {"id": "P", "entityName": ENTITY, "createdAt": "", "isBenchmark": False}
+        edges = [{"node": {**project, "name": name, "user": None}} for name in names if name]
+        return {"models": {"pageInfo": {"endCursor": None, "hasNextPage": False}, "edges": edges}}
+
     def _reply_upsertView(self, variables: dict[str, Any]) -> dict[str, Any]:
         self.server.views.append(variables)
         project = {"id": "P", "name": variables["projectName"], "entityName": ENTITY}

@@ -165,11 +165,27 @@ def test_a_bad_server_does_not_hold_up_the_end(tmp_path: Path, status: int, dela
     assert (told["summary"]["update"], told["exit_code"]) == (30, 0)
 
 
-@pytest.mark.parametrize("trouble", ["server", "disk", "mirror"])
+HELD = """
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from toolkit.schedules import Cosine
+
+@dataclass(frozen=True)
+class Held(Cosine):
+    def observe(self, memory, reading):
+        while reading.update == 20 and not Path("go").exists():
+            time.sleep(0.05)
+        return super().observe(memory, reading)
+"""
+
+
+@pytest.mark.parametrize("trouble", ["server", "disk"])
 def test_what_breaks_in_mid_run_does_not_stop_it(tmp_path: Path, trouble: str) -> None:
+    (tmp_path / "held.py").write_text(HELD)
     with FakeWandb() as server:
         env = environment(server.environment)
-        command = [sys.executable, *TRAIN, "300"]
+        command = [sys.executable, *TRAIN, "60", "schedule:held.py:Held"]
         process = subprocess.Popen(
             command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
@@ -177,20 +193,21 @@ def test_what_breaks_in_mid_run_does_not_stop_it(tmp_path: Path, trouble: str) -
             assert process.poll() is None
             time.sleep(0.05)
         (mirror,) = psutil.Process(process.pid).children()
+        (core,) = mirror.children()
         if trouble == "server":
             server.die()
-        elif trouble == "disk":
-            (core,) = (child for child in mirror.children() if "wandb-core" in child.name())
-            resource.prlimit(core.pid, resource.RLIMIT_FSIZE, (1, 1))
         else:
-            mirror.kill()
+            resource.prlimit(core.pid, resource.RLIMIT_FSIZE, (1, 1))
+        (tmp_path / "go").touch()
         _, stderr = process.communicate(timeout=120)
     end = time.time()
     assert process.returncode == 0, stderr.decode()
     (file,) = tmp_path.glob("runs/single/*/events.jsonl")
     assert end - events_of(file.parent)[-1]["t"] < LAST_UPDATE_TO_EXIT
-    assert json.loads((file.parent / "result.json").read_text())["updates"] == 300
+    assert json.loads((file.parent / "result.json").read_text())["updates"] == 60
+    psutil.wait_procs([mirror, core], timeout=5)
     assert not mirror.is_running()
+    assert not core.is_running()
 
 
 def test_a_mirror_follows_what_is_written_and_ends_with_its_run(tmp_path: Path) -> None:
@@ -253,7 +270,7 @@ def test_the_training_process_does_not_wait_for_the_mirror(tmp_path: Path) -> No
     """Its own share is the recorder's; another process's use of the cores is not in it."""
     with FakeWandb() as server:
         server.delay = 5
-        command = [sys.executable, str(ROOT / "tests/programs/recorder_share.py"), "4"]
+        command = [sys.executable, str(ROOT / "tests/programs/recorder_share.py"), "2"]
         env = environment({**server.environment, "OMP_NUM_THREADS": "1"})
         done = subprocess.run(
             command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
@@ -279,14 +296,15 @@ def test_the_schedule_is_stored_by_name() -> None:
     stored = {"name": "cosine", "fields": {"warmup": 0.1}}
     told = describe({"target": "a/b@c", "recipe": {"lr": 1}, "schedule": stored, "seed": 2})
     assert (told["schedule"], told["schedule_config"]) == ("cosine", {"warmup": 0.1})
-    assert (told["recipe_settings"], told["seed"]) == ({"lr": 1}, 2)
+    assert (told["recipe_settings"], told["base_lr"], told["seed"]) == ({"lr": 1}, 1, 2)
 
 
 def made_up(tmp_path: Path, schedule: str, seed: int, **changes: Any) -> Path:
     """A run's folder with the configuration that a mirror reads."""
     changes = {"epoch": 2.0, "rollbacks": 0, **changes}
     folder = write_run(tmp_path / "made", schedule, seed, 90.0, **changes)
-    config = {"target": "digits/vit_micro@field", "seed": seed, "study": "made", "recipe": {}}
+    config = {"target": "digits/vit_micro@field", "seed": seed, "study": "made"}
+    config["recipe"] = {"lr": 0.01}
     config["schedule"] = {"name": schedule, "fields": {}}
     (folder / "config.json").write_text(json.dumps(config))
     return folder

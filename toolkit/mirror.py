@@ -139,6 +139,7 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **rest,
         "recipe_settings": config["recipe"],
+        "base_lr": config["recipe"]["lr"],
         "schedule": schedule["name"],
         "schedule_config": schedule["fields"],
         "schedule_source_sha": schedule.get("source_sha"),

@@ -16,7 +16,7 @@ from toolkit.process import DONE, FAILED
 
 STUCK_SECONDS = 10
 OPEN_AT_END_SECONDS = 2
-END_SECONDS = 12
+END_SECONDS = 10
 """How long the end of a process waits for its mirrors; what they have not sent stays on disk."""
 
 _mirrors: "list[Mirror]" = []

@@ -1,5 +1,6 @@
 """The report's sentences and tables as plain text."""
 
+import re
 from collections.abc import Sequence
 
 from toolkit.report.analyse import Analysis, ContrastRow, GroupRow
@@ -45,25 +46,34 @@ def _sentence(row: ContrastRow, analysis: Analysis) -> str:
             )
 
 
+FAMILY_HEAD = ["pair", "base LR", "comparison", "difference", "95 % interval", "p (Holm)"]
+FAMILY_HEAD += ["verdict"]
+
+
 def verdict_table(analysis: Analysis) -> str:
     """The verdicts, and every schedule's mean, as aligned text for a terminal."""
-    blocks = []
-    if analysis.family:
-        head = [
-            "pair",
-            "base LR",
-            "comparison",
-            "difference",
-            "95 % interval",
-            "p (Holm)",
-            "verdict",
-        ]
-        rows = [_family_cells(row) for row in analysis.family]
-        blocks.append(_aligned([head, *rows]))
+    tables = [family_rows(analysis)] if analysis.family else []
+    return "\n\n".join(_aligned(rows) for rows in [*tables, group_rows(analysis)])
+
+
+def family_rows(analysis: Analysis) -> list[list[str]]:
+    """The primary family as cells, the heads of the columns first."""
+    return [FAMILY_HEAD, *(_family_cells(row) for row in analysis.family)]
+
+
+def group_rows(analysis: Analysis) -> list[list[str]]:
+    """Every schedule's mean as cells, the heads of the columns first."""
     head = ["pair", "base LR", "schedule", "seeds", analysis.metric, "95 % interval", "s / run"]
-    rows = [_group_cells(row) for row in analysis.groups]
-    blocks.append(_aligned([head, *rows]))
-    return "\n\n".join(blocks)
+    return [head, *(_group_cells(row) for row in analysis.groups)]
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Cells as a table in markdown; what markdown or HTML would read in them is escaped."""
+    head, *body = (
+        "| " + " | ".join(re.sub(r"([\\`*_<>|\[\]])", r"\\\1", cell) for cell in row) + " |"
+        for row in rows
+    )
+    return "\n".join([head, "|" + " --- |" * len(rows[0]), *body])
 
 
 def _family_cells(row: ContrastRow) -> list[str]:

@@ -1,6 +1,7 @@
 """scikit-learn's handwritten digits: 1,797 images of 8x8 pixels. Embedded, no download."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,18 @@ from .vision import ImageClassification, ImageSplit, timm_model
 TRAIN, VALIDATION = 1280, 200  # of 1,797; the rest, 317, is the test split
 SPLIT_SEED = 20_240_229
 
-PLAN = Recipe(optimizer="adam", lr=0.01, weight_decay=1e-4, epochs=50)
-FIELD = Recipe(optimizer="adamw", lr=0.01, weight_decay=1e-4, epochs=20)
+
+@dataclass(frozen=True)
+class DigitsRecipe(Recipe):
+    """A recipe for the digits."""
+
+    dropout: float = 0.0
+    """Share of the features that are dropped before the classifier: what two arms of a seed differ
+    in, where it is above 0."""
+
+
+PLAN = DigitsRecipe(optimizer="adam", lr=0.01, weight_decay=1e-4, epochs=50)
+FIELD = DigitsRecipe(optimizer="adamw", lr=0.01, weight_decay=1e-4, epochs=20)
 
 MODELS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "resnetv2_micro": ("resnetv2_18", {"layers": (1, 1), "channels": (16, 32), "stem_chs": 16}),
@@ -39,8 +50,8 @@ MODELS: Mapping[str, tuple[str, dict[str, Any]]] = {
 class Digits(ImageClassification):
     """Two tiny timm models: ``resnetv2_micro`` and ``vit_micro``.
 
-    The transformer has neither batch statistics nor dropout: its losses do not depend on how a
-    global batch is cut into micro-batches.
+    The transformer has no batch statistics and, by default, no dropout: its losses do not depend on
+    how a global batch is cut into micro-batches.
     """
 
     classes = 10
@@ -54,7 +65,7 @@ class Digits(ImageClassification):
         if name not in MODELS:
             raise unknown("model of task digits", name, MODELS)
         base, settings = MODELS[name]
-        return timm_model(base, self.classes, in_chans=1, **settings)
+        return timm_model(base, self.classes, in_chans=1, drop_rate=recipe.dropout, **settings)
 
     def splits(self, name: str, recipe: Any) -> Splits:
         from sklearn.datasets import load_digits

@@ -1,12 +1,25 @@
-"""The statistics against hand-computed and scipy numbers."""
+"""Comparisons and verdicts against hand-computed, scipy's and statsmodels' numbers."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 
-from toolkit.stats import Paired, compare, judge, sign_flip_p, t_interval
+from toolkit.stats import (
+    Paired,
+    compare,
+    compare_seconds,
+    judge,
+    judge_seconds,
+    sign_flip_p,
+    t_interval,
+)
+from toolkit.stats.paired import RESAMPLES, SEED, bca_interval, sign_flip_ps, t_bounds
+from toolkit.stats.verdicts import MANY_SEEDS, detectable, seeds_needed
 
 rng = np.random.default_rng(0)
 
@@ -30,19 +43,87 @@ def test_sign_flip_p_is_the_enumeration(n: int) -> None:
     assert sign_flip_p(difference) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("n", [2, 7, 14, 15, 16])
+def test_sign_flip_p_is_scipys(n: int) -> None:
+    difference = rng.normal(0.4, 1, n)
+    test = scipy_stats.permutation_test(
+        (difference,), np.mean, permutation_type="samples", vectorized=True, n_resamples=np.inf
+    )
+    assert sign_flip_p(difference) == pytest.approx(test.pvalue, abs=1e-9)
+
+
+def test_sign_flip_p_counts_ties_that_rounding_hides() -> None:
+    accuracies = np.array([0.1, 0.2, 0.3, -0.3, 0.6, -0.3])  # 0.1 + 0.2 is not 0.3 in floats
+    whole = np.array([1, 2, 3, -3, 6, -3])
+    assert sign_flip_p(accuracies) == sign_flip_p(whole)
+
+
+def test_sign_flip_p_of_many_seeds_goes_on_smoothly() -> None:
+    difference = rng.normal(0.35, 1, 30)
+    exact = sign_flip_p(difference)
+    assert exact == pytest.approx(scipy_stats.ttest_1samp(difference, 0).pvalue, rel=0.2)
+    more = rng.normal(0.25, 1, 41)
+    drawn = sign_flip_p(more)
+    assert drawn == pytest.approx(scipy_stats.ttest_1samp(more, 0).pvalue, rel=0.2)
+    assert sign_flip_p(more) == drawn
+    assert [sign_flip_p(np.zeros(n)) for n in (3, 20, 50)] == [1, 1, 1]
+
+
+def test_many_comparisons_at_once_are_the_same_as_one_by_one() -> None:
+    differences = rng.normal(0.3, 1, (50, 8))
+    assert sign_flip_ps(differences).tolist() == [sign_flip_p(row) for row in differences]
+
+
 def test_the_smallest_p_is_reached_when_all_signs_agree() -> None:
     paired = compare(np.arange(1.0, 9.0), np.zeros(8))
     assert paired.p == paired.smallest_p == 2 / 2**8
+    assert (paired.superiority, paired.superiority_interval[1]) == (1, 1)
+
+
+def test_bca_is_scipys_and_the_same_every_time() -> None:
+    difference = rng.normal(0.5, 1, 8)
+    reference = scipy_stats.bootstrap(
+        (difference,), np.mean, n_resamples=RESAMPLES, rng=np.random.default_rng(SEED)
+    ).confidence_interval
+    found = bca_interval(difference)
+    assert found == pytest.approx((reference.low, reference.high), abs=1e-9)
+    assert bca_interval(difference) == found
 
 
 def test_equal_scores_are_no_difference() -> None:
     paired = compare([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
     assert (paired.mean, paired.low, paired.high, paired.p, paired.effect) == (0, 0, 0, 1, None)
+    assert (paired.bca, paired.superiority) == ((0, 0), 0.5)
+    assert paired.superiority_interval == (0, 1)
     assert judge([paired], [0.1])[0].verdict == "equivalent"
 
 
-def paired(mean: float, half: float, p: float, n: int = 10) -> Paired:
-    return Paired(n, mean, mean - half, mean + half, p, 2 ** (1 - n), None)
+def test_equal_differences_are_a_point() -> None:
+    paired = compare(np.full(7, 0.1) + 0.2, np.full(7, 0.2))
+    assert paired.low == paired.high == paired.mean == paired.bca[0] == paired.bca[1]
+    assert (paired.spread, paired.effect) == (0, None)
+    assert judge([paired], [0.05])[0].verdict == "better"
+
+
+@pytest.mark.parametrize("difference", [[0.0, 1.0], [0.0] * 7 + [1.0], [1e-300, 2e-300, 1.0]])
+def test_odd_differences_have_finite_intervals(difference: list[float]) -> None:
+    paired = compare(difference, np.zeros(len(difference)))
+    assert np.isfinite([*paired.bca, paired.low, paired.high]).all()
+    assert paired.bca[0] <= paired.mean <= paired.bca[1]
+
+
+def test_superiority_has_the_exact_interval_and_ties_count_half() -> None:
+    paired = compare([1, 1, 1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 1])
+    assert paired.superiority == (5 + 2 / 2) / 8
+    low = scipy_stats.beta.ppf(0.025, 5, 8 - 5 + 1)
+    high = scipy_stats.beta.ppf(0.975, 7 + 1, 8 - 7)
+    assert paired.superiority_interval == pytest.approx((low, high), abs=1e-9)
+
+
+def made_up(mean: float, half: float, p: float, n: int = 10) -> Paired:
+    spread = half * n**0.5 / scipy_stats.t.ppf(0.975, n - 1)
+    paired = compare(mean + np.resize([spread, -spread], n), np.zeros(n))
+    return replace(paired, mean=mean, low=mean - half, high=mean + half, p=p, spread=spread)
 
 
 @pytest.mark.parametrize(
@@ -57,29 +138,80 @@ def paired(mean: float, half: float, p: float, n: int = 10) -> Paired:
     ],
 )
 def test_verdicts(mean: float, half: float, p: float, expected: str) -> None:
-    judged = judge([paired(mean, half, p)], [0.2])[0]
+    judged = judge([made_up(mean, half, p)], [0.2])[0]
     assert judged.verdict == expected
     assert (judged.seeds_needed is not None) == (expected == "undecided")
+    assert (judged.detectable is not None) == (expected == "undecided")
 
 
 def test_holm_makes_a_family_stricter() -> None:
-    family = [paired(1.0, 0.5, p) for p in (0.01, 0.02, 0.04)]
-    judged = judge(family, [0.2] * 3)
-    assert [one.p_adjusted for one in judged] == pytest.approx([0.03, 0.04, 0.04])
-    assert judge([paired(1.0, 0.5, 0.03)] * 3, [0.2] * 3)[0].verdict == "undecided"
+    ps = (0.01, 0.02, 0.04)
+    judged = judge([made_up(1.0, 0.5, p) for p in ps], [0.2] * 3)
+    reference = multipletests(ps, method="holm")[1]
+    assert [one.p_adjusted for one in judged] == pytest.approx(reference, abs=1e-9)
+    assert judge([made_up(1.0, 0.5, 0.03)] * 3, [0.2] * 3)[0].verdict == "undecided"
+    assert judge([], []) == []
 
 
-def test_the_seeds_needed_shrink_with_the_noise() -> None:
-    noisy, quiet = (judge([paired(0.3, half, 0.2)], [0.1])[0] for half in (3.0, 0.6))
-    assert noisy.seeds_needed is not None
-    assert quiet.seeds_needed is not None
-    assert noisy.seeds_needed > quiet.seeds_needed > 10
+def test_the_seeds_needed_give_the_power_and_one_less_does_not() -> None:
+    paired = made_up(0.3, 0.4, 0.2)
+    needed = seeds_needed(paired, 0.05, family=3)
+    power = [
+        TTestPower().power(0.3 / paired.spread, n, 0.05 / 3 / 2, alternative="larger")
+        for n in (needed - 1, needed)
+    ]
+    assert power[0] < 0.8 <= power[1]
+
+
+def test_the_seeds_needed_for_small_and_for_borderline_differences() -> None:
+    same = made_up(0.0, 0.3, 0.9)
+    needed = seeds_needed(same, 0.2)
+    draws = rng.normal(0, same.spread, (4_000, needed))
+    low, high = t_bounds(draws)
+    assert np.mean((low > -0.2) & (high < 0.2)) == pytest.approx(0.8, abs=0.04)
+    assert seeds_needed(made_up(0.2, 0.3, 0.9), 0.2) == MANY_SEEDS
+    noisy, quiet = (seeds_needed(made_up(0.3, half, 0.2), 0.1) for half in (3.0, 0.6))
+    assert noisy > quiet > 10
+
+
+def test_seeds_that_cannot_reach_the_level_are_asked_for_more() -> None:
+    paired = compare([5.0, 5.1, 5.2, 4.9, 5.0], np.zeros(5))
+    (judged,) = judge([paired], [0.1])
+    assert (judged.verdict, judged.p_adjusted) == ("undecided", 0.0625)
+    assert (judged.seeds_needed, judged.detectable) == (6, None)
+    assert judge([paired] * 18, [0.1] * 18)[0].seeds_needed == 10
+
+
+def test_the_detectable_difference_is_statsmodels() -> None:
+    size = TTestPower().solve_power(nobs=10, alpha=0.05 / 3, power=0.8)
+    assert detectable(2.0, 10, rope=0.0, family=3) == pytest.approx(2.0 * size, rel=1e-4)
+    assert detectable(0.1, 10, rope=5.0) == pytest.approx(5.0, abs=0.1)
+
+
+def test_times_are_compared_as_ratios() -> None:
+    baseline = rng.uniform(10, 20, 8)
+    noise = np.exp(rng.normal(0, 0.005, 8))
+    family = [compare_seconds(factor * baseline * noise, baseline) for factor in (0.8, 1.0, 1.3)]
+    faster, same, slower = judge_seconds(family)
+    assert (faster.verdict, same.verdict, slower.verdict) == ("faster", "equivalent", "slower")
+    logs = np.log(0.8 * noise)
+    assert faster.ratio == pytest.approx(np.exp(logs.mean()), abs=1e-9)
+    assert (faster.low, faster.high) == pytest.approx(tuple(np.exp(t_interval(logs))), abs=1e-9)
+    noisy = compare_seconds(baseline * np.exp(rng.normal(0, 0.3, 8)), baseline)
+    (undecided,) = judge_seconds([noisy])
+    assert undecided.verdict == "undecided"
+    assert undecided.detectable is not None
+    assert undecided.detectable < 1 / 1.05
 
 
 def test_a_point_is_its_own_interval() -> None:
     assert t_interval([2.0, 2.0]) == (2.0, 2.0)
 
 
-def test_one_pair_is_no_comparison() -> None:
+def test_what_cannot_be_compared_is_said() -> None:
     with pytest.raises(ValueError, match="2 or more pairs, got 1 and 1"):
         compare([1.0], [2.0])
+    with pytest.raises(ValueError, match="a diverged run scores 0"):
+        compare([1.0, np.nan], [2.0, 1.0])
+    with pytest.raises(ValueError, match="seconds above 0"):
+        compare_seconds([1.0, 0.0], [2.0, 1.0])

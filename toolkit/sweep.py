@@ -1,21 +1,29 @@
-"""Run a study in this process, run by run: ``[accelerate launch ...] -m toolkit.sweep STUDY``.
+"""Run a study, or go on with it: ``[accelerate launch ...] -m toolkit.sweep STUDY``.
 
-A finished run is one with a ``result.json``; the same command goes on where it was stopped.
+A finished run is one with a ``result.json``; the same command goes on where it was stopped, and
+the same command on another machine that shares the folder helps. A run that fails is tried three
+times, then kept with its logs. Exit codes: 0 all runs are finished, 1 some were given up, 2 wrong
+usage or configuration, 75 stopped, to be continued.
 """
 
 import argparse
-import gc
+import json
+import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from toolkit import studies
-from toolkit.config import RUNS, RunConfig, check_folder, resolve, run_folder
-from toolkit.errors import ConfigError, RunError
-from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, settle
+from toolkit import claims, costs, crew, studies, worker
+from toolkit.config import RUNS
+from toolkit.errors import ConfigError, RunError, unknown
+from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, is_rank_zero, settle
 from toolkit.record import write_json
+from toolkit.studies import Study
+from toolkit.worker import Item
 
 SECONDS_BETWEEN_LINES = 15
 """How often the progress bar writes where there is no terminal."""
@@ -23,57 +31,238 @@ SECONDS_BETWEEN_LINES = 15
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(prog="toolkit sweep", description=__doc__)
-    parser.add_argument("study", help=f"one of {', '.join(studies.STUDIES)}")
-    arguments = parser.parse_args(argv)
+    options = _parser().parse_args(argv)
     try:
-        return sweep(studies.load(arguments.study))
+        study = studies.load(options.study)
+        items = _chosen(worker.items(study), options)
+        if options.dry_run or options.measure:
+            return _show_costs(options, items)
+        if options.wandb_sweep:
+            return _write_wandb_sweep(options, study, items)
+        _declare(study)
+        if options.retry_failed:
+            print(f"{worker.forgive(items)} runs that were given up are tried again")
+        return _sweep(options, study, items)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
+    except KeyboardInterrupt:
+        print("stopped: the same command continues", file=sys.stderr)
+        return PREEMPTED
 
 
-def sweep(study: studies.Study) -> int:
-    """Run what is missing of a study, in its order, and return the exit code.
+def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> int:
+    if options.worker or options.run:
+        return worker.work(items, lease=options.lease, wait=False)
+    left = [item for item in items if item.open]
+    print(f"{study.name}: {study.question}")
+    print(f"{len(items)} runs, {len(left)} to go", flush=True)
+    if options.slurm:
+        return crew.submit(options.slurm, options.cluster, _worker_flags(options), _slurm(options))
+    with _bar(study, items) as bar:
+
+        def done() -> None:
+            bar.update(sum(item.finished for item in items) - bar.n)
+
+        if options.slots_per_device:
+            flags = _worker_flags(options)
+            folder = RUNS / study.name
+            code = crew.run(options.slots_per_device, items, flags, folder / "workers", done)
+        else:
+            code = worker.work(items, lease=options.lease, done=done)
+    if code == PREEMPTED:
+        print("stopped: the same command continues", file=sys.stderr)
+    for item in items:
+        if not item.finished and not item.open:
+            print(f"given up: {item}; see {item.failures[-1]}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="toolkit sweep", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "study", help=f"{', '.join(studies.STUDIES)}, or a function: path/file.py:function"
+    )
+    add = parser.add_argument
+    add("--only", metavar="TEXT", help="only runs whose target has this in it")
+    add("--run", metavar="ID", help="only this run")
+    add("--dry-run", action="store_true", help="print the commands and what they will cost")
+    add(
+        "--measure",
+        type=int,
+        metavar="UPDATES",
+        default=0,
+        help="as --dry-run, after so many updates of each kind of run that has no finished one",
+    )
+    add(
+        "--slots-per-device",
+        type=int,
+        metavar="N",
+        default=0,
+        help="start N workers on each GPU, or on the CPU; by default runs are made in this process",
+    )
+    add(
+        "--slurm",
+        type=int,
+        metavar="N",
+        default=0,
+        help="submit an array of N workers through submitit (the extra slurm)",
+    )
+    add(
+        "--slurm-set",
+        nargs="*",
+        metavar="NAME=VALUE",
+        default=[],
+        help="parameters of submitit, such as timeout_min=240 gpus_per_node=1",
+    )
+    add("--cluster", choices=("slurm", "local", "debug"), default="slurm", help="for --slurm")
+    add("--wandb-sweep", metavar="FILE", help="write a W&B sweep over the runs that are left")
+    add("--retry-failed", action="store_true", help="give runs that were given up another chance")
+    add(
+        "--lease",
+        type=float,
+        metavar="SECONDS",
+        default=claims.LEASE,
+        help="after which the run of a worker that shows no sign of life is free: %(default)g",
+    )
+    add("--worker", action="store_true", help="print nothing, and end when others are at the rest")
+    return parser
+
+
+def _chosen(items: Sequence[Item], options: argparse.Namespace) -> list[Item]:
+    chosen = [item for item in items if not options.only or options.only in item.config.target]
+    if not chosen:
+        raise unknown("target", options.only, {item.config.target for item in items})
+    if options.run:
+        chosen = [item for item in chosen if item.folder.name == options.run]
+        if not chosen:
+            raise ConfigError(f"study {options.study} has no run {options.run}")
+    return chosen
+
+
+def _declare(study: Study) -> None:
+    """Write study.json: what is judged, before the first result.
 
     Raises:
-        ConfigError: if a run's folder holds another experiment.
-        RunError: if a run went wrong.
+        ConfigError: if the folder has another declaration, or the study may not run from here.
     """
-    settle()
-    (RUNS / study.name).mkdir(parents=True, exist_ok=True)
-    write_json(RUNS / study.name / "study.json", study.to_json())
-    missing = [config for config in map(resolve, study.configs) if not _is_done(config)]
-    print(f"{study.name}: {study.question}")
-    print(f"{len(study.configs)} runs, {len(missing)} to go", flush=True)
+    commit, changed = _commit()
+    if study.judging and (commit is None or changed):
+        why = f"{changed[0]} is not committed" if changed else "this is no git checkout"
+        raise ConfigError(f"{study.name} is to be published and runs from a commit: {why}")
+    if not is_rank_zero():
+        return
+    file = RUNS / study.name / "study.json"
+    new = json.loads(json.dumps(study.to_json()))
+    if file.exists():
+        try:
+            old = json.loads(file.read_text())
+        except ValueError as error:
+            raise ConfigError(f"{file} cannot be read ({error}): remove it") from error
+        differing = [name for name in ("family", "rope") if old.get(name) != new[name]]
+        if differing:
+            raise ConfigError(
+                f"{file} declares another {' and '.join(differing)}: what is judged stands before "
+                f"the results; remove {file.parent}, or give the study another name"
+            )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, new | {"commit": commit, "uncommitted": changed})
+
+
+def _commit() -> tuple[str | None, list[str]]:
+    """The commit of the toolkit's checkout and the files of code that differ from it."""
+    root = Path(__file__).parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    try:
+        commit = git("rev-parse", "HEAD").strip()
+        status = git("status", "--porcelain", "--", "toolkit", "tasks", "launch_configs")
+    except (OSError, subprocess.CalledProcessError):
+        return None, []
+    return commit, [line[3:] for line in status.splitlines()]
+
+
+def _bar(study: Study, items: Sequence[Item]) -> Any:
     interval = 0.5 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
-    with tqdm(missing, unit="run", desc=study.name, mininterval=interval) as bar:
-        for config in bar:
-            if _run(config) == "preempted":
-                return PREEMPTED
-            # What has been imported by now stays: there is no need to look at it in every
-            # collection, which costs half a second.
-            gc.freeze()
+    return tqdm(
+        total=len(items),
+        initial=sum(item.finished for item in items),
+        unit="run",
+        desc=study.name,
+        mininterval=interval,
+        smoothing=0.05,  # kinds of runs take turns
+        disable=not is_rank_zero(),
+    )
+
+
+def _show_costs(options: argparse.Namespace, items: Sequence[Item]) -> int:
+    """Print a command a line, then the whole cost."""
+    left = [item for item in items if item.open]
+    known = costs.from_finished()
+    if options.measure:
+        settle()
+        for item in {costs.kind(item.config): item for item in left}.values():
+            if costs.kind(item.config) not in known:
+                print(f"measuring {options.measure} updates of {item.config.target}", flush=True)
+                known[costs.kind(item.config)] = costs.measure(item.config, options.measure)
+    for item in left:
+        cost = known.get(costs.kind(item.config))
+        about = f", about {costs.in_words(cost.of(item.config))}" if cost else ""
+        print(f"{_command(options.study, item)}  # {item}{about}")
+    seconds, without = costs.total([item.config for item in left], known)
+    print(f"\n{len(items)} runs, {len(left)} to go; one after the other on this kind of machine:")
+    for target in dict.fromkeys(item.config.target for item in left):
+        runs = [item.config for item in left if item.config.target == target]
+        together, missing = costs.total(runs, known)
+        words = "unknown: no finished run of its kind" if missing else costs.in_words(together)
+        print(f"  {target}: {len(runs)} runs, {words}")
+    print(f"  all: {costs.in_words(seconds)}" + (" and what is unknown" if without else ""))
+    if without:
+        print("  --measure 3 makes three updates of each unknown kind, and asks no more")
     return DONE
 
 
-def _run(config: RunConfig) -> str:
-    from toolkit import loop
-    from toolkit.run import build
-
-    run = build(replace(config, progress=False))
-    status: str = loop.fit(run)["status"]
-    loop.release(run)
-    return status
+def _command(study: str, item: Item) -> str:
+    return shlex.join(["python", "-m", "toolkit.sweep", study, "--run", item.folder.name])
 
 
-def _is_done(config: RunConfig) -> bool:
-    folder = run_folder(config)
-    check_folder(folder, config)
-    return (folder / "result.json").exists()
+def _write_wandb_sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> int:
+    import yaml
+
+    left = [item.folder.name for item in items if item.open]
+    sweep = {
+        "name": study.name,
+        "description": study.question,
+        "method": "grid",
+        "command": ["${env}", "python", "-m", "toolkit.sweep", options.study, "${args}"],
+        "parameters": {"run": {"values": left}},
+    }
+    Path(options.wandb_sweep).write_text(yaml.safe_dump(sweep, sort_keys=False))
+    print(f"{len(left)} runs: wandb sweep {options.wandb_sweep}, then wandb agent SWEEP_ID")
+    return DONE
+
+
+def _worker_flags(options: argparse.Namespace) -> list[str]:
+    flags = [options.study, "--worker", "--lease", str(options.lease)]
+    return [*flags, "--only", options.only] if options.only else flags
+
+
+def _slurm(options: argparse.Namespace) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for text in options.slurm_set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--slurm-set {text}: it must be NAME=VALUE")
+        settings[name] = int(value) if value.lstrip("-").isdigit() else value
+    return settings
 
 
 if __name__ == "__main__":

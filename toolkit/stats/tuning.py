@@ -1,0 +1,129 @@
+"""What the choice of the base LR costs, and what it takes to choose it.
+
+Data are grids: one schedule's scores at several base LRs over the same seeds, shape (rates, seeds).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+
+from toolkit.stats.bootstrap import Cells, Estimate, estimate
+
+TRIES = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How a schedule's score depends on the base LR.
+
+    Attributes:
+        rates: base LRs, ascending, shape (rates,).
+        scores: mean over the seeds at each, with its interval.
+        best_rate: where the mean is highest.
+        average: mean over the whole grid.
+        loss: score at the best rate minus the average: what not tuning costs on this grid.
+        decades: width of the rates around the best whose mean is within the tolerance of it, in
+            powers of ten; 0 if only the best is.
+    """
+
+    rates: tuple[float, ...]
+    scores: list[Estimate]
+    best_rate: float
+    average: Estimate
+    loss: Estimate
+    decades: float
+
+
+@dataclass(frozen=True)
+class TuningCost:
+    """Expected score after a number of random tries of the base LR.
+
+    Attributes:
+        tries: numbers of different LRs tried, those of 1, 2, 4, 8 that the grid has.
+        scores: expected test score of the LR that was best in validation, mean over the seeds.
+    """
+
+    tries: tuple[int, ...]
+    scores: list[Estimate]
+
+
+def sensitivity(rates: Sequence[float], scores: np.ndarray, tolerance: float) -> Sensitivity:
+    """The summary of an LR-sensitivity curve.
+
+    Args:
+        rates: base LRs, ascending, shape (rates,).
+        scores: shape (rates, seeds).
+        tolerance: the difference that does not matter in practice, in units of the score.
+    """
+    means = scores.mean(axis=1)
+    best = int(means.argmax())
+    good = means >= means[best] - tolerance
+    left = right = best
+    while left > 0 and good[left - 1]:
+        left -= 1
+    while right < len(rates) - 1 and good[right + 1]:
+        right += 1
+    average, loss = estimate(_average_and_loss, [scores])
+    return Sensitivity(
+        rates=tuple(rates),
+        scores=estimate(_means, [scores]),
+        best_rate=rates[best],
+        average=average,
+        loss=loss,
+        decades=float(np.log10(rates[right] / rates[left])),
+    )
+
+
+def tuning_cost(
+    validation: np.ndarray, test: np.ndarray, tries: Sequence[int] = TRIES
+) -> TuningCost:
+    """The expected test score after k random tries, exact over the grid.
+
+    Tries are different LRs of the grid, all sets of k equally likely. For each seed the LR with
+    the best validation score is taken (of equal ones any, equally likely) and its test score
+    counts: the order statistics of Dodge et al. 2019 (*Show your work*), without replacement, as
+    drawing with replacement is biased downwards (Tang et al. 2020).
+
+    Args:
+        validation, test: shape (rates, seeds).
+        tries: numbers of tries; those beyond the number of rates are left out.
+    """
+    possible = tuple(k for k in tries if k <= len(validation))
+    chosen = np.array(
+        [[_expected(v, t, k) for v, t in zip(validation.T, test.T, strict=True)] for k in possible]
+    )
+    return TuningCost(possible, estimate(_means, [chosen]))
+
+
+def best_rate(rates: Sequence[float], validation: np.ndarray) -> tuple[float, bool]:
+    """The rate with the best mean of shape (rates, seeds), and whether it is interior.
+
+    A best rate at an end of the grid asks for a wider grid.
+    """
+    best = int(validation.mean(axis=1).argmax())
+    return rates[best], 0 < best < len(rates) - 1
+
+
+def _expected(validation: np.ndarray, test: np.ndarray, k: int) -> float:
+    """Mean over all sets of k rates of the test score of the set's best in validation."""
+    total, below = 0.0, 0
+    for value in np.unique(validation):
+        level = validation == value
+        upto = below + int(level.sum())
+        share = (comb(upto, k) - comb(below, k)) / comb(len(validation), k)
+        total += share * float(test[level].mean())
+        below = upto
+    return total
+
+
+def _means(cells: Cells) -> np.ndarray:
+    means: np.ndarray = cells[0].mean(axis=-1)
+    return means
+
+
+def _average_and_loss(cells: Cells) -> np.ndarray:
+    means = _means(cells)
+    average = means.mean(axis=-1)
+    return np.stack([average, means.max(axis=-1) - average], axis=-1)

@@ -1,0 +1,184 @@
+"""From comparisons to verdicts: Holm, the ROPE, and what an undecided comparison lacks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+
+from toolkit.stats.paired import ALPHA, Paired
+
+Verdict = Literal["better", "worse", "equivalent", "undecided"]
+SpeedVerdict = Literal["faster", "slower", "equivalent", "undecided"]
+POWER = 0.8
+SECONDS_ROPE = 0.05
+"""Training times within 5 % do not differ in practice."""
+MANY_SEEDS = 10_000
+"""The answer where no number of seeds that anybody runs would decide."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A comparison of the primary family: the numbers, the adjusted p and the verdict.
+
+    Attributes:
+        paired: the comparison alone.
+        p_adjusted: Holm over the family.
+        verdict: better, worse, equivalent or undecided.
+        seeds_needed: for ``undecided``, about how many seeds would decide it with a power of 80 %
+            if the difference and its spread are as observed; None otherwise.
+        detectable: for ``undecided``, about the smallest true difference that these seeds find
+            with a power of 80 %; None otherwise, and where so few seeds can find nothing at all
+            (``smallest_p`` times the size of the family is 5 % or more).
+    """
+
+    paired: Paired
+    p_adjusted: float
+    verdict: Verdict
+    seeds_needed: int | None
+    detectable: float | None
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Training seconds judged like a metric.
+
+    Attributes:
+        ratio: geometric mean of candidate / baseline over the seeds; below 1 is faster.
+        low, high: its 95 % interval, from the paired t-interval of the log ratios.
+        verdict: faster, slower, equivalent (the interval lies within 5 %) or undecided.
+        detectable: for ``undecided``, about the ratio nearest to 1, and below it, that these seeds
+            find with a power of 80 %; None as in ``Judged``.
+        judged: the same in units of -log(seconds).
+    """
+
+    ratio: float
+    low: float
+    high: float
+    verdict: SpeedVerdict
+    detectable: float | None
+    judged: Judged
+
+
+def judge(family: Sequence[Paired], rope: Sequence[float]) -> list[Judged]:
+    """The verdicts of a primary family.
+
+    Args:
+        family: every comparison of the family, in any order.
+        rope: for each, the difference that does not matter in practice, in units of the score.
+    """
+    if not family:
+        return []
+    adjusted = holm([paired.p for paired in family])
+    return [
+        _judge(paired, float(p), limit, len(family))
+        for paired, p, limit in zip(family, adjusted, rope, strict=True)
+    ]
+
+
+def judge_seconds(family: Sequence[Paired]) -> list[Speed]:
+    """The verdicts on the times of a primary family, each from ``compare_seconds``."""
+    names: dict[Verdict, SpeedVerdict] = {"better": "faster", "worse": "slower"}
+    speeds = []
+    for judged in judge(family, [float(np.log1p(SECONDS_ROPE))] * len(family)):
+        paired, detectable = judged.paired, judged.detectable
+        ratio, low, high = (float(np.exp(-x)) for x in (paired.mean, paired.high, paired.low))
+        verdict: SpeedVerdict = names.get(judged.verdict, judged.verdict)  # type: ignore[arg-type]
+        found = None if detectable is None else float(np.exp(-detectable))
+        speeds.append(Speed(ratio, low, high, verdict, found, judged))
+    return speeds
+
+
+def holm(ps: Sequence[float]) -> np.ndarray:
+    """Adjusted p of a family (Holm 1979), shape (m,)."""
+    adjusted: np.ndarray = multipletests(ps, method="holm")[1]
+    return adjusted
+
+
+def decide(
+    mean: ArrayLike, low: ArrayLike, high: ArrayLike, p_adjusted: ArrayLike, rope: ArrayLike
+) -> np.ndarray:
+    """The verdicts by the rules of comparison, elementwise, as an array of strings."""
+    mean, low, high, rope = (np.asarray(x, float) for x in (mean, low, high, rope))
+    apart = (low > 0) | (high < 0)
+    decided = apart & (np.asarray(p_adjusted) < ALPHA) & (np.abs(mean) > rope)
+    inside = (-rope < low) & (high < rope)
+    return np.select(
+        [decided & (mean > 0), decided, inside], ["better", "worse", "equivalent"], "undecided"
+    )
+
+
+def seeds_needed(paired: Paired, rope: float, family: int = 1) -> int:
+    """About how many pairs decide a comparison with a power of 80 %.
+
+    The difference and its spread are taken as observed. A difference beyond the ROPE must become
+    significant at the strictest step of Holm, with a p that so many pairs can reach, and stay
+    beyond the ROPE; one within it must get an interval inside the ROPE.
+    """
+    mean, spread = abs(paired.mean), paired.spread
+    floor = max(paired.n + 1, int(np.ceil(1 + np.log2(family / ALPHA))))
+    if spread == 0:
+        return floor
+    if mean > rope:
+        needed = max(
+            _pairs(lambda n: _power(mean / spread, n, ALPHA / family) >= POWER),
+            _pairs(lambda n: (mean - rope) * n**0.5 >= stats.norm.ppf(POWER) * spread),
+        )
+    else:
+        needed = _pairs(lambda n: _power_of_equivalence(mean, spread, n, rope) >= POWER)
+    return max(floor, needed)
+
+
+def detectable(spread: float, n: int, rope: float, family: int = 1) -> float | None:
+    """About the smallest true difference that n pairs find with a power of 80 %.
+
+    It must become significant at the strictest step of Holm and exceed the ROPE in the sample.
+
+    Returns:
+        None where the smallest p of n pairs is too large for the family.
+    """
+    if 2.0 ** (1 - n) * family >= ALPHA:
+        return None
+    if spread == 0:
+        return rope
+    size = TTestPower().solve_power(
+        nobs=n, alpha=ALPHA / family / 2, power=POWER, alternative="larger"
+    )
+    return max(float(size) * spread, rope + float(stats.norm.ppf(POWER)) * spread / float(n**0.5))
+
+
+def _judge(paired: Paired, p: float, rope: float, family: int) -> Judged:
+    verdict: Verdict = str(decide(paired.mean, paired.low, paired.high, p, rope))  # type: ignore[assignment]
+    if verdict != "undecided":
+        return Judged(paired, p, verdict, None, None)
+    found = detectable(paired.spread, paired.n, rope, family)
+    return Judged(paired, p, verdict, seeds_needed(paired, rope, family), found)
+
+
+def _power(effect: float, n: int, alpha: float) -> float:
+    """Of the two-sided paired t-test, to find a difference with the sign that it has."""
+    # Beyond a noncentrality of 20 scipy's noncentral t overflows, and the power has long been 1.
+    effect = min(effect, 20 / n**0.5)
+    return float(TTestPower().power(effect, n, alpha / 2, alternative="larger"))
+
+
+def _power_of_equivalence(mean: float, spread: float, n: int, rope: float) -> float:
+    """How often the interval of n pairs lies inside the ROPE; the spread is taken as known."""
+    error = spread / n**0.5
+    room = rope - stats.t.ppf(1 - ALPHA / 2, n - 1) * error
+    if room <= 0:
+        return 0.0
+    return float(stats.norm.cdf((room - mean) / error) - stats.norm.cdf((-room - mean) / error))
+
+
+def _pairs(enough: Callable[[int], bool]) -> int:
+    """The smallest number of pairs, 2 to ``MANY_SEEDS``, that is enough; more is enough, too."""
+    low, high = 2, MANY_SEEDS
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    return low

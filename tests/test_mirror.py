@@ -263,7 +263,7 @@ def test_two_ranks_open_one_run(launch: Launch, tmp_path: Path) -> None:
         (folder,) = tmp_path.glob(f"runs/single/{run_id}")
         assert logged_rows(sent.history) == expected_rows(folder)
         assert sent.config["world_size"] == 2
-        assert len(server.asked("Viewer")) == 1
+        assert len(server.asked("RunResumeStatus")) == 1
 
 
 def test_the_training_process_does_not_wait_for_the_mirror(tmp_path: Path) -> None:

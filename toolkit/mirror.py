@@ -33,8 +33,7 @@ POLL_SECONDS = 0.2
 CONNECT_SECONDS = 3
 OPEN_SECONDS = 30
 """Training does not wait for W&B to open, so a slow server may take its time."""
-UPLOAD_SECONDS = 4
-FINISH_SECONDS = 5
+UPLOAD_SECONDS, FINISH_SECONDS = 3, 4
 NICE = 10
 SAYS = "mirror: "
 """Begins the lines of the log that are not W&B's own."""

@@ -15,8 +15,8 @@ from toolkit.mirror import SAYS
 from toolkit.process import DONE, FAILED
 
 STUCK_SECONDS = 10
-OPEN_AT_END_SECONDS = 2
-END_SECONDS = 10
+OPEN_AT_END_SECONDS = 1.5
+END_SECONDS = 8
 """How long the end of a process waits for its mirrors; what they have not sent stays on disk."""
 
 _mirrors: "list[Mirror]" = []
@@ -114,7 +114,7 @@ def start_mirror(folder: Path, begin: int) -> Mirror | None:
 
 @atexit.register
 def end_mirrors() -> None:
-    """End all mirrors of this process, within 15 seconds; safe to call twice."""
+    """End all mirrors of this process, within 10 seconds; safe to call twice."""
     begin = time.monotonic()
     for mirror in _mirrors:
         mirror.end()

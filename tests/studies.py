@@ -15,6 +15,7 @@ def write_run(
     *,
     lr: float = 0.01,
     updates: int = 40,
+    eval_every: int = 10,
     reason: str = "the mean fell",
     **changes: Any,
 ) -> Path:
@@ -36,6 +37,7 @@ def write_run(
         "timing": {"train_seconds": 10.0 + seed, "data": 1.0, "evaluation": 2.0},
         "initial_weights_sha": f"weights {seed}",
         "batch_order_sha": f"order {seed}",
+        "final_weights_sha": f"{schedule} {lr} {seed} {changes.get('arm', 0)}",
         "versions": {"torch": "2.13.0"},
         "argv": ["somewhere/train.py", "digits/vit_micro", "--seed", str(seed)],
         "device": "cpu",
@@ -64,7 +66,7 @@ def write_run(
                 "t": 1000.0 + update,
             }
             events.write(json.dumps(event) + "\n")
-            if update % 10 == 0:
+            if update % eval_every == 0:
                 evaluation = {"kind": "evaluation", "update": update, "epoch": update / 20}
                 evaluation |= {"split": "validation", "accuracy": score - 40 / update}
                 events.write(json.dumps(evaluation | {"t": 1000.0 + update}) + "\n")
@@ -81,4 +83,21 @@ def write_study(study: Path, family: list[dict[str, Any]] | None = None) -> Path
     ]
     plan = {"name": study.name, "question": "Is it?", "runs": 16, "rope": {"digits": 0.5}}
     (study / "study.json").write_text(json.dumps({**plan, "family": family or default}))
+    return study
+
+
+def write_large_study(study: Path, runs: int = 1_000) -> Path:
+    """Five schedules at five base LRs, 500 readings and 20 evaluations a run."""
+    for number in range(runs):
+        seed, place = divmod(number, 25)
+        schedule = ("plan", "cosine", "linear", "step", "constant")[place % 5]
+        score = 90.0 + (7 * seed + place) % 11 / 10
+        lr = 10.0 ** (place // 5 - 3)
+        write_run(study, schedule, seed, score, lr=lr, updates=500, eval_every=25)
+    family = [
+        {"pair": "digits/vit_micro@field", "lr": lr, "candidate": "plan", "baseline": baseline}
+        for lr in (0.01, 0.1)
+        for baseline in ("cosine", "linear", "step")
+    ]
+    (study / "study.json").write_text(json.dumps({"runs": runs, "family": family}))
     return study

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
@@ -96,7 +97,7 @@ class Study:
         return {
             **{name: value for name, value in plain.items() if name != "configs"},
             "runs": len(self.configs),
-            "pairs": list(dict.fromkeys(config.target for config in self.configs)),
+            "pairs": dict(Counter(config.target for config in self.configs)),
             "family": [asdict(contrast) for contrast in self.family],
             "rope": dict(self.rope),
         }
@@ -160,8 +161,8 @@ def plan_reduced() -> Study:
     small: dict[str, Any] = {
         "train_examples": 1_000,
         "epochs": 12,
-        "max_length": 128,
-        "hidden": 100,
+        "max_length": 64,
+        "hidden": 50,
     }
     full = _at_own_rate([digits])
     reduced = {(lstm, 0.01): replace(_recipe(lstm), **small)}
@@ -176,7 +177,7 @@ def plan_reduced() -> Study:
         configs=configs,
         family=_family([*full, *reduced], "plan", ("constant", "step", "cosine")),
         reduced={
-            lstm: "1,000 of 23,000 training reviews, 128 tokens, 100 of 300 units, 12 of 50 "
+            lstm: "1,000 of 23,000 training reviews, 64 tokens, 50 of 300 units, 12 of 50 "
             "epochs, 3 of 10 seeds"
         },
         left_out={f"{pair}@plan": why for pair in PAIRS if f"{pair}@plan" != lstm},

@@ -131,13 +131,16 @@ def _one_pass(todo: Sequence[Item], lease: float) -> Iterator[str]:
     """Each run at most once; yields the status of those that were free."""
     alone = world_size() > 1 and not is_rank_zero()  # rank 0 claims for all
     for item in todo:
+        status = None
         with nullcontext(True) if alone else claims.take(item.folder, lease) as mine:
             if not mine and world_size() > 1:
                 raise RunError(f"{item.folder} is claimed by another process: let it end first")
             if mine and item.open:
-                yield _attempt(item)
+                status = _attempt(item)
         if mine and item.finished:
             claims.forget(item.folder)
+        if status is not None:
+            yield status
 
 
 def _attempt(item: Item) -> str:

@@ -46,6 +46,8 @@ def write_report(folder: Path, wandb: str | None = None) -> Path:
     analysis = analyse(load_study(folder))
     print(verdict_table(analysis), end="\n\n")
     print("\n".join(verdict_sentences(analysis)))
+    for warning in analysis.warnings:
+        print(f"mind: {warning}", file=sys.stderr)
     # Drawing takes longer to import than the numbers to compute: they are shown first.
     from toolkit.report import page, paper, tables
 

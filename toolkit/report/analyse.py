@@ -1,18 +1,23 @@
 """From records to the numbers of the report."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from toolkit import stats
 from toolkit.errors import ConfigError
+from toolkit.report.aggregate import Overall, TargetRow, overall, target_rows
 from toolkit.report.load import Group, RunRecord, StudyRecord
+from toolkit.report.rates import RateRow, TunedRow, rate_rows, tuned_rows
 
 SPANS = ("data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint")
 DEFAULT_ROPE = 0.5
+EQUAL_SHARE = 0.05
+"""Two arms of one schedule of which more pairs are the same run prove nothing."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,41 @@ class GroupRow:
 
 
 @dataclass(frozen=True)
-class ContrastRow:
-    """One comparison of the primary family, or why it cannot be made.
+class SeedRow:
+    """One run in the table of all seeds.
 
     Attributes:
-        seconds_ratio: geometric mean of the paired training times, candidate / baseline.
+        test: the headline metric on test at the last update; 0 for a diverged run.
+        last_validation, best_validation: the headline metric on validation at the last evaluation
+            and at the best; None without one. The best is shown, never judged.
+        seconds: of training, without evaluation and checkpoints.
+    """
+
+    group: Group
+    seed: int
+    test: float
+    last_validation: float | None
+    best_validation: float | None
+    diverged: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ContrastRow:
+    """One comparison, paired by seed, or why it cannot be made.
+
+    Attributes:
+        candidate_arm, baseline_arm: the arms of the two.
+        rope: the difference that does not matter in practice.
+        paired: the comparison of the test metric alone; None with a problem.
+        judged: its verdict; None outside the primary family.
+        speed: training seconds judged like a metric, Holm over the same family; None outside it,
+            and where a run diverged, as its time is infinite.
+        seconds_ratio: geometric mean of the paired training times, candidate / baseline; infinite
+            or 0 where runs of one of the two diverged, NaN where of both.
         missing: seeds that only one of the two has.
+        same_run: pairs whose final weights are equal to the bit.
+        problem: why there is no comparison.
     """
 
     pair: str
@@ -58,17 +92,70 @@ class ContrastRow:
     seconds_ratio: float
     missing: tuple[int, ...]
     problem: str = ""
+    candidate_arm: int = 0
+    baseline_arm: int = 0
+    paired: stats.Paired | None = None
+    paired_seconds: stats.Paired | None = None
+    speed: stats.Speed | None = None
+    same_run: int = 0
+
+
+@dataclass(frozen=True)
+class CoverageRow:
+    """How much of what the study asks for was run.
+
+    Attributes:
+        scale: full, reduced, or not run.
+        note: what was made smaller, or why it was not run.
+        finished, planned: runs.
+    """
+
+    pair: str
+    scale: str
+    note: str
+    finished: int
+    planned: int
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """All numbers of a report."""
+    """All numbers of a report.
+
+    Attributes:
+        study: what was read.
+        metric: the headline metric; ``score`` if pairs differ in it.
+        metrics: the headline metric of each pair.
+        groups: every group over its seeds.
+        family: the primary family, with verdicts.
+        versions: the distinct sets of versions.
+        seeds: every run: the table to look at first.
+        exploratory: every other schedule against the study's reference, at the same base LR:
+            intervals, no verdicts.
+        targets: how soon each schedule reaches the target of a pair at a base LR.
+        overall: aggregates over all pairs and base LRs; None with fewer than two schedules.
+        rates: how each schedule depends on the base LR, and what tuning it costs.
+        tuned: of a tuning half, the base LR that it chose for each pair.
+        coverage: which pairs were run in full, reduced, or not.
+        warnings: what a reader must know, one sentence each.
+    """
 
     study: StudyRecord
     metric: str
+    metrics: Mapping[str, str]
     groups: list[GroupRow]
     family: list[ContrastRow]
     versions: list[Mapping[str, str]]
+    seeds: list[SeedRow]
+    exploratory: list[ContrastRow]
+    targets: list[TargetRow]
+    overall: Overall | None
+    rates: list[RateRow]
+    tuned: list[TunedRow]
+    coverage: list[CoverageRow]
+    warnings: list[str]
+
+
+Members = Mapping[Group, Sequence[RunRecord]]
 
 
 def analyse(study: StudyRecord) -> Analysis:
@@ -81,31 +168,43 @@ def analyse(study: StudyRecord) -> Analysis:
     members: dict[Group, list[RunRecord]] = defaultdict(list)
     for run in study.runs:
         members[run.group].append(run)
+    metrics = {run.group.pair: run.metric for run in study.runs if run.metric}
+    reference = study.plan.get("reference", "cosine")
+    ropes = {group.pair: _rope(study.plan, group.pair) for group in members}
+    targets = target_rows(members, reference)
     return Analysis(
         study=study,
-        metric=_metric(study.runs),
+        metric=_the_one(list(metrics.values())),
+        metrics=metrics,
         groups=[_group_row(group, runs) for group, runs in members.items()],
         family=_family(study.plan, members),
         versions=_distinct([run.result["versions"] for run in study.runs]),
+        seeds=[_seed_row(run) for run in study.runs],
+        exploratory=_exploratory(study.plan, members, reference),
+        targets=targets,
+        overall=overall(members, targets, reference),
+        rates=rate_rows(members, ropes),
+        tuned=tuned_rows(members) if study.plan.get("tuning") else [],
+        coverage=_coverage(study),
+        warnings=_warnings(study),
     )
 
 
 def score(run: RunRecord) -> float:
     """The headline metric on the test split at the last update; 0 for a diverged run."""
-    if run.diverged:
-        return 0.0
-    return float(next(iter(run.result["metrics"]["test"].values())))
+    return run.score
 
 
-def _metric(runs: Sequence[RunRecord]) -> str:
-    for run in runs:
-        for name in run.result["metrics"]["test"]:
-            return str(name)
-    return "score"
+def _the_one(names: Sequence[str]) -> str:
+    return names[0] if len(set(names)) == 1 else "score"
+
+
+def _rope(plan: Mapping[str, Any], pair: str) -> float:
+    return float(plan.get("rope", {}).get(pair.partition("/")[0], DEFAULT_ROPE))
 
 
 def _group_row(group: Group, runs: Sequence[RunRecord]) -> GroupRow:
-    scores = {run.seed: score(run) for run in runs}
+    scores = {run.seed: run.score for run in runs}
     counts = [len(run.actions) for run in runs]
     timing = [run.result["timing"] for run in runs]
     return GroupRow(
@@ -113,62 +212,117 @@ def _group_row(group: Group, runs: Sequence[RunRecord]) -> GroupRow:
         scores=scores,
         interval=stats.t_interval(list(scores.values())) if len(scores) > 1 else None,
         diverged=sum(run.diverged for run in runs),
-        seconds=float(np.mean([times["train_seconds"] for times in timing])),
+        seconds=float(np.mean([run.training_seconds for run in runs])),
         spans={name: float(np.mean([times.get(name, 0.0) for times in timing])) for name in SPANS},
         actions=(min(counts), max(counts)),
     )
 
 
-def _family(
-    plan: Mapping[str, Any], members: Mapping[Group, Sequence[RunRecord]]
-) -> list[ContrastRow]:
-    drafts = [
-        _contrast(contrast, plan.get("rope", {}), members) for contrast in plan.get("family", [])
-    ]
-    possible = [paired for _, paired in drafts if paired is not None]
-    ropes = [row.rope for row, paired in drafts if paired is not None]
-    verdicts = iter(stats.judge(possible, ropes))
-    return [row if paired is None else _with_verdict(row, next(verdicts)) for row, paired in drafts]
+def _seed_row(run: RunRecord) -> SeedRow:
+    values = run.validation.value
+    return SeedRow(
+        group=run.group,
+        seed=run.seed,
+        test=run.score,
+        last_validation=values[-1] if values else None,
+        best_validation=max(values) if values else None,
+        diverged=run.diverged,
+        seconds=run.training_seconds,
+    )
 
 
-def _with_verdict(row: ContrastRow, judged: stats.Judged) -> ContrastRow:
-    return ContrastRow(**{**row.__dict__, "judged": judged})
+def _family(plan: Mapping[str, Any], members: Members) -> list[ContrastRow]:
+    rows = [_contrast(contrast, plan, members) for contrast in plan.get("family", [])]
+    whole = [row for row in rows if row.paired is not None]
+    timed = [row for row in rows if row.paired_seconds is not None]
+    verdicts = stats.judge([row.paired for row in whole if row.paired], [row.rope for row in whole])
+    speeds = stats.judge_seconds([row.paired_seconds for row in timed if row.paired_seconds])
+    judged = dict(zip(map(id, whole), verdicts, strict=True))
+    speed = dict(zip(map(id, timed), speeds, strict=True))
+    return [replace(row, judged=judged.get(id(row)), speed=speed.get(id(row))) for row in rows]
+
+
+def _exploratory(plan: Mapping[str, Any], members: Members, reference: str) -> list[ContrastRow]:
+    declared = {
+        (one["pair"], one["lr"], frozenset((one["candidate"], one["baseline"])))
+        for one in plan.get("family", [])
+    }
+    rows = []
+    for group in members:
+        place = (group.pair, group.lr)
+        two = frozenset((group.schedule, reference))
+        beside = Group(*place, reference, 0)
+        if (
+            beside in members
+            and group.arm == 0
+            and group != beside
+            and (*place, two) not in declared
+        ):
+            contrast = {**group._asdict(), "candidate": group.schedule, "baseline": reference}
+            rows.append(_contrast(contrast, plan, members))
+    return rows
 
 
 def _contrast(
-    contrast: Mapping[str, Any],
-    ropes: Mapping[str, float],
-    members: Mapping[Group, Sequence[RunRecord]],
-) -> tuple[ContrastRow, stats.Paired | None]:
+    contrast: Mapping[str, Any], plan: Mapping[str, Any], members: Members
+) -> ContrastRow:
     pair, lr = contrast["pair"], contrast["lr"]
+    arms = [contrast.get(f"{side}_arm", 0) for side in ("candidate", "baseline")]
     sides = [
-        {run.seed: run for run in members.get(Group(pair, lr, contrast[side], 0), [])}
-        for side in ("candidate", "baseline")
+        {run.seed: run for run in members.get(Group(pair, lr, contrast[side], arm), [])}
+        for side, arm in zip(("candidate", "baseline"), arms, strict=True)
     ]
     common = sorted(sides[0].keys() & sides[1].keys())
-    missing = tuple(sorted(sides[0].keys() ^ sides[1].keys()))
     for seed in common:
         _check_pairing(sides[0][seed], sides[1][seed])
     a, b = ([side[seed] for seed in common] for side in sides)
-    ratios = [
-        np.log(x.result["timing"]["train_seconds"] / y.result["timing"]["train_seconds"])
-        for x, y in zip(a, b, strict=True)
-    ]
-    problem = "" if len(common) > 1 else f"{len(common)} common seeds: no interval, no verdict"
-    row = ContrastRow(
+    same = sum(_is_same_run(x, y) for x, y in zip(a, b, strict=True))
+    arms_differ = contrast["candidate"] == contrast["baseline"]
+    problem = _problem(len(common), same if arms_differ else 0)
+    finite = not problem and not any(run.diverged for run in (*a, *b))
+    return ContrastRow(
         pair=pair,
         lr=lr,
         candidate=contrast["candidate"],
         baseline=contrast["baseline"],
-        rope=ropes.get(pair.partition("/")[0], DEFAULT_ROPE),
+        rope=_rope(plan, pair),
         judged=None,
-        seconds_ratio=float(np.exp(np.mean(ratios))) if ratios else float("nan"),
-        missing=missing,
+        seconds_ratio=_seconds_ratio(a, b),
+        missing=tuple(sorted(sides[0].keys() ^ sides[1].keys())),
         problem=problem,
+        candidate_arm=arms[0],
+        baseline_arm=arms[1],
+        paired=None if problem else stats.compare([r.score for r in a], [r.score for r in b]),
+        paired_seconds=stats.compare_seconds([r.seconds for r in a], [r.seconds for r in b])
+        if finite
+        else None,
+        same_run=same,
     )
-    return row, None if problem else stats.compare(
-        [score(run) for run in a], [score(run) for run in b]
-    )
+
+
+def _problem(pairs: int, same: int) -> str:
+    if pairs < 2:
+        return f"{pairs} common seeds: no interval, no verdict"
+    if same > EQUAL_SHARE * pairs:
+        return (
+            f"invalid: {same} of {pairs} pairs are the same run to the bit, so the arms change "
+            "nothing; the model needs dropout, or the data augmentation"
+        )
+    return ""
+
+
+def _is_same_run(a: RunRecord, b: RunRecord) -> bool:
+    return bool(a.result["final_weights_sha"] == b.result["final_weights_sha"])
+
+
+def _seconds_ratio(a: Sequence[RunRecord], b: Sequence[RunRecord]) -> float:
+    if not a:
+        return math.nan
+    lost = [any(run.diverged for run in side) for side in (a, b)]
+    if any(lost):
+        return math.nan if all(lost) else math.inf if lost[0] else 0.0
+    logs = [math.log(x.seconds / y.seconds) for x, y in zip(a, b, strict=True)]
+    return math.exp(sum(logs) / len(logs))
 
 
 def _check_pairing(a: RunRecord, b: RunRecord) -> None:
@@ -182,6 +336,45 @@ def _check_pairing(a: RunRecord, b: RunRecord) -> None:
                 f"{a.folder / 'result.json'} and {b.folder / 'result.json'} have the same seed but "
                 f"another {key}: they cannot be paired; repeat both with --fresh in one environment"
             )
+
+
+def _coverage(study: StudyRecord) -> list[CoverageRow]:
+    finished: dict[str, int] = defaultdict(int)
+    for run in study.runs:
+        finished[run.group.pair] += 1
+    reduced, rows = study.plan.get("reduced", {}), []
+    for pair, planned in study.plan.get("pairs", {}).items():
+        scale = "reduced" if pair in reduced else "full"
+        rows.append(CoverageRow(pair, scale, reduced.get(pair, ""), finished[pair], planned))
+    for pair, why in study.plan.get("left_out", {}).items():
+        rows.append(CoverageRow(pair, "not run", why, 0, 0))
+    return rows
+
+
+def _warnings(study: StudyRecord) -> list[str]:
+    found = []
+    for key, advice in (("versions", "in one environment"), ("device", "on one kind of device")):
+        by_value: dict[str, list[RunRecord]] = defaultdict(list)
+        for run in study.runs:
+            by_value[str(run.result.get(key, ""))].append(run)
+        rare = sorted(by_value.values(), key=len)[:-1]
+        if rare:
+            files = ", ".join(str(runs[0].folder / "result.json") for runs in rare)
+            count = sum(map(len, rare))
+            found.append(
+                f"{count} of {len(study.runs)} runs differ from the rest in their {key}, such as "
+                f"{files}: repeat them {advice} with --fresh before you rely on a difference"
+            )
+    if study.not_started:
+        found.append(f"{study.not_started} planned runs have not been started")
+    if study.unfinished:
+        names = ", ".join(f"{path.name} ({state})" for path, state in study.unfinished[:5])
+        found.append(f"{len(study.unfinished)} runs have no result, such as {names}")
+    if diverged := [run for run in study.runs if run.diverged]:
+        found.append(f"{len(diverged)} runs diverged and score 0, such as {diverged[0].folder}")
+    if changed := study.plan.get("uncommitted"):
+        found.append(f"the code was not that of a commit: {', '.join(changed[:5])} differed")
+    return found
 
 
 def _distinct(items: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:

@@ -50,9 +50,7 @@ def loss_curves(rows: Sequence[GroupRow], members: Members, known: Sequence[str]
         "Mean over the seeds; the band is one standard deviation. Every point is the mean of a "
         f"stretch of the run, of which there are {BINS} or fewer."
     )
-    return Section(
-        "Training loss", caption, _panels("loss", rows, members, "training loss", known)
-    )
+    return Section("Training loss", caption, _panels("loss", rows, members, "training loss", known))
 
 
 def rate_curves(rows: Sequence[GroupRow], members: Members, known: Sequence[str]) -> Section:

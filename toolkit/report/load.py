@@ -1,8 +1,10 @@
 """From the files of a study to plain records."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,6 +85,34 @@ class RunRecord:
         """Whether its weights were lost."""
         return bool(self.result["status"] == "diverged")
 
+    @property
+    def metric(self) -> str:
+        """The headline metric; empty for a diverged run without any."""
+        metrics = self.result["metrics"]
+        return str(next(iter(metrics["test"] or metrics.get("validation") or ()), ""))
+
+    @property
+    def score(self) -> float:
+        """The headline metric on the test split at the last update; 0 for a diverged run."""
+        return 0.0 if self.diverged else float(self.result["metrics"]["test"][self.metric])
+
+    @property
+    def validation_score(self) -> float:
+        """The headline metric in the last evaluation on validation; 0 for a diverged run."""
+        if self.diverged:
+            return 0.0
+        return float(self.result["metrics"]["validation"].get(self.metric, 0.0))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, without evaluation and checkpoints; infinite for a diverged run."""
+        return float("inf") if self.diverged else self.training_seconds
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds of training, however the run ended."""
+        return float(self.result["timing"]["train_seconds"])
+
 
 @dataclass
 class StudyRecord:
@@ -93,18 +123,26 @@ class StudyRecord:
         plan: ``study.json``, or empty for runs that no study planned.
         runs: the finished runs, ordered by group and seed.
         unfinished: folders without a result, with what ``state.json`` says of them.
+        not_started: planned runs of which there is no folder.
     """
 
     name: str
     plan: Mapping[str, Any]
     runs: list[RunRecord]
     unfinished: list[tuple[Path, str]]
+    not_started: int = 0
 
 
-NEEDED = (
-    *("status", "task", "model", "recipe", "recipe_settings", "schedule", "seed", "arm"),
-    *("metrics", "timing", "initial_weights_sha", "batch_order_sha", "versions", "argv"),
-)
+NEEDED: Mapping[str, type] = {
+    **dict.fromkeys(("status", "task", "model", "recipe", "schedule"), str),
+    **dict.fromkeys(("initial_weights_sha", "batch_order_sha", "final_weights_sha"), str),
+    **dict.fromkeys(("seed", "arm", "updates"), int),
+    **dict.fromkeys(("recipe_settings", "metrics", "timing", "versions"), dict),
+    "argv": list,
+}
+REPEAT = "repeat the run with --fresh, or remove its folder"
+NOT_RUNS = ("report", "workers")
+"""Folders beside the runs."""
 
 
 def load_study(folder: Path) -> StudyRecord:
@@ -114,39 +152,97 @@ def load_study(folder: Path) -> StudyRecord:
         ConfigError: if there is no folder or no run in it, or a file is broken, naming it.
     """
     if not folder.is_dir():
-        raise ConfigError(f"there is no folder {folder}: run the study first")
-    candidates = sorted(path.parent for path in folder.glob("*/config.json"))
-    finished = [path for path in candidates if (path / "result.json").exists()]
+        beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+        names = [path.name for path in beside if path.is_dir()]
+        near = [str(folder.with_name(name)) for name in get_close_matches(folder.name, names)]
+        hint = f"did you mean {' or '.join(near)}?" if near else "run the study first"
+        raise ConfigError(f"there is no folder {folder}: {hint}")
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and _is_run(path))
+    finished = [path for path in folders if (path / "result.json").exists()]
     if not finished:
         raise ConfigError(f"{folder} holds no finished run: no */result.json")
     runs = sorted((_load_run(path) for path in finished), key=lambda run: (run.group, run.seed))
     _refuse_duplicates(runs)
-    plan = _read_json(folder / "study.json") if (folder / "study.json").exists() else {}
-    unfinished = [(path, _state(path)) for path in candidates if path not in finished]
-    return StudyRecord(folder.resolve().name, plan, runs, unfinished)
+    plan = _plan(folder / "study.json")
+    unfinished = [(path, _state(path)) for path in folders if path not in finished]
+    not_started = max(0, int(plan.get("runs", 0)) - len(folders))
+    return StudyRecord(folder.resolve().name, plan, runs, unfinished, not_started)
+
+
+def _plan(file: Path) -> Mapping[str, Any]:
+    if not file.exists():
+        return {}
+    advice = "toolkit sweep STUDY writes it anew once it is removed"
+    plan = _read_json(file, advice)
+    for name, kind in {"family": list, "rope": dict, "pairs": dict, "runs": int}.items():
+        if not isinstance(plan.get(name, kind()), kind):
+            raise ConfigError(f"{file}: {name} cannot be what a sweep writes; {advice}")
+    for contrast in plan.get("family", []):
+        if missing := {"pair", "lr", "candidate", "baseline"} - set(contrast):
+            raise ConfigError(f"{file}: a comparison of its family lacks {', '.join(missing)}")
+    return plan
+
+
+def _is_run(folder: Path) -> bool:
+    if folder.name in NOT_RUNS:
+        return False
+    return any((folder / f"{name}.json").exists() for name in ("config", "state", "result"))
 
 
 def _load_run(folder: Path) -> RunRecord:
     result = _read_json(folder / "result.json")
+    _check_result(folder / "result.json", result)
+    run = RunRecord(folder, result)
+    begin, last = None, 0.0
+    for number, event in enumerate(_events(folder / "events.jsonl"), 1):
+        try:
+            begin = event["t"] if begin is None else begin
+            if event.get("kind") == "resume":
+                begin += event["t"] - last  # what lies between two attempts is not the run's time
+            last = event["t"]
+            _add_event(run, event, event["t"] - begin)
+        except (KeyError, TypeError) as error:
+            raise ConfigError(
+                f"line {number} of {folder / 'events.jsonl'} is no event of this version "
+                f"({type(error).__name__}: {error}); {REPEAT}"
+            ) from error
+    return run
+
+
+def _check_result(file: Path, result: Mapping[str, Any]) -> None:
+    """Everything that the numbers rest on is there, and is a number where it must be."""
     missing = [name for name in NEEDED if name not in result]
     if missing:
         raise ConfigError(
-            f"{folder / 'result.json'} lacks {', '.join(missing)}: it is of another version or "
-            "broken; repeat the run with --fresh, or remove its folder"
+            f"{file} lacks {', '.join(missing)}: it is of another version or broken; {REPEAT}"
         )
-    run = RunRecord(folder, result)
-    headline = next(iter(result["metrics"].get("test") or result["metrics"]["validation"]), "")
-    begin = None
-    for event in _events(folder / "events.jsonl"):
-        begin = event["t"] if begin is None else begin
-        seconds = event["t"] - begin
-        if event.get("kind") == "evaluation" and event["split"] == "validation":
-            value = event.get(headline)
-            if value is not None:
-                run.validation.add(event["update"], event["epoch"], seconds, value)
-        elif "kind" not in event:
-            _add_reading(run, event, seconds)
-    return run
+    wrong = [name for name, kind in NEEDED.items() if not isinstance(result[name], kind)]
+    if result["status"] not in ("done", "diverged"):
+        wrong.append("status")
+    elif not wrong:
+        numbers = {
+            "recipe_settings.lr": result["recipe_settings"].get("lr"),
+            "timing.train_seconds": result["timing"].get("train_seconds"),
+        }
+        if result["status"] == "done":
+            test = result["metrics"].get("test") or {"?": None}
+            numbers |= {f"metrics.test.{name}": value for name, value in test.items()}
+        wrong += [name for name, value in numbers.items() if not _is_finite(value)]
+    if wrong:
+        raise ConfigError(f"{file}: {', '.join(wrong)} cannot be what a run writes; {REPEAT}")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _add_event(run: RunRecord, event: Mapping[str, Any], seconds: float) -> None:
+    if "kind" not in event:
+        _add_reading(run, event, seconds)
+    elif event["kind"] == "evaluation" and event["split"] == "validation":
+        value = event.get(run.metric)
+        if value is not None:
+            run.validation.add(event["update"], event["epoch"], seconds, value)
 
 
 def _add_reading(run: RunRecord, event: Mapping[str, Any], seconds: float) -> None:
@@ -167,26 +263,25 @@ def _events(file: Path) -> Iterator[Mapping[str, Any]]:
                     yield json.loads(line)
                 except json.JSONDecodeError as error:
                     raise ConfigError(
-                        f"line {number} of {file} is broken ({error.msg}); repeat the run with "
-                        "--fresh, or remove its folder"
+                        f"line {number} of {file} is broken ({error.msg}); {REPEAT}"
                     ) from error
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
 
 
-def _read_json(file: Path) -> Mapping[str, Any]:
+def _read_json(file: Path, advice: str = REPEAT) -> Mapping[str, Any]:
     try:
         data = json.loads(file.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(
-            f"{file} cannot be read ({error}); repeat the run with --fresh, or remove its folder"
-        ) from error
+        raise ConfigError(f"{file} cannot be read ({error}); {advice}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{file} is not a JSON object; repeat the run with --fresh")
+        raise ConfigError(f"{file} is not a JSON object; {advice}")
     return data
 
 
 def _state(folder: Path) -> str:
+    if logs := sorted(folder.glob("failure-*.log")):
+        return f"failed {len(logs)} times, see {logs[-1].name}"
     file = folder / "state.json"
     return str(_read_json(file).get("status", "unknown")) if file.exists() else "not started"
 

@@ -36,9 +36,7 @@ def differences(analysis: Analysis) -> Section:
         if not rows:
             continue
         metric = analysis.metrics.get(pair, analysis.metric)
-        figure = layout(
-            f"difference in {metric}", "", height=90 + ROW * len(rows), horizontal=True
-        )
+        figure = layout(f"difference in {metric}", "", height=90 + ROW * len(rows), horizontal=True)
         figure["shapes"] = [_rope(i, row.rope) for i, row in enumerate(rows)] + [
             {**_vertical(0.0), "line": {"color": UNDECIDED, "width": 1}}
         ]
@@ -165,7 +163,9 @@ def _tuning_trace(grid: RateRow, known: Sequence[str]) -> Any:
     return _line(grid.schedule, list(grid.tuning.tries), grid.tuning.scores, known)
 
 
-def _line(name: str, x: Sequence[float], estimates: Sequence[Estimate], known: Sequence[str]) -> Any:
+def _line(
+    name: str, x: Sequence[float], estimates: Sequence[Estimate], known: Sequence[str]
+) -> Any:
     colour, symbol = style_of(name, known)
     return {
         **shared(name),

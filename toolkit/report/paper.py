@@ -9,7 +9,7 @@ import matplotlib as mpl
 mpl.use("agg")
 from matplotlib import pyplot as plt
 
-from toolkit.report import figures
+from toolkit.report import panels
 from toolkit.report.analyse import Analysis, GroupRow
 
 STYLE: Any = {
@@ -26,7 +26,7 @@ MARKERS |= {"star": "*", "x": "X", "pentagon": "p", "hexagon": "h", "bowtie": "v
 def write_figures(analysis: Analysis, folder: Path) -> None:
     """Write the final metric of every group, one figure a pair."""
     folder.mkdir(exist_ok=True)
-    known = figures.schedules(analysis)
+    known = panels.schedules(analysis)
     with plt.rc_context(STYLE):
         for number, pair in enumerate(dict.fromkeys(row.group.pair for row in analysis.groups), 1):
             rows = [row for row in analysis.groups if row.group.pair == pair]
@@ -50,7 +50,7 @@ def _final(pair: str, rows: Sequence[GroupRow], metric: str, known: Sequence[str
         at = [row for row in rows if row.group.lr == lr]
         at.sort(key=lambda row: (known.index(row.group.schedule), row.group.arm), reverse=True)
         for place, row in enumerate(at):
-            colour, symbol = figures.style_of(row.group.schedule, known)
+            colour, symbol = panels.style_of(row.group.schedule, known)
             scores = list(row.scores.values())
             axis.plot(scores, [place] * len(scores), "o", color=colour, alpha=0.35, markersize=4)
             low, high = row.interval or (row.mean, row.mean)

@@ -49,4 +49,5 @@ def markdown(analysis: Analysis) -> str:
     for versions in analysis.versions:
         lines += ["Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."]
     lines += [f"Without a result: {path.name} ({state})." for path, state in study.unfinished]
+    lines += [f"Mind: {warning}." for warning in analysis.warnings]
     return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ from typing import Any
 
 from toolkit.errors import ConfigError, RunError
 from toolkit.mirror import wandb_mode
-from toolkit.report import figures, words
+from toolkit.report import panels, words
 from toolkit.report.analyse import Analysis, GroupRow
 
 AXES = {"update": "update", "epoch": "epoch", "wall_clock": "wall-clock, s"}
@@ -102,7 +102,7 @@ def _curves(analysis: Analysis, pair: str, entity: str, project: str) -> Iterato
     rows = [row for row in analysis.groups if row.group.pair == pair]
     rates = sorted({row.group.lr for row in rows})
     of_pair = {"study": analysis.study.name, "target": pair}
-    metric = f"validation/{_metric(analysis, pair)}"
+    metric = f"validation/{analysis.metrics.get(pair, analysis.metric)}"
     yield wr.H1(pair)
     for lr in rates:
         runs = wr.Runset(
@@ -211,24 +211,16 @@ def _colours(runs: Any, rows: Sequence[GroupRow], analysis: Analysis) -> dict[An
     """The colours of the local page."""
     import wandb_workspaces.reports.v2 as wr
 
-    known = figures.schedules(analysis)
+    known = panels.schedules(analysis)
     return {
         wr.RunsetGroup(runs.name, (wr.RunsetGroupKey(wr.Config("schedule"), schedule),)): colour
         for schedule in {row.group.schedule for row in rows}
-        for colour, _ in [figures.style_of(schedule, known)]
+        for colour, _ in [panels.style_of(schedule, known)]
     }
 
 
 def _pairs(analysis: Analysis) -> list[str]:
     return list(dict.fromkeys(row.group.pair for row in analysis.groups))
-
-
-def _metric(analysis: Analysis, pair: str) -> str:
-    """The headline metric of a pair; a diverged run has none."""
-    for run in analysis.study.runs:
-        if run.group.pair == pair and run.result["metrics"]["test"]:
-            return str(next(iter(run.result["metrics"]["test"])))
-    return analysis.metric
 
 
 def _run_id(analysis: Analysis) -> str:

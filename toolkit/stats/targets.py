@@ -110,9 +110,9 @@ def _ratios(cells: Cells) -> np.ndarray:
 
 def _shares(cells: Cells) -> np.ndarray:
     """Shape (..., schedules, taus)."""
-    within = _ratios(cells)[..., None] <= TAUS + 1e-12
-    shares: np.ndarray = within.mean(axis=-2)
-    return shares
+    ratios = _ratios(cells)
+    # One tau at a time: with many problems all of them would not fit into memory.
+    return np.stack([(ratios <= tau + 1e-12).mean(axis=-1) for tau in TAUS], axis=-1)
 
 
 def _scores(cells: Cells) -> np.ndarray:

@@ -59,6 +59,7 @@ def _write_run(
         **{"world_size": 1, "micro_batch": 64, "init": "random", "notes": []},
         "timing": {"train_seconds": updates * 0.1 + seed, "data": 1.0, "forward_backward": 60.0},
         **{"initial_weights_sha": f"{pair}{seed}", "batch_order_sha": f"{seed}"},
+        "final_weights_sha": own.name,
         **{"versions": {"torch": "2.13.0"}, "argv": ["toolkit/sweep.py", folder.name]},
     }
     (own / "config.json").write_text("{}")

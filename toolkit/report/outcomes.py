@@ -197,7 +197,9 @@ def profiles(overall: Overall, known: Sequence[str]) -> Section:
         f"is better. The target is the validation score of {overall.reference} at its best base "
         "LR. The bands are 95 % bootstrap intervals."
     )
-    return Section("Who reaches the target first: performance profile", caption, panels)
+    return Section(
+        "Who reaches the target first: performance profile", caption, panels, legend=True
+    )
 
 
 def _profile(race: Race, schedules: Sequence[str], known: Sequence[str]) -> Figure:

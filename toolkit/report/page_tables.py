@@ -124,8 +124,8 @@ def aggregates(analysis: Analysis) -> Table:
         rows.append([*cells, f"{race.profile.scores[i].value:.2f}" if race else ""])
     caption = (
         f"Over {len(found.problems)} problems (pairs at a base LR); intervals by the bootstrap "
-        f"over seeds. The reference is {found.reference}. A run that misses the target counts with its "
-        "whole budget, which is too kind to it."
+        f"over seeds. The reference is {found.reference}. A run that misses the target counts "
+        "with its whole budget, which is too kind to it."
     )
     return Table("Over all problems", caption, head, rows, words=1)
 

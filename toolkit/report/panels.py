@@ -47,11 +47,16 @@ class Panel:
 
 @dataclass(frozen=True)
 class Section:
-    """Figures of one kind."""
+    """Figures of one kind.
+
+    Attributes:
+        legend: whether it needs one of its own, as it does not belong to a pair.
+    """
 
     title: str
     caption: str
     panels: list[Panel]
+    legend: bool = False
 
 
 def style_of(schedule: str, known: Sequence[str]) -> tuple[str, str]:
@@ -118,10 +123,11 @@ def layout(
 
 
 def ticks(low: float, high: float) -> Figure:
-    """Ticks of a logarithmic axis: 1, 2, 5 over two decades or less, else powers of ten."""
+    """Ticks of a logarithmic axis: powers of ten, with steps between them where there are few."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     if last - first <= 2:
-        values = [m * 10.0**k for k in range(first, last + 1) for m in (1, 2, 5)]
+        steps = (1, 1.5, 2, 3, 5, 7) if high < 6 * low else (1, 2, 5)
+        values = [m * 10.0**k for k in range(first, last + 1) for m in steps]
     else:
         stride = math.ceil((last - first) / MOST_TICKS)
         values = [10.0**k for k in range(first, last + 1, stride)]

@@ -58,7 +58,7 @@ def verdict_sentences(analysis: Analysis) -> list[str]:
 
 def summary(analysis: Analysis) -> list[str]:
     """The whole study in a few sentences: who won how often, and what it cost."""
-    return [*_counts(analysis), _cost(analysis)]
+    return [*_counts(analysis), *_highest(analysis), _cost(analysis)]
 
 
 def _counts(analysis: Analysis) -> Iterator[str]:
@@ -68,7 +68,23 @@ def _counts(analysis: Analysis) -> Iterator[str]:
         found = Counter(row.judged.verdict if row.judged else "not judged" for row in rows)
         told = [f"{name} in {found[name]}" for name in (*VERDICTS, "not judged") if found[name]]
         many = f"{len(rows)} comparisons" if len(rows) > 1 else "1 comparison"
-        yield f"{candidate} against {baseline}, {many}: {', '.join(told)}."
+        means = [row.judged.paired.mean for row in rows if row.judged]
+        low, high = (min(means), max(means)) if means else (0.0, 0.0)
+        span = f"; differences from {low:+.2f} to {high:+.2f} points" if len(means) > 1 else ""
+        yield f"{candidate} against {baseline}, {many}: {', '.join(told)}{span}."
+
+
+def _highest(analysis: Analysis) -> Iterator[str]:
+    """Where each pair scored highest: not a verdict, as it is the best of many."""
+    for pair in dict.fromkeys(row.group.pair for row in analysis.groups):
+        rows = [row for row in analysis.groups if row.group.pair == pair]
+        best = max(rows, key=lambda row: row.mean)
+        name = schedule_label(best.group.schedule, best.group.arm)
+        metric = analysis.metrics.get(pair, analysis.metric)
+        yield (
+            f"{pair_label(pair)}: the highest mean {metric} is {best.mean:.2f}, by {name} at base "
+            f"LR {best.group.lr:g}; as the best of {len(rows)} it is no verdict."
+        )
 
 
 def _cost(analysis: Analysis) -> str:

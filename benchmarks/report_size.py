@@ -103,11 +103,12 @@ def main() -> None:
     with TemporaryDirectory() as temporary:
         folder = arguments.keep or Path(temporary) / "many"
         write_study(folder, arguments.runs, arguments.updates)
-        begin = time.perf_counter()
+        begin, busy = time.perf_counter(), time.process_time()
         page = write_report(folder)
-        seconds = time.perf_counter() - begin
+        seconds, busy = time.perf_counter() - begin, time.process_time() - busy
         print(
-            f"{arguments.runs} runs of {arguments.updates} updates: {seconds:.1f} s, "
+            f"{arguments.runs} runs of {arguments.updates} updates: {seconds:.1f} s "
+            f"({busy:.1f} s of one core), "
             f"{page.stat().st_size / 1e6:.2f} MB"
         )
 

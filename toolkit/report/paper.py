@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 
 from toolkit.report import panels
 from toolkit.report.analyse import Analysis, GroupRow
+from toolkit.report.words import schedule_label
 
 STYLE: Any = {
     "font.size": 9,
@@ -21,6 +22,7 @@ STYLE: Any = {
 }
 MARKERS = {"circle": "o", "diamond": "D", "square": "s", "triangle-up": "^", "cross": "P"}
 MARKERS |= {"star": "*", "x": "X", "pentagon": "p", "hexagon": "h", "bowtie": "v"}
+LABEL_LENGTH = 24
 
 
 def write_figures(analysis: Analysis, folder: Path) -> None:
@@ -58,9 +60,17 @@ def _final(pair: str, rows: Sequence[GroupRow], metric: str, known: Sequence[str
             axis.errorbar(
                 row.mean, place, xerr=error, color=colour, marker=MARKERS[symbol], capsize=3
             )
-        axis.set_yticks(range(len(at)), [row.group.schedule for row in at])
+        axis.set_yticks(range(len(at)), [_short(row) for row in at])
         axis.set_ylim(-0.6, len(at) - 0.4)
         axis.set_title(f"base LR {lr:g}", fontsize=9)
         axis.set_xlabel(metric)
     figure.suptitle(pair, fontsize=9)
     return figure
+
+
+def _short(row: GroupRow) -> str:
+    """A label that leaves room for the figure: a user's schedule is named by its path."""
+    label = schedule_label(row.group.schedule, row.group.arm)
+    return (
+        label if len(label) <= LABEL_LENGTH else "\N{HORIZONTAL ELLIPSIS}" + label[-LABEL_LENGTH:]
+    )

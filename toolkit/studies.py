@@ -1,107 +1,18 @@
-"""Studies: Python functions that return complete run configurations and how they are judged."""
+"""The shipped studies: Python functions that return a ``Study``."""
 
 import importlib.util
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from toolkit import task
-from toolkit.config import RunConfig, schedule_name
+from toolkit.config import RunConfig
 from toolkit.errors import ConfigError, unknown
 from toolkit.schedules import SCHEDULES, Schedule
-
-ROPE = {"digits": 0.5, "cifar10": 0.2, "imdb": 0.3, "squad_v2": 0.5}
-"""Points of the headline metric that do not matter in practice, by task. One image of the digits
-test split is 0.3 points."""
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """One comparison of a primary family: candidate against baseline, paired by seed.
-
-    Attributes:
-        pair: ``TASK/MODEL@RECIPE``.
-        lr: the base LR of both.
-        candidate, baseline: names of schedules.
-        candidate_arm, baseline_arm: their arms.
-    """
-
-    pair: str
-    lr: float
-    candidate: str
-    baseline: str
-    candidate_arm: int = 0
-    baseline_arm: int = 0
-
-
-@dataclass(frozen=True)
-class Study:
-    """What is run, and what is judged; both written down before the first result.
-
-    Attributes:
-        name: its folder below ``runs/``.
-        question: what it answers, in one sentence.
-        configs: the runs, ordered by seed, then pair, then schedule: every prefix is a smaller
-            study.
-        family: the primary family. Everything else is exploratory.
-        rope: per task, the difference in the headline metric that does not matter in practice.
-        reference: the schedule that sets the targets of the times to a target, and that others
-            are compared with where nothing was declared.
-        reduced: pairs that are smaller than the question asks for -> what was made smaller.
-        left_out: pairs that the question asks for and that are not run -> why.
-        tuning: whether it chooses base LRs for another study, and judges nothing.
-        judging: whether its verdicts are to be published: it runs from a commit only.
-
-    Raises:
-        ConfigError: for a run that a study refuses, or a contrast without runs.
-    """
-
-    name: str
-    question: str
-    configs: tuple[RunConfig, ...]
-    family: tuple[Contrast, ...] = ()
-    rope: Mapping[str, float] = field(default_factory=lambda: ROPE)
-    reference: str = "cosine"
-    reduced: Mapping[str, str] = field(default_factory=dict)
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    tuning: bool = False
-    judging: bool = False
-
-    def __post_init__(self) -> None:
-        sides = {(c.target, c.recipe.lr, schedule_name(c.schedule), c.arm) for c in self.configs}
-        for config in self.configs:
-            if config.recipe.precision == "auto":
-                raise ConfigError(
-                    f"study {self.name}: {config.target} has recipe.precision = auto, which "
-                    "machines decide differently; name fp32 or bf16"
-                )
-            if config.study != self.name:
-                raise ConfigError(
-                    f"study {self.name}: a run of {config.target} has study = '{config.study}'"
-                )
-        for one in self.family:
-            for side, arm in ((one.candidate, one.candidate_arm), (one.baseline, one.baseline_arm)):
-                if (one.pair, one.lr, side, arm) not in sides:
-                    raise ConfigError(
-                        f"study {self.name}: its primary family has {side} (arm {arm}) on "
-                        f"{one.pair} at base LR {one.lr:g}, of which there is no run"
-                    )
-
-    def to_json(self) -> dict[str, Any]:
-        """How it is judged, for the report."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {
-            **{name: value for name, value in plain.items() if name != "configs"},
-            "runs": len(self.configs),
-            "pairs": dict(Counter(config.target for config in self.configs)),
-            "family": [asdict(contrast) for contrast in self.family],
-            "rope": dict(self.rope),
-        }
-
+from toolkit.study import Contrast, Study
 
 SEARCH_SEEDS = (1000, 1001)
 """Seeds of tuning halves; judging seeds count from 0, so the two never meet."""
@@ -392,10 +303,15 @@ def _from_file(path: str, name: str) -> Study:
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules["toolkit_user_study"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, name, None)):
-        raise ConfigError(f"study file '{path}' has no function '{name}'")
-    study = getattr(module, name)()
+    try:
+        spec.loader.exec_module(module)
+        if not callable(getattr(module, name, None)):
+            raise ConfigError(f"study file '{path}' has no function '{name}'")
+        study = getattr(module, name)()
+    except ConfigError:
+        raise
+    except Exception as error:  # of the user's code: whatever it is, it is said in one line
+        raise ConfigError(f"{name} of '{path}': {type(error).__name__}: {error}") from error
     if not isinstance(study, Study):
         raise ConfigError(f"{name} of '{path}' returns {type(study).__name__}, not a Study")
     return study

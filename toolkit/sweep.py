@@ -22,7 +22,7 @@ from toolkit.config import RUNS
 from toolkit.errors import ConfigError, RunError, unknown
 from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, is_rank_zero, settle
 from toolkit.record import write_json
-from toolkit.studies import Study
+from toolkit.study import Study
 from toolkit.worker import Item
 
 SECONDS_BETWEEN_LINES = 15

@@ -19,7 +19,7 @@ from toolkit.config import to_json as config_to_json
 from toolkit.errors import ConfigError, RunError
 from toolkit.process import DONE, FAILED, PREEMPTED, is_rank_zero, settle, world_size
 from toolkit.record import write_json, write_status
-from toolkit.studies import Study
+from toolkit.study import Study
 
 ATTEMPTS = 3
 """A run that failed so often is kept with its logs and not tried again."""

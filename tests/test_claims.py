@@ -1,0 +1,119 @@
+"""Claims: one owner at a time, whatever dies or sleeps."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from toolkit import claims
+
+GRAB = """
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from toolkit import claims
+with ExitStack() as stack:
+    for folder in sorted(Path(sys.argv[1]).iterdir()):
+        if stack.enter_context(claims.take(folder)):
+            print(folder.name, flush=True)
+    input()
+"""
+HOLD = """
+import sys
+from pathlib import Path
+from toolkit import claims
+with claims.take(Path(sys.argv[1]), float(sys.argv[2])) as mine:
+    print(mine, flush=True)
+    input()
+"""
+
+
+def start(program: str, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_claim_keeps_others_out_until_it_is_released(tmp_path: Path) -> None:
+    with claims.take(tmp_path / "run") as mine:
+        assert mine
+        with claims.take(tmp_path / "run") as second:
+            assert not second
+    with claims.take(tmp_path / "run") as third:
+        assert third
+        assert claims.current(tmp_path / "run").number == 2
+    claims.forget(tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_many_processes_never_share_a_run(tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / f"{number:02}").mkdir()
+    racers = [start(GRAB, str(tmp_path)) for _ in range(4)]
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("*/claim-1"))) < 40:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    won = [racer.communicate("\n", timeout=60)[0].split() for racer in racers]
+    assert sorted(name for names in won for name in names) == [
+        f"{number:02}" for number in range(40)
+    ]
+
+
+def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
+    holder = start(HOLD, str(tmp_path / "run"), "1000")
+    assert holder.stdout.readline() == "True\n"
+    with claims.take(tmp_path / "run", 1000) as mine:
+        assert not mine
+    holder.kill()
+    holder.communicate()
+    with claims.take(tmp_path / "run", 1000) as mine:
+        assert mine
+
+
+def test_a_claim_of_another_machine_is_free_after_its_lease(tmp_path: Path) -> None:
+    file = tmp_path / "claim-7"
+    file.write_text(json.dumps({"machine": "elsewhere", "pid": 1}))
+    with claims.take(tmp_path, lease=100) as mine:
+        assert not mine
+    os.utime(file, (time.time() - 101,) * 2)
+    with claims.take(tmp_path, lease=100) as mine:
+        assert mine
+        assert claims.current(tmp_path).number == 8
+
+
+def test_a_claim_that_is_being_written_counts(tmp_path: Path) -> None:
+    (tmp_path / "claim-1").write_text('{"mach')
+    with claims.take(tmp_path) as mine:
+        assert not mine
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs signals that stop a process")
+def test_who_slept_through_the_lease_leaves_the_run_alone(tmp_path: Path) -> None:
+    sleeper = start(HOLD, str(tmp_path / "run"), "1")
+    assert sleeper.stdout.readline() == "True\n"
+    sleeper.send_signal(signal.SIGSTOP)
+    time.sleep(1.2)
+    with claims.take(tmp_path / "run", lease=1) as mine:
+        assert mine
+        sleeper.send_signal(signal.SIGCONT)
+        assert sleeper.wait(timeout=30) == 75
+    assert "another has taken over" in sleeper.communicate()[1]
+
+
+def test_a_live_owner_keeps_a_short_lease(tmp_path: Path) -> None:
+    with claims.take(tmp_path / "run", lease=0.5) as mine:
+        assert mine
+        time.sleep(1)
+        claim = claims.current(tmp_path / "run")
+        elsewhere = claims.Claim(claim.file, "elsewhere", 1)
+        assert claims.is_alive(elsewhere, lease=0.5)

@@ -1,0 +1,245 @@
+"""Sweeps: real processes on real folders, killed, failing and shared."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, Launch
+from toolkit import costs, studies, sweep
+from toolkit.config import RunConfig
+from toolkit.errors import ConfigError
+from toolkit.report.load import load_study
+from toolkit.study import Contrast, Study
+from toolkit.worker import items
+
+STUDIES = ROOT / "tests" / "programs" / "small_studies.py"
+SWEEP = ("-m", "toolkit.sweep")
+
+
+def results(folder: Path) -> dict[str, dict]:
+    """By run id; a run without a result is missing."""
+    return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("*/result.json")}
+
+
+def test_a_study_is_run_once_and_its_commands_stand_alone(python: Launch, tmp_path: Path) -> None:
+    shown = python(*SWEEP, f"{STUDIES}:small", "--dry-run")
+    commands = re.findall(r"^python (-m toolkit.sweep .*?)  #", shown.stdout, re.MULTILINE)
+    assert len(commands) == 4
+    assert "constant seed 0" in shown.stdout
+    assert "unknown: no finished run of its kind" in shown.stdout
+    alone = python(*commands[1].split())
+    assert alone.returncode == 0, alone.stderr
+    first = results(tmp_path / "runs" / "small")
+    assert list(first) == [commands[1].split()[-1]]
+    whole = python(*SWEEP, f"{STUDIES}:small")
+    assert whole.returncode == 0, whole.stderr
+    assert "4 runs, 3 to go" in whole.stdout
+    every = results(tmp_path / "runs" / "small")
+    assert len(every) == 4
+    assert every | first == every
+    assert not list(tmp_path.glob("runs/small/*/claim-*"))
+    costs = python(*SWEEP, f"{STUDIES}:small", "--dry-run").stdout
+    assert "4 runs, 0 to go" in costs
+    assert python(*SWEEP, f"{STUDIES}:changed").returncode == 2
+    study = load_study(tmp_path / "runs" / "small")
+    assert (len(study.runs), study.not_started, study.plan["runs"]) == (4, 0, 4)
+
+
+def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path: Path, python: Launch) -> None:
+    command = [sys.executable, *SWEEP, f"{STUDIES}:long"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/long/*/checkpoints/*")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert len(list(tmp_path.glob("runs/long/*/claim-1"))) == 1
+    assert python(*SWEEP, f"{STUDIES}:long").returncode == 0
+    assert len(results(tmp_path / "runs" / "long")) == 2
+    events = "".join(file.read_text() for file in tmp_path.glob("runs/long/*/events.jsonl"))
+    assert events.count('"kind": "resume"') == 1
+
+
+def test_a_run_that_fails_is_tried_three_times_and_kept(python: Launch, tmp_path: Path) -> None:
+    ended = python(*SWEEP, f"{STUDIES}:failing")
+    assert ended.returncode == 1
+    assert "given up: digits/vit_micro@field lr 0.01" in ended.stderr
+    assert len(results(tmp_path / "runs" / "failing")) == 1
+    logs = sorted(tmp_path.glob("runs/failing/*/failure-*.log"))
+    assert [log.name for log in logs] == [f"failure-{i}.log" for i in (1, 2, 3)]
+    assert "this schedule cannot count to 5" in logs[2].read_text()
+    ((folder, state),) = load_study(tmp_path / "runs" / "failing").unfinished
+    assert (folder, state) == (logs[0].parent, "failed 3 times, see failure-3.log")
+    again = python(*SWEEP, f"{STUDIES}:failing")
+    assert again.returncode == 1
+    assert "2 runs, 0 to go" in again.stdout
+
+
+def test_workers_share_a_study_and_one_that_dies_is_replaced(
+    python: Launch, tmp_path: Path
+) -> None:
+    ended = python(*SWEEP, f"{STUDIES}:deadly", "--slots-per-device", "2", timeout=300)
+    assert ended.returncode == 1, ended.stderr
+    assert len(results(tmp_path / "runs" / "deadly")) == 1
+    logs = sorted(tmp_path.glob("runs/deadly/*/failure-*.log"))
+    assert len(logs) == 3
+    assert all("signal 9" in log.read_text() for log in logs)
+    assert "given up" in ended.stderr
+
+
+def test_a_sweep_that_is_asked_to_stop_stops_its_workers(tmp_path: Path) -> None:
+    command = [sys.executable, *SWEEP, f"{STUDIES}:long", "--slots-per-device", "1"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/long/*/events.jsonl")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 75
+    assert "stopped: the same command continues" in process.communicate()[1]
+    states = [json.loads(file.read_text()) for file in tmp_path.glob("runs/long/*/state.json")]
+    assert [state["status"] for state in states] == ["preempted"]
+    (claim,) = tmp_path.glob("runs/long/*/claim-1")
+    assert claim.stat().st_mtime == 0  # free at once
+
+
+def test_an_array_of_jobs_works_on_one_study(python: Launch, tmp_path: Path) -> None:
+    ended = python(
+        *(*SWEEP, f"{STUDIES}:small", "--slurm", "2", "--cluster", "local"),
+        *("--slurm-set", "timeout_min=5"),
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert len(results(tmp_path / "runs" / "small")) == 4
+
+
+def test_runs_of_a_wandb_sweep_are_those_of_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main([f"{STUDIES}:small", "--wandb-sweep", "sweep.yaml"]) == 0
+    written = yaml.safe_load(Path("sweep.yaml").read_text())
+    ids = [item.folder.name for item in items(studies.load(f"{STUDIES}:small"))]
+    assert written["parameters"]["run"]["values"] == ids
+    assert written["method"] == "grid"
+    assert written["command"][1:] == [*("python", *SWEEP, f"{STUDIES}:small"), "${args}"]
+
+
+def test_a_cost_is_measured_or_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = studies.load(f"{STUDIES}:long").configs[0]
+    measured = costs.measure(config, 3)
+    assert measured.updates_per_epoch == 1280 // 64
+    assert 0 < measured.update < 5
+    folder = tmp_path / "runs" / "x" / "y"
+    folder.mkdir(parents=True)
+    recipe = costs.to_json(config)["recipe"] | {"lr": 0.5, "updates": 40}
+    result = {"task": "digits", "model": "vit_micro", "recipe": "field", "recipe_settings": recipe}
+    result |= {"timing": {"train_seconds": 3.0, "evaluation": 1.0}, "updates": 40, "epoch": 2.0}
+    (folder / "result.json").write_text(json.dumps(result))
+    (tmp_path / "runs" / "broken").mkdir()
+    known = costs.from_finished()
+    assert costs.total([config], known) == (0.1 * 2_000, set())
+    assert [costs.in_words(s) for s in (42, 500, 12_600, 1e6)] == [
+        "42 s",
+        "8 min",
+        "3.5 h",
+        "11.6 days",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["dmeo"], "unknown study 'dmeo': did you mean demo?"),
+        ([f"{STUDIES}:nothing"], "has no function 'nothing'"),
+        (["nowhere.py:small"], "there is no study file 'nowhere.py'"),
+        (["demo", "--only", "imdb"], "unknown target 'imdb'"),
+        (["demo", "--run", "0123"], "study demo has no run 0123"),
+        (["demo", "--slurm", "1", "--slurm-set", "x"], "--slurm-set x: it must be NAME=VALUE"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    argv: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_what_is_published_runs_from_a_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "_commit", lambda: ("c0ffee", ["toolkit/loop.py"]))
+    assert sweep.main([f"{STUDIES}:judged"]) == 2
+    assert "runs from a commit: toolkit/loop.py is not committed" in capsys.readouterr().err
+    monkeypatch.setattr(sweep, "_commit", lambda: (None, []))
+    assert sweep.main([f"{STUDIES}:judged"]) == 2
+    assert "this is no git checkout" in capsys.readouterr().err
+
+
+def test_every_prefix_of_a_study_is_a_smaller_study() -> None:
+    for name in ("demo", "plan", "headline", "headline_cpu", "lr_robustness"):
+        configs = studies.load(name).configs
+        seeds = [config.seed for config in configs]
+        assert seeds == sorted(seeds)
+        per_seed = len(configs) // len(set(seeds))
+        rest = [(c.target, c.recipe, c.schedule) for c in configs]
+        assert rest == rest[:per_seed] * len(set(seeds))
+
+
+def test_tuning_and_judging_share_no_seed_and_every_schedule_has_one_budget() -> None:
+    for name in ("headline", "headline_cpu"):
+        judging, tuning = studies.load(name), studies.load(f"{name}-tuning")
+        assert judging.judging
+        assert tuning.tuning
+        assert not {c.seed for c in judging.configs} & {c.seed for c in tuning.configs}
+        budgets = {
+            (c.target, c.recipe.epochs, c.recipe.updates)
+            for c in (*judging.configs, *tuning.configs)
+        }
+        assert len(budgets) == len({c.target for c in judging.configs})
+
+
+def test_the_plan_is_the_plan() -> None:
+    study = studies.load("plan")
+    assert len({config.target for config in study.configs}) == 6
+    for config in study.configs:
+        recipe = config.recipe
+        assert (recipe.global_batch, recipe.lr, recipe.optimizer) == (64, 0.01, "adam")
+        assert (recipe.weight_decay, recipe.epochs) == (1e-4, 50)
+    assert len(study.family) == 18
+    reduced = studies.load("plan_reduced")
+    assert {*reduced.reduced, *reduced.left_out} == {c.target for c in study.configs}
+
+
+def test_a_study_refuses_what_it_cannot_judge() -> None:
+    study = studies.load("demo")
+    config = study.configs[0]
+    auto = config.recipe.__class__(**{**vars(config.recipe), "precision": "auto"})
+    with pytest.raises(ConfigError, match=r"recipe.precision = auto"):
+        Study("demo", "?", (RunConfig(target=config.target, recipe=auto, study="demo"),))
+    with pytest.raises(ConfigError, match=r"greedy \(arm 0\) on .* of which there is no run"):
+        Study("demo", "?", study.configs, (Contrast(config.target, 0.01, "greedy", "cosine"),))
+    with pytest.raises(ConfigError, match="has study = 'demo'"):
+        Study("mine", "?", study.configs)

@@ -1,6 +1,7 @@
 """What happened during training: metrics, losses, learning rates and decisions over the run."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ MOST_LINES = 6
 """LR lines of a schedule in one panel."""
 MOST_MARKS = 150
 """Decisions of a schedule in one panel."""
+HOVER_WIDTH = 60
+"""Characters of a line of hover text: what a phone shows."""
 AXES = ("update", "epoch", "seconds")
 SYMBOLS = {"raise": "triangle-up", "cut": "triangle-down", "rollback": "x", "restore": "x"}
 
@@ -224,10 +227,11 @@ def _marks(
 
 
 def _told(run: RunRecord, action: Action) -> str:
+    """The words of a mark. Plotly breaks no lines, and a reason may be long."""
     return (
         f"seed {run.seed}, update {action.update}: {escape(action.pattern)}, "
-        f"{escape(action.action)}<br>{escape(action.reason)}"
-    )
+        f"{escape(action.action)}<br>"
+    ) + "<br>".join(escape(line) for line in wrap(action.reason, HOVER_WIDTH))
 
 
 def corners(curve: Curve) -> Curve:

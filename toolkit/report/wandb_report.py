@@ -50,8 +50,9 @@ def publish(analysis: Analysis, folder: Path, destination: str) -> str:
     if wandb_mode() != "online":
         raise ConfigError("a W&B report needs a key, by wandb login, and W&B online")
     try:
-        _upload(analysis, folder, entity, project)
-        report = build(analysis, entity, project)
+        images = sorted((folder / "figures").glob("*.png"))
+        _upload(analysis, folder, images, entity, project)
+        report = build(analysis, [_key(image) for image in images], entity, project)
         known = folder / "wandb_report.txt"
         report.id = known.read_text() if known.exists() else ""
         report.save()
@@ -62,13 +63,19 @@ def publish(analysis: Analysis, folder: Path, destination: str) -> str:
         raise RunError(f"W&B: {type(error).__name__}: {first}") from error
 
 
-def build(analysis: Analysis, entity: str, project: str) -> Any:
-    """The report, not yet saved. It asks the server for the project's id."""
+def build(analysis: Analysis, media: Sequence[str], entity: str, project: str) -> Any:
+    """The report, not yet saved. It asks the server for the project's id.
+
+    Args:
+        analysis: the numbers.
+        media: keys of the uploaded figures.
+        entity, project: where the runs are.
+    """
     import wandb_workspaces.reports.v2 as wr
 
     study, place = analysis.study, (entity, project)
     curves = [_curves(analysis, pair, *place) for pair in _pairs(analysis)]
-    last = _runs_and_figures(analysis, *place)
+    last = _runs_and_figures(analysis, media, *place)
     return wr.Report(
         entity=entity,
         project=project,
@@ -181,7 +188,9 @@ def _sensitivity() -> list[Any]:
     ]
 
 
-def _runs_and_figures(analysis: Analysis, entity: str, project: str) -> Iterator[Any]:
+def _runs_and_figures(
+    analysis: Analysis, media: Sequence[str], entity: str, project: str
+) -> Iterator[Any]:
     import wandb_workspaces.reports.v2 as wr
 
     yield wr.H1("Runs side by side")
@@ -190,12 +199,12 @@ def _runs_and_figures(analysis: Analysis, entity: str, project: str) -> Iterator
         panels=[wr.RunComparer(diff_only="split", layout=wr.Layout(0, 0, GRID, 2 * HEIGHT))],
     )
     own = f"ID = {_run_id(analysis)!r}"
-    yield wr.H1("Final metric: every seed, mean and 95 % interval")
+    yield wr.H1("Figures with every seed and 95 % intervals")
     yield wr.PanelGrid(
         runsets=[wr.Runset(entity, project, "report", filters=own)],
         panels=[
             wr.MediaBrowser(
-                media_keys=[f"figures/{number}" for number, _ in enumerate(_pairs(analysis), 1)],
+                media_keys=list(media),
                 layout=wr.Layout(0, 0, GRID, 2 * HEIGHT),
             )
         ],
@@ -227,7 +236,13 @@ def _run_id(analysis: Analysis) -> str:
     return "report-" + re.sub(r"[^A-Za-z0-9_.-]", "-", analysis.study.name)[:100]
 
 
-def _upload(analysis: Analysis, folder: Path, entity: str, project: str) -> None:
+def _key(image: Path) -> str:
+    return f"figures/{image.stem}"
+
+
+def _upload(
+    analysis: Analysis, folder: Path, images: Sequence[Path], entity: str, project: str
+) -> None:
     """A run of its own for what the report shows beside the runs: figures, tables, files."""
     import wandb
 
@@ -243,9 +258,7 @@ def _upload(analysis: Analysis, folder: Path, entity: str, project: str) -> None
         settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
     )
     with run:
-        for number, _ in enumerate(_pairs(analysis), 1):
-            image = wandb.Image(str(folder / "figures" / f"final-{number}.png"))
-            run.log({f"figures/{number}": image})
+        run.log({_key(image): wandb.Image(str(image)) for image in images})
         for name, table in (
             ("verdicts", words.family_rows(analysis)),
             ("schedules", words.group_rows(analysis)),

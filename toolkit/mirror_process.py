@@ -48,7 +48,10 @@ class Mirror:
     @property
     def status(self) -> str:
         """What the process said last: ``online URL``, ``offline FOLDER``, ``failed REASON``."""
-        lines = self._log.read_text(errors="replace").splitlines()
+        try:
+            lines = self._log.read_text(errors="replace").splitlines()
+        except OSError:  # somebody removed the run's folder
+            return ""
         said = [line for line in lines if line.startswith(SAYS)]
         return said[-1].removeprefix(SAYS) if said else ""
 

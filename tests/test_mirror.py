@@ -18,9 +18,13 @@ from tests.fake_wandb import FakeWandb
 from tests.studies import write_run
 from toolkit.mirror import DECISION_COLUMNS, PROJECT, decision, describe, values
 
-TRAIN = ["-m", "toolkit.train", "digits/vit_micro", "--seed", "3", "--recipe.updates"]
+FLAGS = ["digits/vit_micro", "--seed", "3", "--recipe.updates"]
+TRAIN = ["-m", "toolkit.train", *FLAGS]
+TRAIN_AND_WAIT = [str(ROOT / "tests/programs/train_and_wait.py"), *FLAGS]
 WANDB = str(Path(sys.executable).with_name("wandb"))
-LAST_UPDATE_TO_EXIT = 15
+MOST_SECONDS_WAITED = 10
+"""15 seconds from the last update to the exit, less what a process without W&B takes to end; that
+depends on what else the machine does."""
 SPARE = ("_step", "_timestamp", "_runtime")
 
 
@@ -29,16 +33,19 @@ def environment(changes: dict[str, str | None]) -> dict[str, str]:
     return {name: value for name, value in merged.items() if value is not None}
 
 
-def run(command: list[str], folder: Path, server: FakeWandb | None) -> float:
-    """Seconds from the last line of the run's events to the end of a command that must succeed."""
-    env = environment(server.environment if server else {"WANDB_MODE": "offline"})
+def run(command: list[str], folder: Path, server: FakeWandb) -> str:
+    """What a command that must succeed says on stderr."""
+    env = environment(server.environment)
     done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True, timeout=120
+        [sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True, timeout=300
     )
-    end = time.time()
     assert done.returncode == 0, done.stderr
-    events = next(iter(folder.glob("runs/*/*/events.jsonl")), None)
-    return end - json.loads(events.read_text().splitlines()[-1])["t"] if events else 0.0
+    return done.stderr
+
+
+def waited(stderr: str) -> float:
+    """Seconds that the end of the training process waited for its mirror."""
+    return float(stderr.rpartition("waited ")[2])
 
 
 def events_of(folder: Path) -> list[dict[str, Any]]:
@@ -157,7 +164,7 @@ def test_without_a_key_a_run_is_offline_and_syncs_later(python: Launch, tmp_path
 def test_a_bad_server_does_not_hold_up_the_end(tmp_path: Path, status: int, delay: float) -> None:
     with FakeWandb() as server:
         server.status, server.delay = status, delay
-        assert run([*TRAIN, "30"], tmp_path, server) < LAST_UPDATE_TO_EXIT
+        assert waited(run([*TRAIN_AND_WAIT, "30"], tmp_path, server)) < MOST_SECONDS_WAITED
         assert server.requests >= 1
     (offline,) = tmp_path.glob("runs/single/*/wandb/offline-run-*")
     summary = [WANDB, "leet", "inspect", "--summary", "--json", str(offline)]
@@ -185,7 +192,7 @@ def test_what_breaks_in_mid_run_does_not_stop_it(tmp_path: Path, trouble: str) -
     (tmp_path / "held.py").write_text(HELD)
     with FakeWandb() as server:
         env = environment(server.environment)
-        command = [sys.executable, *TRAIN, "60", "schedule:held.py:Held"]
+        command = [sys.executable, *TRAIN_AND_WAIT, "60", "schedule:held.py:Held"]
         process = subprocess.Popen(
             command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
@@ -199,12 +206,11 @@ def test_what_breaks_in_mid_run_does_not_stop_it(tmp_path: Path, trouble: str) -
         else:
             resource.prlimit(core.pid, resource.RLIMIT_FSIZE, (1, 1))
         (tmp_path / "go").touch()
-        _, stderr = process.communicate(timeout=120)
-    end = time.time()
+        _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr.decode()
-    (file,) = tmp_path.glob("runs/single/*/events.jsonl")
-    assert end - events_of(file.parent)[-1]["t"] < LAST_UPDATE_TO_EXIT
-    assert json.loads((file.parent / "result.json").read_text())["updates"] == 60
+    assert waited(stderr.decode()) < MOST_SECONDS_WAITED
+    (result,) = tmp_path.glob("runs/single/*/result.json")
+    assert json.loads(result.read_text())["updates"] == 60
     psutil.wait_procs([mirror, core], timeout=5)
     assert not mirror.is_running()
     assert not core.is_running()

@@ -12,12 +12,11 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, Launch
-from toolkit import costs, studies, sweep
+from toolkit import costs, studies, sweep, worker
 from toolkit.config import RunConfig
 from toolkit.errors import ConfigError
 from toolkit.report.load import load_study
 from toolkit.study import Contrast, Study
-from toolkit.worker import items
 
 STUDIES = ROOT / "tests" / "programs" / "small_studies.py"
 SWEEP = ("-m", "toolkit.sweep")
@@ -28,12 +27,19 @@ def results(folder: Path) -> dict[str, dict]:
     return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("*/result.json")}
 
 
-def test_a_study_is_run_once_and_its_commands_stand_alone(python: Launch, tmp_path: Path) -> None:
-    shown = python(*SWEEP, f"{STUDIES}:small", "--dry-run")
-    commands = re.findall(r"^python (-m toolkit.sweep .*?)  #", shown.stdout, re.MULTILINE)
+def test_a_study_is_run_once_and_its_commands_stand_alone(
+    python: Launch,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main([f"{STUDIES}:small", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    commands = re.findall(r"^python (-m toolkit.sweep .*?)  #", shown, re.MULTILINE)
     assert len(commands) == 4
-    assert "constant seed 0" in shown.stdout
-    assert "unknown: no finished run of its kind" in shown.stdout
+    assert "constant seed 0" in shown
+    assert "unknown: no finished run of its kind" in shown
     alone = python(*commands[1].split())
     assert alone.returncode == 0, alone.stderr
     first = results(tmp_path / "runs" / "small")
@@ -45,9 +51,10 @@ def test_a_study_is_run_once_and_its_commands_stand_alone(python: Launch, tmp_pa
     assert len(every) == 4
     assert every | first == every
     assert not list(tmp_path.glob("runs/small/*/claim-*"))
-    costs = python(*SWEEP, f"{STUDIES}:small", "--dry-run").stdout
-    assert "4 runs, 0 to go" in costs
-    assert python(*SWEEP, f"{STUDIES}:changed").returncode == 2
+    assert sweep.main([f"{STUDIES}:small", "--dry-run"]) == 0
+    assert "4 runs, 0 to go" in capsys.readouterr().out
+    assert sweep.main([f"{STUDIES}:changed"]) == 2
+    assert "declares another rope: what is judged stands before" in capsys.readouterr().err
     study = load_study(tmp_path / "runs" / "small")
     assert (len(study.runs), study.not_started, study.plan["runs"]) == (4, 0, 4)
 
@@ -69,7 +76,12 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path: Path, python: Lau
     assert events.count('"kind": "resume"') == 1
 
 
-def test_a_run_that_fails_is_tried_three_times_and_kept(python: Launch, tmp_path: Path) -> None:
+def test_a_run_that_fails_is_tried_three_times_and_kept(
+    python: Launch,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     ended = python(*SWEEP, f"{STUDIES}:failing")
     assert ended.returncode == 1
     assert "given up: digits/vit_micro@field lr 0.01" in ended.stderr
@@ -79,9 +91,11 @@ def test_a_run_that_fails_is_tried_three_times_and_kept(python: Launch, tmp_path
     assert "this schedule cannot count to 5" in logs[2].read_text()
     ((folder, state),) = load_study(tmp_path / "runs" / "failing").unfinished
     assert (folder, state) == (logs[0].parent, "failed 3 times, see failure-3.log")
-    again = python(*SWEEP, f"{STUDIES}:failing")
-    assert again.returncode == 1
-    assert "2 runs, 0 to go" in again.stdout
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main([f"{STUDIES}:failing"]) == 1
+    assert "2 runs, 0 to go" in capsys.readouterr().out
+    assert worker.forgive(worker.items(studies.load(f"{STUDIES}:failing"))) == 1
+    assert load_study(tmp_path / "runs" / "failing").unfinished[0][1] == "failed"
 
 
 def test_workers_share_a_study_and_one_that_dies_is_replaced(
@@ -131,7 +145,7 @@ def test_runs_of_a_wandb_sweep_are_those_of_the_study(
     monkeypatch.chdir(tmp_path)
     assert sweep.main([f"{STUDIES}:small", "--wandb-sweep", "sweep.yaml"]) == 0
     written = yaml.safe_load(Path("sweep.yaml").read_text())
-    ids = [item.folder.name for item in items(studies.load(f"{STUDIES}:small"))]
+    ids = [item.folder.name for item in worker.items(studies.load(f"{STUDIES}:small"))]
     assert written["parameters"]["run"]["values"] == ids
     assert written["method"] == "grid"
     assert written["command"][1:] == [*("python", *SWEEP, f"{STUDIES}:small"), "${args}"]

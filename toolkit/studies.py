@@ -225,7 +225,7 @@ def _cpu_recipes() -> Recipes:
     """Small budgets: some 30 to 60 s a run on 2 cores, evaluation included."""
     small: dict[str, dict[str, Any]] = {
         "cifar10/resnet18@field": {
-            **{"stem": "imagenet", "test": "holdout", "epochs": None, "updates": 150},
+            **{"stem": "imagenet", "test": "holdout", "epochs": None, "updates": 120},
         },
         "imdb/lstm-glove@field": {
             **{"epochs": None, "updates": 200, "hidden": 64, "layers": 1, "max_length": 128},

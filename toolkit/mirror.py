@@ -88,7 +88,8 @@ def mirror(folder: Path, over: threading.Event, begin: int = 0, offline: bool = 
     Raises:
         Exception: whatever W&B raises; its kinds of errors are many.
     """
-    run = _open(folder, offline, live=not over.is_set())
+    live = not over.is_set()
+    run = _open(folder, offline, live)
     first = last = _first_time(folder)
     decisions: list[list[Any]] = []
     for event in _follow(folder / "events.jsonl", begin, over):
@@ -102,7 +103,7 @@ def mirror(folder: Path, over: threading.Event, begin: int = 0, offline: bool = 
             run.log(axes | row)
         if row := decision(event):
             decisions.append([(axes | row).get(name) for name in DECISION_COLUMNS])
-    _finish(run, folder, decisions, (last or 0.0) - (first or 0.0))
+    _finish(run, folder, decisions, (last or 0.0) - (first or 0.0), live)
 
 
 def values(event: Event) -> dict[str, float]:
@@ -187,7 +188,7 @@ def _init(folder: Path, mode: str, live: bool) -> Any:
         config=config,
         settings=wandb.Settings(
             init_timeout=OPEN_SECONDS,
-            finish_timeout=FINISH_SECONDS,
+            finish_timeout=FINISH_SECONDS if live else 0,  # 0 is no limit
             silent=True,
             console="off",
             x_disable_stats=not live,
@@ -231,7 +232,7 @@ def _follow(file: Path, begin: int, over: threading.Event) -> Iterator[Event]:
         over.wait(POLL_SECONDS)
 
 
-def _finish(run: Any, folder: Path, decisions: list[list[Any]], seconds: float) -> None:
+def _finish(run: Any, folder: Path, decisions: list[list[Any]], seconds: float, live: bool) -> None:
     """Result, table of decisions, raw files, alert, and the run's end."""
     result = _read(folder / "result.json")
     state = _read(folder / "state.json").get("status", "running")
@@ -246,10 +247,10 @@ def _finish(run: Any, folder: Path, decisions: list[list[Any]], seconds: float) 
         run.alert(f"{result.get('status', state)}: {run.name}", str(folder), level="ERROR")
     if state == "preempted":
         run.mark_preempting()
-    # Uploads ask the server first; it gets a few seconds.
+    # Uploads ask the server first; it gets a few seconds while a training process waits.
     uploads = threading.Thread(target=_upload, args=(run, folder, decisions), daemon=True)
     uploads.start()
-    uploads.join(UPLOAD_SECONDS)
+    uploads.join(UPLOAD_SECONDS if live else None)
     run.finish(exit_code=DONE if result and not trouble else FAILED)
 
 
@@ -271,7 +272,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _await_end_of_input(over: threading.Event) -> None:
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1024):  # not sys.stdin, whose lock would outlive the thread
+        pass
     over.set()
 
 

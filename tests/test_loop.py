@@ -345,7 +345,7 @@ def test_a_global_batch_that_does_not_divide_over_the_ranks_is_refused() -> None
 def test_processes_that_accelerate_does_not_see_are_refused() -> None:
     # Each would believe to be alone and write the same files.
     with pytest.raises(ConfigError, match="started 2 processes, but Accelerate sees 1"):
-        make_accelerator(config().recipe, Shares(2, 32, 1), wandb=False)
+        make_accelerator(config().recipe, Shares(2, 32, 1))
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +353,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     with pytest.raises(ConfigError, match=r"8 processes for 4 GPUs: .*--num_processes 4"):
-        make_accelerator(config().recipe, Shares(8, 8, 1), wandb=False)
+        make_accelerator(config().recipe, Shares(8, 8, 1))
 
 
 def test_a_reading_without_a_finite_loss_reaches_the_schedule(fit: Any) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from toolkit.data import ROOT_VARIABLE, hub_reachable
-from toolkit.record import versions, wandb_mode
+from toolkit.mirror import wandb_mode
+from toolkit.record import versions
 from toolkit.vision_compat import repair_torchvision
 
 

@@ -44,7 +44,7 @@ def cut(global_batch: int, micro_batch: int | None, ranks: int) -> Shares:
     return Shares(ranks, micro_batch, share // micro_batch)
 
 
-def make_accelerator(recipe: Recipe, shares: Shares, wandb: bool) -> Accelerator:
+def make_accelerator(recipe: Recipe, shares: Shares) -> Accelerator:
     """The accelerator of a run, plain or with DeepSpeed, as the launch config says.
 
     Raises:
@@ -68,7 +68,6 @@ def make_accelerator(recipe: Recipe, shares: Shares, wandb: bool) -> Accelerator
         # cpu=True would turn DeepSpeed off without a word; there gloo has to be asked for.
         cpu=no_device and not deepspeed,
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if no_device and deepspeed else [],
-        log_with="wandb" if wandb else None,
     )
     if accelerator.num_processes != shares.ranks:
         raise ConfigError(

@@ -1,11 +1,13 @@
-"""What a run leaves behind: events.jsonl, state.json, result.json; W&B mirrors it.
+"""What a run leaves behind: events.jsonl, state.json, result.json; ``toolkit.mirror`` follows them.
 
-The truth is on disk; W&B never stops or slows a run. Only rank 0 writes.
+Only rank 0 writes.
 """
 
 import json
 import os
 import platform
+import resource
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -14,21 +16,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from toolkit.config import RunConfig, schedule_name, to_json
 from toolkit.events import to_event
+from toolkit.mirror_process import Mirror, start_mirror
 from toolkit.reading import Decision, Reading
 
-PROJECT = "adaptive-lr-toolkit"
 SPANS = ("data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint")
 NOT_TRAINING = ("evaluation", "checkpoint")
 PACKAGES = (
     *("torch", "accelerate", "timm", "transformers", "datasets", "evaluate", "numpy", "wandb"),
     *("schedulefree", "prodigyopt"),
 )
-WANDB_INIT_SECONDS = 10
 
 
 class Stopwatch:
@@ -39,6 +41,7 @@ class Stopwatch:
         self._train_before = self.seconds.pop("train", 0.0)
         self._since = time.perf_counter()
         self._paused = sum(self.seconds[name] for name in NOT_TRAINING)
+        self._lap = self._train_before
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
@@ -55,6 +58,12 @@ class Stopwatch:
         paused = sum(self.seconds[name] for name in NOT_TRAINING) - self._paused
         return self._train_before + time.perf_counter() - self._since - paused
 
+    def lap(self) -> float:
+        """Training seconds since the last lap, or since the start or resume."""
+        now = self.train_seconds
+        seconds, self._lap = now - self._lap, now
+        return seconds
+
     def spans(self) -> dict[str, float]:
         """Seconds of every span."""
         return {name: self.seconds.get(name, 0.0) for name in SPANS}
@@ -69,7 +78,7 @@ class Recorder:
 
     Args:
         folder: the run's folder.
-        accelerator: rank 0 of it writes; W&B goes through its tracker.
+        accelerator: rank 0 of it writes.
         config: what is being run.
         updates: the budget, for the progress bar.
         resume_at: update to continue from; later events of an earlier attempt are dropped.
@@ -83,15 +92,18 @@ class Recorder:
         updates: int,
         resume_at: int = 0,
     ) -> None:
-        self.folder, self.accelerator, self.config = folder, accelerator, config
+        self.folder, self.accelerator = folder, accelerator
         self.stopwatch = Stopwatch()
         self._writes = accelerator.is_main_process
         self._events: IO[str] | None = None
+        self._mirror: Mirror | None = None
         if self._writes:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "config.json", to_json(config))
             self._events = _open_events(folder / "events.jsonl", resume_at)
-        self._mirrored = config.wandb == "auto" and _start_wandb(accelerator, config, folder)
+            if config.wandb == "auto" and os.environ.get("WANDB_MODE") != "disabled":
+                self._mirror = start_mirror(folder, (folder / "events.jsonl").stat().st_size)
+        self._update, self._items = resume_at, 0.0  # of the last evaluation; items since then
         self._bar = tqdm(
             total=updates,
             initial=resume_at,
@@ -109,23 +121,22 @@ class Recorder:
         self, reading: Reading, decision: Decision, rates: list[float], factor: float
     ) -> None:
         """Log a reading with the LR used in its last update and what the schedule made of it."""
-        event = {**to_event(reading, decision, rates[0], factor), "t": time.time()}
+        several = {"lrs": rates} if len(rates) > 1 else {}
+        event = to_event(reading, decision, rates[0], factor)
+        event |= {**several, "t": time.time()}
         self._write(event)
-        values = {"train/loss": event["loss"], **_rate_names(rates)}
-        self._mirror(reading.update, reading.epoch, values)
+        self._items += reading.count
         self._bar.set_postfix_str(f"loss {reading.loss:.4f}, lr {rates[0]:.2e}", refresh=False)
         self._bar.update(reading.update - self._bar.n)
 
     def evaluation(
         self, split: str, update: int, epoch: float, metrics: Mapping[str, float]
     ) -> None:
-        """Log the metrics of a split."""
-        self._write(
-            {"kind": "evaluation", "update": update, "epoch": epoch, "split": split, **metrics}
-            | {"t": time.time()}
-        )
-        values = {f"{split}/{name}": value for name, value in metrics.items()}
-        self._mirror(update, epoch, values)
+        """Log the metrics of a split, and after the validation split what the run has cost."""
+        place = {"update": update, "epoch": epoch}
+        self._write({"kind": "evaluation", **place, "split": split, **metrics, "t": time.time()})
+        if split == "validation":
+            self._write({"kind": "timing", **place, **self._cost(update), "t": time.time()})
 
     def event(self, kind: str, update: int, **fields: Any) -> None:
         """Log anything else that happened, such as a resume."""
@@ -140,9 +151,6 @@ class Recorder:
         """Write result.json, whose presence means that the run is over."""
         if self._writes:
             write_json(self.folder / "result.json", result)
-        flat = {f"{split}/{k}": v for split, m in result["metrics"].items() for k, v in m.items()}
-        times = {f"timing/{name}": seconds for name, seconds in result["timing"].items()}
-        self._mirror(result["updates"], result["epoch"], {**flat, **times})
         self.close()
 
     def close(self) -> None:
@@ -151,22 +159,24 @@ class Recorder:
         if self._events is not None:
             self._events.close()
             self._events = None
-        if self._mirrored:
-            self._mirrored = False
-            for tracker in self.accelerator.trackers:
-                _quietly(tracker.finish)
-            self.accelerator.trackers = []
+        if self._mirror is not None:
+            self._mirror.end()
+            self._mirror = None
 
     def _write(self, event: Mapping[str, Any]) -> None:
         if self._events is not None:
             self._events.write(json.dumps(event, allow_nan=False) + "\n")
 
-    def _mirror(self, update: int, epoch: float, values: Mapping[str, Any]) -> None:
-        if self._mirrored and self._writes:
-            seconds = self.stopwatch.train_seconds
-            clock = {"update": update, "epoch": epoch, "train_seconds": seconds}
-            known = {name: value for name, value in values.items() if value is not None}
-            _quietly(self.accelerator.log, {**clock, **known})
+    def _cost(self, update: int) -> dict[str, float]:
+        """Seconds so far, and throughput since the last call."""
+        seconds = self.stopwatch.lap()
+        rates = {
+            "updates_per_second": (update - self._update) / seconds,
+            "items_per_second": self._items / seconds,
+        }
+        self._update, self._items = update, 0.0
+        total = {"train_seconds": self.stopwatch.train_seconds, **self.stopwatch.spans()}
+        return {**total, **rates, **peak_memory()}
 
 
 def write_status(folder: Path, status: str, update: int) -> None:
@@ -182,6 +192,15 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def peak_memory() -> dict[str, int]:
+    """Most bytes this process has held so far, of the host's memory and the accelerator's."""
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = {"host_bytes": kilobytes * (1 if sys.platform == "darwin" else 1024)}
+    if torch.cuda.is_available():
+        peak["device_bytes"] = torch.cuda.max_memory_allocated()
+    return peak
 
 
 def versions() -> dict[str, str]:
@@ -208,60 +227,3 @@ def _open_events(path: Path, resume_at: int) -> IO[str]:
         partial.write_text("".join(kept))
         partial.replace(path)
     return path.open("a", buffering=1)
-
-
-def _rate_names(rates: list[float]) -> dict[str, float]:
-    return {"lr": rates[0]} | {f"lr/group_{i}": rate for i, rate in enumerate(rates[1:], 1)}
-
-
-def wandb_mode() -> str:
-    """online with a key, else offline, unless WANDB_MODE says otherwise: never a prompt."""
-    if mode := os.environ.get("WANDB_MODE"):
-        return mode
-    import wandb
-
-    return "online" if wandb.login(prompt=False, verify=False) else "offline"
-
-
-def _start_wandb(accelerator: Accelerator, config: RunConfig, folder: Path) -> bool:
-    """Open the W&B run on rank 0; a W&B that fails is left out, with a warning."""
-    if not accelerator.is_main_process:
-        return True
-    modes: list[str] = []
-    if not _quietly(lambda: modes.append(wandb_mode())):
-        return False
-    modes += ["offline"] * (modes == ["online"])
-    return any(_quietly(_init_wandb, accelerator, config, folder, mode) for mode in modes)
-
-
-def _init_wandb(accelerator: Accelerator, config: RunConfig, folder: Path, mode: str) -> None:
-    import wandb
-
-    name = schedule_name(config.schedule)
-    settings = wandb.Settings(init_timeout=WANDB_INIT_SECONDS, silent=True, console="off")
-    options = {
-        "mode": mode,
-        "dir": str(folder),
-        "id": folder.name,
-        "resume": "allow",
-        "group": config.study,
-        "job_type": name,
-        "name": f"{config.target} {name} seed {config.seed}",
-        "tags": [config.target, name],
-        "settings": settings,
-    }
-    try:
-        accelerator.init_trackers(PROJECT, config=to_json(config), init_kwargs={"wandb": options})
-    except Exception:
-        accelerator.trackers = []  # or Accelerate would close, at the end, what never opened
-        raise
-
-
-def _quietly(call: Any, *args: Any, **kwargs: Any) -> bool:
-    """Whether the call went well. W&B raises many kinds of errors; none may end a run."""
-    try:
-        call(*args, **kwargs)
-    except Exception as error:
-        tqdm.write(f"W&B: {type(error).__name__}: {error}; the run goes on without it")
-        return False
-    return True

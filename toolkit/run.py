@@ -99,7 +99,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     target, recipe = parse_target(config.target), config.recipe
     task = load(target.task)
     shares = cut(recipe.global_batch, recipe.micro_batch, world_size())
-    accelerator = make_accelerator(recipe, shares, config.wandb == "auto")
+    accelerator = make_accelerator(recipe, shares)
     with accelerator.local_main_process_first():  # the others find its work in the cache
         splits = task.splits(target.model, recipe)
     lengths = getattr(splits.train, "lengths", None)

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolkit.errors import ConfigError
-from toolkit.process import DONE, WRONG
+from toolkit.errors import ConfigError, RunError
+from toolkit.process import DONE, FAILED, WRONG
 from toolkit.report.analyse import analyse
 from toolkit.report.load import load_study
 from toolkit.report.words import verdict_sentences, verdict_table
@@ -16,21 +16,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(prog="toolkit report", description=__doc__)
     parser.add_argument("folder", type=Path, help="the study's folder, runs/STUDY")
-    folder = parser.parse_args(argv).folder
+    parser.add_argument(
+        "--wandb", metavar="ENTITY/PROJECT", help="also save a W&B report over the runs there"
+    )
+    arguments = parser.parse_args(argv)
     try:
-        page = write_report(folder)
+        page = write_report(arguments.folder, arguments.wandb)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
     print(f"\n{page}")
     return DONE
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, wandb: str | None = None) -> Path:
     """Print the verdicts, write ``folder/report``, and return the page.
+
+    Args:
+        folder: ``runs/STUDY``.
+        wandb: ENTITY/PROJECT, to save a W&B report there as well.
 
     Raises:
         ConfigError: if the folder's files cannot be reported on, naming the file.
+        RunError: if W&B does not take its report; the local one is written then.
     """
     analysis = analyse(load_study(folder))
     print(verdict_table(analysis), end="\n\n")
@@ -45,6 +56,10 @@ def write_report(folder: Path) -> Path:
     tables.write_tables(analysis, target)
     paper.write_figures(analysis, target / "figures")
     (target / "index.html").write_text(page.render(analysis))
+    if wandb is not None:
+        from toolkit.report import wandb_report
+
+        print(f"\n{wandb_report.publish(analysis, target, wandb)}")
     return target / "index.html"
 
 

@@ -10,9 +10,11 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from toolkit.report import figures, words
-from toolkit.report.analyse import SPANS, Analysis
+from toolkit.report import figures, page_tables, panels, words
+from toolkit.report.analyse import Analysis
 from toolkit.report.load import RunRecord
+
+WHERE = ("device", "precision", "world_size", "micro_batch", "init")
 
 
 def render(analysis: Analysis) -> str:
@@ -23,24 +25,23 @@ def render(analysis: Analysis) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    known = figures.schedules(analysis)
+    known, runs = panels.schedules(analysis), analysis.study.runs
     template = environment.get_template("page.html.j2")
     text: str = template.render(
         analysis=analysis,
         study=analysis.study,
         question=analysis.study.plan.get("question", ""),
-        sentences=words.verdict_sentences(analysis),
-        label=words.schedule_label,
-        legend=[(name, *figures.style_of(name, known)) for name in known],
-        pairs=figures.sections(analysis),
-        spans=SPANS,
-        seeds=sorted({run.seed for run in analysis.study.runs}),
-        diverged=[run for run in analysis.study.runs if run.diverged],
-        notes=_distinct(
-            note for run in analysis.study.runs for note in run.result.get("notes", ())
-        ),
-        settings=_settings(analysis.study.runs),
-        commands=[command(run.result) for run in analysis.study.runs],
+        summary=words.summary(analysis),
+        findings=words.findings(analysis),
+        legend=[(name, *panels.style_of(name, known)) for name in known],
+        overview=figures.overview(analysis),
+        pairs=figures.by_pair(analysis),
+        tables=page_tables,
+        seeds=sorted({run.seed for run in runs}),
+        notes=_distinct(note for run in runs for note in run.result.get("notes", ())),
+        settings=_settings(runs),
+        swept=any(_program(run.result) != "train.py" for run in runs),
+        commands=[command(run.result) for run in runs],
         as_json=_as_json,
         plotly=Markup(get_plotlyjs()),  # a library's file, not data
     )
@@ -49,9 +50,8 @@ def render(analysis: Analysis) -> str:
 
 def command(result: Mapping[str, Any]) -> str:
     """The command that repeats a run."""
-    argv = result["argv"]
-    if argv and Path(argv[0]).name == "train.py":
-        return "python -m toolkit.train " + shlex.join(argv[1:])
+    if _program(result) == "train.py":
+        return "python -m toolkit.train " + shlex.join(result["argv"][1:])
     flags = [f"{result['task']}/{result['model']}@{result['recipe']}"]
     flags += ["--seed", str(result["seed"]), "--arm", str(result["arm"])]
     for name, value in result["recipe_settings"].items():
@@ -61,6 +61,11 @@ def command(result: Mapping[str, Any]) -> str:
         values = value if isinstance(value, list) else [value]
         flags += [f"--schedule.{name.replace('_', '-')}", *map(str, values)]
     return "python -m toolkit.train " + shlex.join(flags)
+
+
+def _program(result: Mapping[str, Any]) -> str:
+    argv = result["argv"]
+    return Path(argv[0]).name if argv else ""
 
 
 def _as_json(data: Any) -> Markup:
@@ -73,13 +78,12 @@ def _as_json(data: Any) -> Markup:
 
 def _settings(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
     """Where and how the runs were made; several values are joined."""
-    fields = ("device", "precision", "world_size", "micro_batch", "init")
     found = [
         (
             name.replace("_", " "),
             ", ".join(_distinct(str(run.result.get(name, "")) for run in runs)),
         )
-        for name in fields
+        for name in WHERE
     ]
     return [(name, value) for name, value in found if value]
 

@@ -1,6 +1,10 @@
 """The report's sentences and tables as plain text."""
 
-from collections.abc import Sequence
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from toolkit.report.analyse import Analysis, ContrastRow, GroupRow
 from toolkit.report.rates import TunedRow
@@ -8,90 +12,184 @@ from toolkit.stats import Judged
 from toolkit.task import parse_target
 
 UNITS = {"accuracy": "points of accuracy", "f1": "points of F1", "exact": "points of EM"}
+VERDICTS = ("better", "worse", "equivalent", "undecided")
+FAMILY_HEAD = [
+    *("pair", "base LR", "comparison", "difference", "95 % interval", "p (Holm)", "verdict"),
+]
 
 
-def verdict_sentences(analysis: Analysis) -> list[str]:
-    """What was found out, one sentence for each comparison of the primary family."""
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found out.
+
+    Attributes:
+        kind: better, worse, equivalent or undecided; empty for what is no verdict.
+        headline: one plain sentence.
+        details: how sure it is, and at which cost; may be empty.
+    """
+
+    kind: str
+    headline: str
+    details: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.headline} {self.details}".rstrip()
+
+
+def findings(analysis: Analysis) -> list[Finding]:
+    """What was found out, one for each comparison of the primary family."""
     if analysis.tuned:
         return [_tuned(row) for row in analysis.tuned]
     if not analysis.family:
         return [
-            "No primary family was declared for these runs, so there is no verdict: everything "
-            "below is exploratory."
+            Finding(
+                "",
+                "No primary family was declared for these runs, so there is no verdict: everything "
+                "below is exploratory.",
+            )
         ]
-    return [_sentence(row, analysis) for row in analysis.family]
+    return [_finding(row, analysis) for row in analysis.family]
 
 
-def _tuned(row: TunedRow) -> str:
+def verdict_sentences(analysis: Analysis) -> list[str]:
+    """The findings as text."""
+    return [str(finding) for finding in findings(analysis)]
+
+
+def summary(analysis: Analysis) -> list[str]:
+    """The whole study in a few sentences: who won how often, and what it cost."""
+    return [*_counts(analysis), *_highest(analysis), _cost(analysis)]
+
+
+def _counts(analysis: Analysis) -> Iterator[str]:
+    """How the comparisons of each two schedules went."""
+    for candidate, baseline in dict.fromkeys((r.candidate, r.baseline) for r in analysis.family):
+        rows = [r for r in analysis.family if (r.candidate, r.baseline) == (candidate, baseline)]
+        found = Counter(row.judged.verdict if row.judged else "not judged" for row in rows)
+        told = [f"{name} in {found[name]}" for name in (*VERDICTS, "not judged") if found[name]]
+        many = f"{len(rows)} comparisons" if len(rows) > 1 else "1 comparison"
+        means = [row.judged.paired.mean for row in rows if row.judged]
+        low, high = (min(means), max(means)) if means else (0.0, 0.0)
+        span = f"; differences from {low:+.2f} to {high:+.2f} points" if len(means) > 1 else ""
+        yield f"{candidate} against {baseline}, {many}: {', '.join(told)}{span}."
+
+
+def _highest(analysis: Analysis) -> Iterator[str]:
+    """Where each pair scored highest: not a verdict, as it is the best of many."""
+    for pair in dict.fromkeys(row.group.pair for row in analysis.groups):
+        rows = [row for row in analysis.groups if row.group.pair == pair]
+        best = max(rows, key=lambda row: row.mean)
+        name = schedule_label(best.group.schedule, best.group.arm)
+        metric = analysis.metrics.get(pair, analysis.metric)
+        yield (
+            f"{pair_label(pair)}: the highest mean {metric} is {best.mean:.2f}, by {name} at base "
+            f"LR {best.group.lr:g}; as the best of {len(rows)} it is no verdict."
+        )
+
+
+def _cost(analysis: Analysis) -> str:
+    runs = analysis.study.runs
+    seconds = sum(run.training_seconds for run in runs)
+    diverged = sum(run.diverged for run in runs)
+    lost = f"; {diverged} of them diverged" if diverged else "; none diverged"
+    return f"{len(runs)} runs, {duration(seconds)} of training in all{lost}."
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    for unit, size in (("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
+
+
+def _tuned(row: TunedRow) -> Finding:
     ends = "" if row.interior else "; that is an end of the grid, which must be widened"
-    return (
-        f"{_pair(row.pair)}: base LR {row.lr:g} is best for {row.schedule}, with "
-        f"{row.validation:.2f} on validation{ends}."
+    return Finding(
+        "",
+        f"{pair_label(row.pair)}: base LR {row.lr:g} is best for {row.schedule}, with "
+        f"{row.validation:.2f} on validation{ends}.",
     )
 
 
-def _sentence(row: ContrastRow, analysis: Analysis) -> str:
-    place = f"{_pair(row.pair)} at base LR {row.lr:g}"
-    candidate = schedule_label(row.candidate, row.candidate_arm)
-    baseline = schedule_label(row.baseline, row.baseline_arm)
+def _finding(row: ContrastRow, analysis: Analysis) -> Finding:
+    place = f"{pair_label(row.pair)} at base LR {row.lr:g}"
+    a, b = (
+        schedule_label(row.candidate, row.candidate_arm),
+        schedule_label(row.baseline, row.baseline_arm),
+    )
     if row.judged is None:
-        return f"{place}: {candidate} against {baseline} cannot be judged; {row.problem}."
+        return Finding("", f"{place}: {a} against {b} cannot be judged; {row.problem}.")
     paired, metric = row.judged.paired, analysis.metrics.get(row.pair, analysis.metric)
     unit = UNITS.get(metric, f"points of {metric}")
-    numbers = (
-        f"{abs(paired.mean):.2f} {unit} (95 % interval of the difference {paired.low:+.2f} to "
-        f"{paired.high:+.2f}, {paired.n} seeds, p = {row.judged.p_adjusted:.3f} after Holm)"
-    )
-    cost = f"at {row.seconds_ratio:.2f} times the training time"
-    if row.speed:
-        cost += f" ({row.speed.verdict}, {row.speed.low:.2f} to {row.speed.high:.2f})"
+    apart = f"{abs(paired.mean):.2f} {unit}"
     match row.judged.verdict:
         case "better" | "worse" as verdict:
-            return f"{place}: {candidate} is {verdict} than {baseline} by {numbers}, {cost}."
+            headline = f"{a} is {verdict} than {b} by {apart}."
         case "equivalent":
-            return (
-                f"{place}: {candidate} and {baseline} are equivalent: they differ by "
-                f"{numbers}, and {row.rope:g} is too little to matter; {cost}."
+            headline = (
+                f"{a} and {b} are equivalent: {apart} apart, and {row.rope:g} is too little to "
+                "matter."
             )
         case _:
-            return (
-                f"{place}: undecided between {candidate} and {baseline}; they differ by "
-                f"{numbers}, {cost}. It would take about {row.judged.seeds_needed} seeds to decide"
-                f"{_power(row.judged, unit)}."
+            side = "ahead of" if paired.mean >= 0 else "behind"
+            headline = (
+                f"undecided. {a} is {apart} {side} {b}, which these {paired.n} seeds do not decide."
             )
+    details = (
+        f"95 % interval of the difference {paired.low:+.2f} to {paired.high:+.2f} from {paired.n} "
+        f"seeds, p = {row.judged.p_adjusted:.3f} after Holm; {_time(row)}.{_lacking(row.judged)}"
+    )
+    return Finding(row.judged.verdict, f"{place}: {headline}", details)
 
 
-def _power(judged: Judged, unit: str) -> str:
-    """What an undecided comparison could have found."""
+def _time(row: ContrastRow) -> str:
+    if not math.isfinite(row.seconds_ratio) or row.seconds_ratio == 0:
+        return "no comparison of times, as runs diverged"
+    time = f"{row.seconds_ratio:.2f} times the training time"
+    if row.speed:
+        time += f" ({row.speed.verdict}, {row.speed.low:.2f} to {row.speed.high:.2f})"
+    return time
+
+
+def _lacking(judged: Judged) -> str:
+    """What an undecided comparison lacks, and what it could have found."""
+    if judged.seeds_needed is None:
+        return ""
+    needed = f" About {judged.seeds_needed:,} seeds would decide it"
     if judged.detectable is None:
-        return f"; {judged.paired.n} seeds are too few to find any difference in this family"
-    return f"; these seeds find {judged.detectable:.2f} {unit} or more with a power of 80 %"
+        return f"{needed}; {judged.paired.n} are too few to find any difference in this family."
+    return f"{needed}; so many as here find {judged.detectable:.2f} or more with a power of 80 %."
 
 
 def verdict_table(analysis: Analysis) -> str:
     """The verdicts, and every schedule's mean, as aligned text for a terminal."""
-    blocks = []
-    if analysis.family:
-        head = [
-            "pair",
-            "base LR",
-            "comparison",
-            "difference",
-            "95 % interval",
-            "p (Holm)",
-            "verdict",
-        ]
-        rows = [_family_cells(row) for row in analysis.family]
-        blocks.append(_aligned([head, *rows]))
+    tables = [family_rows(analysis)] if analysis.family else []
+    return "\n\n".join(_aligned(rows) for rows in [*tables, group_rows(analysis)])
+
+
+def family_rows(analysis: Analysis) -> list[list[str]]:
+    """The primary family as cells, the heads of the columns first."""
+    return [FAMILY_HEAD, *(_family_cells(row) for row in analysis.family)]
+
+
+def group_rows(analysis: Analysis) -> list[list[str]]:
+    """Every schedule's mean as cells, the heads of the columns first."""
     head = ["pair", "base LR", "schedule", "seeds", analysis.metric, "95 % interval", "s / run"]
-    rows = [_group_cells(row) for row in analysis.groups]
-    blocks.append(_aligned([head, *rows]))
-    return "\n\n".join(blocks)
+    return [head, *(_group_cells(row) for row in analysis.groups)]
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Cells as a table in markdown; what markdown or HTML would read in them is escaped."""
+    head, *body = (
+        "| " + " | ".join(re.sub(r"([\\`*_<>|\[\]])", r"\\\1", cell) for cell in row) + " |"
+        for row in rows
+    )
+    return "\n".join([head, "|" + " --- |" * len(rows[0]), *body])
 
 
 def _family_cells(row: ContrastRow) -> list[str]:
-    sides = (row.candidate, row.candidate_arm), (row.baseline, row.baseline_arm)
-    cells = [_pair(row.pair), f"{row.lr:g}", " - ".join(schedule_label(*side) for side in sides)]
+    cells = [pair_label(row.pair), f"{row.lr:g}", contrast_label(row)]
     if row.judged is None:
         return [*cells, "", "", "", row.problem]
     paired = row.judged.paired
@@ -107,8 +205,8 @@ def _group_cells(row: GroupRow) -> list[str]:
     interval = "one seed" if row.interval is None else "{:.2f} to {:.2f}".format(*row.interval)
     seeds = str(len(row.scores)) + (f" ({row.diverged} diverged)" if row.diverged else "")
     return [
-        *(_pair(group.pair), f"{group.lr:g}", schedule_label(group.schedule, group.arm), seeds),
-        *(f"{row.mean:.2f}", interval, f"{row.seconds:.1f}"),
+        *(pair_label(group.pair), f"{group.lr:g}", schedule_label(group.schedule, group.arm)),
+        *(seeds, f"{row.mean:.2f}", interval, f"{row.seconds:.1f}"),
     ]
 
 
@@ -117,7 +215,14 @@ def schedule_label(schedule: str, arm: int) -> str:
     return schedule if arm == 0 else f"{schedule} (arm {arm})"
 
 
-def _pair(pair: str) -> str:
+def contrast_label(row: ContrastRow) -> str:
+    """The two schedules of a comparison."""
+    candidate = schedule_label(row.candidate, row.candidate_arm)
+    return f"{candidate} - {schedule_label(row.baseline, row.baseline_arm)}"
+
+
+def pair_label(pair: str) -> str:
+    """A pair, with its recipe where that is not the usual one."""
     target = parse_target(pair)
     return f"{target.task}/{target.model}" + (
         f"@{target.recipe}" if target.recipe != "field" else ""

@@ -1,0 +1,18 @@
+"""toolkit.train, which says at its end how many seconds it waited for the mirror of the run."""
+
+import atexit
+import sys
+import time
+
+from toolkit import mirror_process, train
+
+
+def end_and_tell() -> None:
+    begin = time.monotonic()
+    mirror_process.end_mirrors()
+    print(f"waited {time.monotonic() - begin:.2f}", file=sys.stderr)
+
+
+atexit.unregister(mirror_process.end_mirrors)
+atexit.register(end_and_tell)
+sys.exit(train.main())

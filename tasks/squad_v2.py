@@ -145,14 +145,27 @@ class SquadV2(Task):
         logits = torch.stack([output.start_logits, output.end_logits], 1).float()
         return F.pad(logits, (0, WIDTH - logits.shape[-1]), value=-100.0), batch["id"]
 
+    def answers(
+        self, predictions: np.ndarray, labels: np.ndarray, split: Split
+    ) -> list[qa.Answer]:
+        """The answer to each question of the split, at threshold 0.
+
+        Args:
+            predictions: start and end logits, float32, shape (windows, 2, WIDTH).
+            labels: the windows' numbers, shape (windows,).
+            split: the split they are windows of.
+        """
+        data = cast(SquadSplit, split)
+        contexts = list(data.questions["context"])
+        return qa.answers(contexts, data.features(), predictions[np.argsort(labels)])
+
     def metrics(
         self, predictions: np.ndarray, labels: np.ndarray, split: Split
     ) -> dict[str, float]:
         from toolkit.metrics import SquadV2 as Metric
 
-        data = cast(SquadSplit, split)
-        questions, order = data.questions, np.argsort(labels)
-        found = qa.answers(list(questions["context"]), data.features(), predictions[order])
+        questions = cast(SquadSplit, split).questions
+        found = self.answers(predictions, labels, split)
         ids = list(questions["id"])
         metric = Metric(keep_in_memory=True)
         result: dict[str, float] = metric.compute(

@@ -1,7 +1,7 @@
 """Fit a run on SQuAD v2 and say by how much its F1 exceeds that of answering nothing.
 
-Half of the questions of a validation split have no answer, so that a model which never answers
-scores about 50. Printed are the result's test metrics and the difference in F1, question by question,
+Half of the questions of a validation split have no answer: a model that never answers scores about
+50. Printed are the test metrics and the difference in F1, question by question,
 with its bootstrap interval (BCa) over questions; the threshold is 0 throughout.
 
 usage: python benchmarks/squad_margin.py TARGET [flags] [schedule:NAME]      as toolkit.train

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.data import load_splits
+from toolkit.data import load_splits, place_of
 from toolkit.errors import ConfigError
 from toolkit.task import Batch, Recipe, Split, Splits, Task
 
@@ -20,10 +20,8 @@ from .text import (
     Ragged,
     TextRecipe,
     TokenSplit,
-    check_vocabulary,
-    config_of,
     encoder_of,
-    tokenizer_of,
+    fitting_tokenizer,
 )
 
 if TYPE_CHECKING:
@@ -114,14 +112,9 @@ class SquadV2(Task):
         return cast(nn.Module, encoder_of(AutoModelForQuestionAnswering, name, recipe))
 
     def splits(self, name: str, recipe: SquadRecipe) -> Splits:
-        source = _load(recipe.data)
-        tokenizer, sizes = tokenizer_of(name), config_of(name)
-        check_vocabulary(name, tokenizer, sizes.vocab_size)
-        longest = min(WIDTH, sizes.max_position_embeddings, tokenizer.model_max_length)
-        if recipe.max_length > longest:
-            raise ConfigError(
-                f"recipe.max_length = {recipe.max_length}: {name} takes {longest} tokens at most"
-            )
+        source, tokenizer = _load(recipe.data), fitting_tokenizer(name, recipe)
+        if recipe.max_length > WIDTH:
+            raise ConfigError(f"recipe.max_length = {recipe.max_length}: {WIDTH} is the most here")
         fill = {name: 0 for name in tokenizer.model_input_names if name != "attention_mask"}
         fill["input_ids"] = tokenizer.pad_token_id
         parts = (*_hold_out(source["train"], recipe), source["validation"])
@@ -145,9 +138,7 @@ class SquadV2(Task):
         logits = torch.stack([output.start_logits, output.end_logits], 1).float()
         return F.pad(logits, (0, WIDTH - logits.shape[-1]), value=-100.0), batch["id"]
 
-    def answers(
-        self, predictions: np.ndarray, labels: np.ndarray, split: Split
-    ) -> list[qa.Answer]:
+    def answers(self, predictions: np.ndarray, labels: np.ndarray, split: Split) -> list[qa.Answer]:
         """The answer to each question of the split, at threshold 0.
 
         Args:
@@ -186,11 +177,16 @@ class SquadV2(Task):
 
 
 def _load(folder: str) -> "DatasetDict":
-    source = load_splits(folder, HUB.get(folder, folder), COLUMNS, SPLITS)
+    hub_id = HUB.get(folder, folder)
+    source = load_splits(folder, hub_id, COLUMNS, SPLITS)
     for name in SPLITS:
         split = source[name]
-        contexts, answers = list(split["context"]), list(split["answers"])
-        qa.check_answers(contexts, answers, f"split '{name}' of {folder}")
+        if found := qa.misplaced_answer(split["context"][:], split["answers"][:]):
+            row, text = found
+            raise ConfigError(
+                f"{place_of(folder, hub_id, name, row)}: the answer {text[:40]!r} does not stand "
+                "in its context at its answer_start"
+            )
     return source
 
 

@@ -1,7 +1,7 @@
 """SQuAD v2 (Rajpurkar, Jia, Liang 2018): the answer is a span of the context, or there is none."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 HUB = {"squad_v2": "rajpurkar/squad_v2"}
 COLUMNS = ("id", "title", "context", "question", "answers")
-SPLITS = ("train", "validation")
+OFFICIAL = {"train": 130_319, "validation": 11_873}
+SPLITS = tuple(OFFICIAL)
 VALIDATION_SHARE, SPLIT_SEED = 0.02, 20_180_611
 WIDTH = 512
 """Logits are padded to so many tokens: all ranks and batches agree, and no window is longer."""
@@ -121,7 +122,7 @@ class SquadV2(Task):
         train, validation, test = (
             SquadSplit(part, _encode(part, tokenizer, recipe), recipe, fill) for part in parts
         )
-        return Splits(train, validation, test)
+        return Splits(train, validation, test, tuple(_notes(recipe.data, source)))
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
         """The mean of the cross-entropies of start and end, summed over the windows."""
@@ -188,6 +189,16 @@ def _load(folder: str) -> "DatasetDict":
                 "in its context at its answer_start"
             )
     return source
+
+
+def _notes(folder: str, source: "DatasetDict") -> Iterator[str]:
+    """Where the data are not the official ones: scores do not compare with published ones then."""
+    if folder not in HUB:
+        yield f"the data set is {folder}, not the official squad_v2"
+        return
+    for name, official in OFFICIAL.items():
+        if (count := len(source[name])) != official:
+            yield f"split '{name}' has {count:,} of the official {official:,} questions"
 
 
 def _hold_out(train: "Dataset", recipe: SquadRecipe) -> tuple["Dataset", "Dataset"]:

@@ -1,6 +1,7 @@
 """IMDB: reviews to words and tokens, GloVe files good and bad, encoders from a folder."""
 
 import gzip
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,20 @@ def test_validation_is_never_trained_on(root: Path) -> None:
         return {tuple(split.tokens["input_ids"][row]) for row in range(len(split))}
 
     assert not rows(train) & rows(validation)
+
+
+def test_reviews_are_tokenised_once(
+    root: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{tiny_bert(root / 'tiny', real_data)}"
+    first = imdb.splits(name, parse([f"imdb/{name}"]).recipe)
+    encoder = type("Never", (sys.modules[type(imdb).__module__]._Encoder,), {"__call__": None})
+    monkeypatch.setattr(sys.modules[type(imdb).__module__], "_Encoder", encoder)
+    again = imdb.splits(name, parse([f"imdb/{name}"]).recipe)
+    rows = [split.test.tokens["input_ids"].values for split in (first, again)]  # type: ignore[attr-defined]
+    assert np.array_equal(*rows)
+    with pytest.raises(TypeError):  # other lengths are other tokens
+        imdb.splits(name, parse([f"imdb/{name}", "--recipe.max-length", "9"]).recipe)
 
 
 def test_an_encoder_trains_from_a_folder(root: Path, real_data: Path) -> None:

@@ -217,6 +217,21 @@ def test_splits_keep_articles_apart(root: Path) -> None:
     assert batch["input_ids"].shape == batch["attention_mask"].shape
 
 
+def test_data_that_are_not_the_official_ones_are_said(root: Path) -> None:
+    (root / "squad_v2").rename(root / "mine")
+    (root / "squad_v2").symlink_to(root / "mine")
+    flags = ["squad_v2/roberta-base", "--recipe.max-length", "64", "--recipe.stride", "8"]
+    notes = squad.splits("roberta-base", parse(flags).recipe).notes
+    assert notes == (
+        "split 'train' has 2 of the official 130,319 questions",
+        "split 'validation' has 2 of the official 11,873 questions",
+    )
+    recipe = parse([*flags, "--recipe.data", "mine"]).recipe
+    assert squad.splits("roberta-base", recipe).notes == (
+        "the data set is mine, not the official squad_v2",
+    )
+
+
 def with_answer(answer: dict[str, list[Any]] | None) -> dict[str, list[Any]]:
     return {**ROWS, "answers": [ROWS["answers"][0], answer]}
 

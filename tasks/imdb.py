@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.data import ROOT_VARIABLE, load_splits
+from toolkit.data import ROOT_VARIABLE, load_splits, place_of
 from toolkit.errors import ConfigError
 from toolkit.task import Batch, Recipe, Split, Splits, Task
 
@@ -23,15 +23,14 @@ from .text import (
     Ragged,
     TextRecipe,
     TokenSplit,
-    check_vocabulary,
-    config_of,
     encoder_of,
-    tokenizer_of,
+    fitting_tokenizer,
 )
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+HUB = "stanfordnlp/imdb"
 CLASSES, COLUMNS, SPLITS = 2, ("text", "label"), ("train", "test")
 VALIDATION, SPLIT_SEED = 2_000, 20_110_619
 LSTM = "lstm-glove"
@@ -125,8 +124,7 @@ class Imdb(Task):
             corpus = _corpus(cast(LstmRecipe, recipe).glove, recipe.max_length)
             fill = {"input_ids": PAD}
             return _splits(recipe, corpus.tokens, corpus.labels, fill, (corpus.note,))
-        source, tokenizer = _load(), tokenizer_of(name)
-        check_vocabulary(name, tokenizer, config_of(name).vocab_size)
+        source, tokenizer = _load(), fitting_tokenizer(name, recipe)
         encode = _Encoder(tokenizer, recipe.max_length)
         encoded = {split: _encode(source[split], encode) for split in ("train", "test")}
         tokens = {
@@ -184,15 +182,13 @@ class _Words:
 
 
 def _load() -> "DatasetDict":
-    source = load_splits("imdb", "stanfordnlp/imdb", COLUMNS, SPLITS)
+    source = load_splits("imdb", HUB, COLUMNS, SPLITS)
     for name in SPLITS:
-        labels = np.asarray(source[name]["label"])
-        wrong = np.flatnonzero((labels < 0) | (labels >= CLASSES))
-        if len(wrong):
-            raise ConfigError(
-                f"row {wrong[0]} of split '{name}' of imdb has label {labels[wrong[0]]}: "
-                "it must be 0 or 1"
-            )
+        for row, label in enumerate(source[name]["label"][:]):
+            if label not in range(CLASSES):
+                raise ConfigError(
+                    f"{place_of('imdb', HUB, name, row)} has label {label!r}: it must be 0 or 1"
+                )
     return source
 
 

@@ -188,18 +188,14 @@ def _context_offsets(
     return flat
 
 
-def check_answers(
-    contexts: Sequence[str], answers: Sequence[Mapping[str, Sequence[Any]]], place: str
-) -> None:
-    """Refuse an answer that does not stand in its context where it says.
-
-    Raises:
-        ConfigError: naming the row.
-    """
+def misplaced_answer(
+    contexts: Sequence[str], answers: Sequence[Mapping[str, Sequence[Any]]]
+) -> tuple[int, str] | None:
+    """The first answer that does not stand in its context where it says: its row and text."""
     for row, (context, answer) in enumerate(zip(contexts, answers, strict=True)):
+        if len(answer["text"]) != len(answer["answer_start"]):
+            return row, " / ".join(answer["text"])
         for text, begin in zip(answer["text"], answer["answer_start"], strict=True):
-            if context[begin : begin + len(text)] != text:
-                raise ConfigError(
-                    f"row {row} of {place}: the answer {text[:40]!r} does not stand in its "
-                    f"context at character {begin}"
-                )
+            if not text or begin < 0 or context[begin : begin + len(text)] != text:
+                return row, text
+    return None

@@ -1,7 +1,7 @@
 """SQuAD v2 (Rajpurkar, Jia, Liang 2018): the answer is a span of the context, or there is none."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.data import load_splits
+from toolkit.data import load_splits, place_of
 from toolkit.errors import ConfigError
 from toolkit.task import Batch, Recipe, Split, Splits, Task
 
@@ -20,10 +20,8 @@ from .text import (
     Ragged,
     TextRecipe,
     TokenSplit,
-    check_vocabulary,
-    config_of,
     encoder_of,
-    tokenizer_of,
+    fitting_tokenizer,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +29,8 @@ if TYPE_CHECKING:
 
 HUB = {"squad_v2": "rajpurkar/squad_v2"}
 COLUMNS = ("id", "title", "context", "question", "answers")
-SPLITS = ("train", "validation")
+OFFICIAL = {"train": 130_319, "validation": 11_873}
+SPLITS = tuple(OFFICIAL)
 VALIDATION_SHARE, SPLIT_SEED = 0.02, 20_180_611
 WIDTH = 512
 """Logits are padded to so many tokens: all ranks and batches agree, and no window is longer."""
@@ -114,21 +113,16 @@ class SquadV2(Task):
         return cast(nn.Module, encoder_of(AutoModelForQuestionAnswering, name, recipe))
 
     def splits(self, name: str, recipe: SquadRecipe) -> Splits:
-        source = _load(recipe.data)
-        tokenizer, sizes = tokenizer_of(name), config_of(name)
-        check_vocabulary(name, tokenizer, sizes.vocab_size)
-        longest = min(WIDTH, sizes.max_position_embeddings, tokenizer.model_max_length)
-        if recipe.max_length > longest:
-            raise ConfigError(
-                f"recipe.max_length = {recipe.max_length}: {name} takes {longest} tokens at most"
-            )
+        source, tokenizer = _load(recipe.data), fitting_tokenizer(name, recipe)
+        if recipe.max_length > WIDTH:
+            raise ConfigError(f"recipe.max_length = {recipe.max_length}: {WIDTH} is the most here")
         fill = {name: 0 for name in tokenizer.model_input_names if name != "attention_mask"}
         fill["input_ids"] = tokenizer.pad_token_id
         parts = (*_hold_out(source["train"], recipe), source["validation"])
         train, validation, test = (
             SquadSplit(part, _encode(part, tokenizer, recipe), recipe, fill) for part in parts
         )
-        return Splits(train, validation, test)
+        return Splits(train, validation, test, tuple(_notes(recipe.data, source)))
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
         """The mean of the cross-entropies of start and end, summed over the windows."""
@@ -145,14 +139,25 @@ class SquadV2(Task):
         logits = torch.stack([output.start_logits, output.end_logits], 1).float()
         return F.pad(logits, (0, WIDTH - logits.shape[-1]), value=-100.0), batch["id"]
 
+    def answers(self, predictions: np.ndarray, labels: np.ndarray, split: Split) -> list[qa.Answer]:
+        """The answer to each question of the split, at threshold 0.
+
+        Args:
+            predictions: start and end logits, float32, shape (windows, 2, WIDTH).
+            labels: the windows' numbers, shape (windows,).
+            split: the split they are windows of.
+        """
+        data = cast(SquadSplit, split)
+        contexts = list(data.questions["context"])
+        return qa.answers(contexts, data.features(), predictions[np.argsort(labels)])
+
     def metrics(
         self, predictions: np.ndarray, labels: np.ndarray, split: Split
     ) -> dict[str, float]:
         from toolkit.metrics import SquadV2 as Metric
 
-        data = cast(SquadSplit, split)
-        questions, order = data.questions, np.argsort(labels)
-        found = qa.answers(list(questions["context"]), data.features(), predictions[order])
+        questions = cast(SquadSplit, split).questions
+        found = self.answers(predictions, labels, split)
         ids = list(questions["id"])
         metric = Metric(keep_in_memory=True)
         result: dict[str, float] = metric.compute(
@@ -173,12 +178,27 @@ class SquadV2(Task):
 
 
 def _load(folder: str) -> "DatasetDict":
-    source = load_splits(folder, HUB.get(folder, folder), COLUMNS, SPLITS)
+    hub_id = HUB.get(folder, folder)
+    source = load_splits(folder, hub_id, COLUMNS, SPLITS)
     for name in SPLITS:
         split = source[name]
-        contexts, answers = list(split["context"]), list(split["answers"])
-        qa.check_answers(contexts, answers, f"split '{name}' of {folder}")
+        if found := qa.misplaced_answer(split["context"][:], split["answers"][:]):
+            row, text = found
+            raise ConfigError(
+                f"{place_of(folder, hub_id, name, row)}: the answer {text[:40]!r} does not stand "
+                "in its context at its answer_start"
+            )
     return source
+
+
+def _notes(folder: str, source: "DatasetDict") -> Iterator[str]:
+    """Where the data are not the official ones: scores do not compare with published ones then."""
+    if folder not in HUB:
+        yield f"the data set is {folder}, not the official squad_v2"
+        return
+    for name, official in OFFICIAL.items():
+        if (count := len(source[name])) != official:
+            yield f"split '{name}' has {count:,} of the official {official:,} questions"
 
 
 def _hold_out(train: "Dataset", recipe: SquadRecipe) -> tuple["Dataset", "Dataset"]:

@@ -31,6 +31,9 @@ SHAPES: Mapping[str, Mapping[str, int]] = {
 }
 """Published sizes, where they differ from those of the model that shares the vocabulary."""
 
+HIDDEN_DROPOUT = ("hidden_dropout_prob", "hidden_dropout", "mlp_dropout", "dropout", "dropout_rate")
+"""What transformers' configurations call the dropout of the hidden layers."""
+
 
 @dataclass(frozen=True)
 class TextRecipe(Recipe):
@@ -50,18 +53,31 @@ class TextRecipe(Recipe):
             raise ValueError(f"recipe.dropout = {self.dropout:g}: it must be at least 0, below 1")
 
 
-def tokenizer_of(name: str) -> "PreTrainedTokenizerBase":
-    """The fast tokenizer of a model.
+def fitting_tokenizer(name: str, recipe: TextRecipe) -> "PreTrainedTokenizerBase":
+    """The fast tokenizer of a model, which takes examples as long as the recipe's.
 
     Raises:
         ConfigError: if it is neither a folder, nor below ``$TOOLKIT_DATA/tokenizers``, nor on the
-            hub.
+            hub; if it has ids that the model has no embeddings for; if the recipe's examples are
+            longer than the model takes.
     """
     from transformers import AutoTokenizer
 
     tokenizer = _from(AutoTokenizer, "tokenizer", name, SAME_VOCABULARY.get(name, name))
     if not tokenizer.is_fast:
         raise ConfigError(f"the tokenizer of {name} has no fast version, which offsets need")
+    config = config_of(name)
+    if len(tokenizer) > config.vocab_size:
+        raise ConfigError(
+            f"the tokenizer of {name} has {len(tokenizer):,} tokens, the model embeddings for "
+            f"{config.vocab_size:,}: they do not belong together"
+        )
+    positions = getattr(config, "max_position_embeddings", recipe.max_length)
+    longest = min(positions, tokenizer.model_max_length)
+    if recipe.max_length > longest:
+        raise ConfigError(
+            f"recipe.max_length = {recipe.max_length}: {name} takes {longest} tokens at most"
+        )
     return tokenizer
 
 
@@ -77,10 +93,10 @@ def encoder_of(
         settings: more fields of the model's configuration, e.g. ``num_labels``.
 
     Raises:
-        ConfigError: if the configuration, or with ``init = pretrained`` the weights, are missing.
+        ConfigError: if the configuration, or with ``init = pretrained`` the weights, are missing;
+            if the recipe sets a dropout that this kind of model does not have.
     """
-    if recipe.dropout is not None:
-        settings["hidden_dropout_prob"] = recipe.dropout
+    settings |= _dropout_of(name, recipe)
     if recipe.init == "random":
         return auto_class.from_config(config_of(name, **settings))
     settings |= {"dtype": torch.float32, "output_loading_info": True}
@@ -106,17 +122,18 @@ def config_of(name: str, **settings: Any) -> "PretrainedConfig":
     return _from(AutoConfig, "configuration", name, source, **shape, **settings)
 
 
-def check_vocabulary(name: str, tokenizer: "PreTrainedTokenizerBase", size: int) -> None:
-    """Refuse a tokenizer whose ids the model has no embeddings for.
-
-    Raises:
-        ConfigError: naming both sizes.
-    """
-    if len(tokenizer) > size:
+def _dropout_of(name: str, recipe: TextRecipe) -> dict[str, float]:
+    """The recipe's dropout under the name that this kind of model has for it."""
+    if recipe.dropout is None:
+        return {}
+    config = config_of(name)
+    fields = [field for field in HIDDEN_DROPOUT if hasattr(config, field)]
+    if not fields:
         raise ConfigError(
-            f"the tokenizer of {name} has {len(tokenizer):,} tokens, the model embeddings for "
-            f"{size:,}: they do not belong together"
+            f"recipe.dropout = {recipe.dropout:g}: the configuration of {name} has none of "
+            f"{', '.join(HIDDEN_DROPOUT)}"
         )
+    return dict.fromkeys(fields, recipe.dropout)
 
 
 def _from(auto_class: Any, what: str, name: str, source: str, **settings: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Small data sets in hub layout, made on the spot."""
+"""Small data sets and models in hub layout, made on the spot."""
 
 import io
 from pathlib import Path
@@ -33,3 +33,22 @@ def cifar(root: Path, train: int = 12_300, test: int = 20, seed: int = 0) -> Pat
         rows = {"img": [few[i % 16] for i in range(size)], "label": [i % 10 for i in range(size)]}
         write_split(root / "cifar10" / f"{split}-00000-of-00001.parquet", rows, ("img",))
     return root
+
+
+def tiny_bert(folder: Path, real_data: Path, kind: type, vocabulary: int = 30_522) -> Path:
+    """A folder with a BERT of one layer, without dropout; ``kind`` is a transformers class."""
+    from transformers import AutoTokenizer, BertConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(real_data / "tokenizers/bert-base-uncased")
+    tokenizer.save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    kind(config).save_pretrained(folder)  # type: ignore[attr-defined]
+    return folder

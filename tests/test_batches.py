@@ -80,6 +80,13 @@ def test_loaders_draw_nothing_from_the_global_generator() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_evaluation_goes_from_the_longest_to_the_shortest() -> None:
+    split = Numbers()
+    split.lengths = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3])  # type: ignore[attr-defined]
+    fed = [batch["id"].tolist() for batch in evaluation_loader(split, 4)]
+    assert fed == [[5, 7, 4, 8], [2, 0, 9, 6], [1, 3]]
+
+
 def test_derived_seeds_do_not_collide() -> None:
     seeds = {derive_seed(a, b, c) for a in range(10) for b in range(10) for c in range(10)}
     assert len(seeds) == 1000

@@ -1,6 +1,8 @@
 """IMDB: reviews to words and tokens, GloVe files good and bad, encoders from a folder."""
 
 import gzip
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, f1_score
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import (
+    BertForSequenceClassification,
+    ConvBertConfig,
+    DistilBertConfig,
+    GPT2Config,
+)
 
+from tests import hub
 from tests.hub import write_split
 from toolkit import loop, task
 from toolkit.config import parse, resolve
@@ -46,13 +54,7 @@ def root(tmp_path: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def tiny_bert(folder: Path, real_data: Path, vocabulary: int = 30_522) -> Path:
-    AutoTokenizer.from_pretrained(real_data / "tokenizers/bert-base-uncased").save_pretrained(
-        folder
-    )
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = BertConfig(vocab_size=vocabulary, intermediate_size=8, **sizes)
-    BertForSequenceClassification(config).save_pretrained(folder)
-    return folder
+    return hub.tiny_bert(folder, real_data, BertForSequenceClassification, vocabulary)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +92,27 @@ def test_a_glove_file_reads_alike_plain_and_gzipped(tmp_path: Path) -> None:
         assert glove.vectors.tolist() == [[0.5, -1.0], [1.0, 2.0], [np.float32(1e-3), 4.0]]
         assert glove.row("the") == 0
         assert glove.row("film") == -1
+
+
+@pytest.mark.parametrize(
+    ("file", "shape", "unknown"),
+    [
+        ("glove.imdb.100d.txt.gz", (25_000, 100), 3),
+        ("glove.6B.50d.subset.txt.gz", (8_453, 50), 25),
+        ("glove.twitter.27B.25d.subset.txt.gz", (11_925, 25), 30),
+    ],
+)
+def test_real_vectors_have_the_words_of_real_reviews(
+    real_data: Path, file: str, shape: tuple[int, int], unknown: float
+) -> None:
+    import pyarrow.parquet as pq
+
+    glove = read_glove(real_data / "glove" / file)
+    assert glove.vectors.shape == shape
+    texts = pq.read_table(real_data / "imdb/test.parquet")["text"][::100].to_pylist()
+    tokens = [token for text in texts for token in tokenise(text)]
+    assert len(tokens) > 50_000
+    assert 100 * np.mean([glove.row(token) < 0 for token in tokens]) < unknown
 
 
 def test_the_quotation_mark_is_found_in_either_spelling(tmp_path: Path) -> None:
@@ -152,6 +175,8 @@ def test_words_become_the_vectors_of_the_file(root: Path) -> None:
     assert vectors.tolist() == [[np.float32(i / 10), -i, 0.25] for i in rows]
     assert model.embedding(batch["input_ids"])[2, 4].tolist() == [0, 0, 0]  # type: ignore[operator]
     assert not model.embedding.weight.requires_grad  # type: ignore[union-attr]
+    trained = replace(config.recipe, embeddings="trained")  # type: ignore[call-arg]
+    assert imdb.model("lstm-glove", trained).embedding.weight.requires_grad  # type: ignore[union-attr]
 
 
 def test_scores_are_scikit_learns() -> None:
@@ -174,6 +199,20 @@ def test_validation_is_never_trained_on(root: Path) -> None:
         return {tuple(split.tokens["input_ids"][row]) for row in range(len(split))}
 
     assert not rows(train) & rows(validation)
+
+
+def test_reviews_are_tokenised_once(
+    root: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{tiny_bert(root / 'tiny', real_data)}"
+    first = imdb.splits(name, parse([f"imdb/{name}"]).recipe)
+    encoder = type("Never", (sys.modules[type(imdb).__module__]._Encoder,), {"__call__": None})
+    monkeypatch.setattr(sys.modules[type(imdb).__module__], "_Encoder", encoder)
+    again = imdb.splits(name, parse([f"imdb/{name}"]).recipe)
+    rows = [split.test.tokens["input_ids"].values for split in (first, again)]  # type: ignore[attr-defined]
+    assert np.array_equal(*rows)
+    with pytest.raises(TypeError):  # other lengths are other tokens
+        imdb.splits(name, parse([f"imdb/{name}", "--recipe.max-length", "9"]).recipe)
 
 
 def test_an_encoder_trains_from_a_folder(root: Path, real_data: Path) -> None:
@@ -204,10 +243,43 @@ def test_dropout_is_the_recipes(root: Path, real_data: Path) -> None:
     assert model.config.hidden_dropout_prob == 0.3  # type: ignore[union-attr]
 
 
-def test_a_label_out_of_range_is_named_with_its_row(root: Path) -> None:
-    write_split(root / "imdb/test.parquet", {"text": ["a", "b"], "label": [0, 2]})
+def test_dropout_goes_by_the_name_that_the_model_has_for_it(root: Path) -> None:
+    flags = ["--recipe.dropout", "0.3", "--recipe.init", "random"]
+    for config in (
+        DistilBertConfig(dim=8, hidden_dim=8, n_layers=1, n_heads=2),
+        ConvBertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2),
+    ):
+        config.save_pretrained(root / config.model_type)
+        name = f"{root / config.model_type}"
+        model = imdb.model(name, parse([f"imdb/{name}", *flags]).recipe)
+        rates = {part.p for part in model.modules() if isinstance(part, torch.nn.Dropout)}
+        assert 0.3 in rates
+    GPT2Config(n_embd=8, n_layer=1, n_head=2).save_pretrained(root / "gpt2")
+    with pytest.raises(ConfigError, match=r"recipe\.dropout = 0\.3: the configuration of .*gpt2"):
+        imdb.model(f"{root}/gpt2", parse([f"imdb/{root}/gpt2", *flags]).recipe)
+
+
+def test_reviews_longer_than_the_model_takes_are_refused(root: Path) -> None:
+    recipe = parse(["imdb/bert-base-uncased", "--recipe.max-length", "513"]).recipe
+    with pytest.raises(ConfigError, match="bert-base-uncased takes 512 tokens at most"):
+        imdb.splits("bert-base-uncased", recipe)
+
+
+@pytest.mark.parametrize("labels", [[0, 2], [1, -1], [1, None]])
+def test_a_label_out_of_range_is_named_with_its_file_and_row(root: Path, labels: list[Any]) -> None:
+    (root / "imdb/test.parquet").rename(root / "imdb/test-0-of-2.parquet")
+    write_split(root / "imdb/test-1-of-2.parquet", {"text": ["a", "b"], "label": labels})
     recipe = parse(["imdb/bert-base-uncased"]).recipe
-    with pytest.raises(ConfigError, match="row 1 of split 'test' of imdb has label 2"):
+    with pytest.raises(ConfigError, match=f"row 1 of {root}/imdb/test-1-of-2.parquet has .*label"):
+        imdb.splits("bert-base-uncased", recipe)
+
+
+def test_labels_that_are_no_numbers_are_refused(root: Path) -> None:
+    for split in ("train", "test"):
+        rows = {"text": ["a", "b"], "label": ["0", "1"]}
+        write_split(root / f"imdb/{split}.parquet", rows)
+    recipe = parse(["imdb/bert-base-uncased"]).recipe
+    with pytest.raises(ConfigError, match=r"row 0 of .*train\.parquet has label '0': it must be 0"):
         imdb.splits("bert-base-uncased", recipe)
 
 

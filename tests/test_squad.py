@@ -1,6 +1,7 @@
 """SQuAD v2: the official metric, windows, and from logits to answers, against slow twins."""
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.hub import write_split
 from tests.twins import squad_postprocess, squad_v2_metric
-from toolkit import task
+from toolkit import task, train
 from toolkit.config import parse
 from toolkit.errors import ConfigError
 from toolkit.metrics import SquadV2
@@ -216,21 +217,55 @@ def test_splits_keep_articles_apart(root: Path) -> None:
     assert batch["input_ids"].shape == batch["attention_mask"].shape
 
 
-ELSEWHERE = {**ROWS, "answers": [ROWS["answers"][0], {"text": ["x"], "answer_start": [3]}]}
+def test_data_that_are_not_the_official_ones_are_said(root: Path) -> None:
+    (root / "squad_v2").rename(root / "mine")
+    (root / "squad_v2").symlink_to(root / "mine")
+    flags = ["squad_v2/roberta-base", "--recipe.max-length", "64", "--recipe.stride", "8"]
+    notes = squad.splits("roberta-base", parse(flags).recipe).notes
+    assert notes == (
+        "split 'train' has 2 of the official 130,319 questions",
+        "split 'validation' has 2 of the official 11,873 questions",
+    )
+    recipe = parse([*flags, "--recipe.data", "mine"]).recipe
+    assert squad.splits("roberta-base", recipe).notes == (
+        "the data set is mine, not the official squad_v2",
+    )
+
+
+def with_answer(answer: dict[str, list[Any]] | None) -> dict[str, list[Any]]:
+    return {**ROWS, "answers": [ROWS["answers"][0], answer]}
+
+
 UNTITLED = {name: values for name, values in ROWS.items() if name != "title"}
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (ELSEWHERE, "row 1 of split 'train' of squad_v2: the answer 'x' does not stand in its"),
+        (with_answer({"text": ["x"], "answer_start": [3]}), "row 1 of .*: the answer 'x' does not"),
+        (
+            with_answer({"text": ["."], "answer_start": [-1]}),
+            "row 1 of .*: the answer '.' does not",
+        ),
+        (with_answer({"text": [""], "answer_start": [3]}), "row 1 of .*: the answer '' does not"),
+        (
+            with_answer({"text": ["It"], "answer_start": []}),
+            "row 1 of .*: the answer 'It' does not",
+        ),
+        (with_answer(None), "row 1 of .* has no answers"),
         (UNTITLED, "has no column title"),
     ],
 )
-def test_broken_data_is_named(root: Path, rows: Any, message: str) -> None:
+def test_broken_data_is_named_and_nothing_is_written(
+    root: Path, rows: Any, message: str, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
     write_split(root / "squad_v2/train.parquet", rows)
-    with pytest.raises(ConfigError, match=message):
-        squad.splits("roberta-base", parse(["squad_v2/roberta-base"]).recipe)
+    monkeypatch.chdir(root)
+    assert train.main(["squad_v2/roberta-base", "--recipe.init", "random"]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert re.search(message, line)
+    assert f"{root}/squad_v2/train.parquet" in line
+    assert not (root / "runs").exists()
 
 
 def test_an_empty_split_is_named(root: Path) -> None:

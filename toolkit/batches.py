@@ -113,8 +113,10 @@ def training_loader(split: Split, batches: MicroBatches) -> "DataLoader[Batch]":
 
 
 def evaluation_loader(split: Split, batch_size: int) -> "DataLoader[Batch]":
-    """The whole split in order; the last batch may be short."""
-    return _loader(split, batch_size=batch_size)
+    """The whole split, in order or, with lengths, from the longest; the last batch may be short."""
+    lengths = getattr(split, "lengths", None)
+    order = np.arange(len(split)) if lengths is None else np.argsort(-lengths, kind="stable")
+    return _loader(split, batch_size=batch_size, sampler=order.tolist())
 
 
 def _loader(split: Split, **batching: Any) -> "DataLoader[Batch]":

@@ -27,8 +27,8 @@ def load_splits(
         names: the splits that there must be, each with at least one row.
 
     Raises:
-        ConfigError: if it cannot be found or read, or lacks a column, a split or rows; within 5
-            seconds where there is no network.
+        ConfigError: if it cannot be found or read, or lacks a column, a split, rows or a value;
+            within 5 seconds where there is no network.
     """
     source = _source(folder, hub_id)
     # The loaders retry for 23 seconds without a network; offline, they fail or use their cache.
@@ -50,7 +50,36 @@ def load_splits(
         reason = _first_line(error.__cause__ or error)
         raise ConfigError(f"the data in {source} cannot be read: {reason}") from error
     _check(splits, source, columns, names)
+    for name in names:
+        for column in columns:
+            if splits[name].data.column(column).null_count:
+                row = splits[name][column][:].index(None)
+                raise ConfigError(f"{place_of(folder, hub_id, name, row)} has no {column}")
     return splits
+
+
+def place_of(folder: str, hub_id: str, split: str, row: int) -> str:
+    """Where a row of a split stands, for a message: in which file, or in the split on the hub.
+
+    Args:
+        folder: as in ``load_splits``.
+        hub_id: as in ``load_splits``.
+        split: name of the split.
+        row: counted from 0 over all files of the split.
+    """
+    import pyarrow.parquet
+    from datasets.data_files import DataFilesDict, get_data_patterns
+
+    source = _source(folder, hub_id)
+    if source != hub_id:
+        files = DataFilesDict.from_patterns(get_data_patterns(source), base_path=source)
+        first = 0
+        for file in files[split]:
+            rows = pyarrow.parquet.read_metadata(file).num_rows
+            if row < first + rows:
+                return f"row {row - first} of {file}"
+            first += rows
+    return f"row {row} of split '{split}' of {hub_id}"
 
 
 def hub_reachable() -> bool:

@@ -79,8 +79,8 @@ class Recipe:
 class Split(Protocol):
     """One split of a data set, held ready for batched access.
 
-    A split with an attribute ``lengths`` (int, shape (samples,)) is trained on in batches of
-    similar length.
+    A split with an attribute ``lengths`` (int, shape (samples,)) is trained and evaluated on in
+    batches of similar length.
     """
 
     def __len__(self) -> int: ...
@@ -143,7 +143,7 @@ class Task(Protocol):
     def metrics(
         self, predictions: "np.ndarray", labels: "np.ndarray", split: Split
     ) -> dict[str, float]:
-        """The metrics over a whole split; the first is the headline."""
+        """The metrics over a whole split, its samples in any order; the first is the headline."""
 
 
 class Target(NamedTuple):

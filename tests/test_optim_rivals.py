@@ -1,0 +1,137 @@
+"""Optimizers of the recipe that come from other packages, in the loop on one process."""
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from toolkit import loop
+from toolkit.config import RunConfig, parse
+from toolkit.errors import ConfigError
+from toolkit.optim import build_optimizer
+from toolkit.ranks import Shares, make_accelerator
+from toolkit.run import Run, build
+
+RIVALS = {"schedule-free": ("schedulefree", "0.02"), "prodigy": ("prodigyopt", "1")}
+each_rival = pytest.mark.parametrize("optimizer", RIVALS)
+
+
+def config(optimizer: str, *flags: str) -> RunConfig:
+    recipe = ("--recipe.optimizer", optimizer, "--recipe.lr", RIVALS[optimizer][1])
+    budget = ("--recipe.updates", "60", "--recipe.decay", "matrices")
+    silent = ("--wandb", "off", "--progress", "False")
+    return parse(["digits/vit_micro", *recipe, *budget, *silent, *flags])
+
+
+@contextmanager
+def built(cfg: RunConfig, folder: Path) -> Iterator[Run]:
+    run = build(cfg, folder)
+    try:
+        yield run
+    finally:
+        loop.release(run)
+
+
+def readings(run: Run) -> list[dict[str, Any]]:
+    events = map(json.loads, (run.folder / "events.jsonl").read_text().splitlines())
+    return [event for event in events if "kind" not in event]
+
+
+def weights(run: Run) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten() for weight in run.model.parameters()]).clone()
+
+
+@each_rival
+def test_it_learns_with_the_rates_of_the_schedule(optimizer: str, tmp_path: Path) -> None:
+    cfg = config(optimizer, "schedule:constant", "--schedule.warmup", "0.1")
+    with built(cfg, tmp_path) as run:
+        result = loop.fit(run)
+        base, log = cfg.recipe.lr, readings(run)
+        groups = run.optimizer.param_groups
+    assert [len(groups), groups[1]["weight_decay"]] == [2, 0.0]
+    assert [event["lr"] for event in log] == pytest.approx(
+        [base * min(u / 6, 1) for u in range(60)]
+    )
+    assert log[-1]["loss"] < 0.6 * log[0]["loss"]
+    assert result["metrics"]["test"]["accuracy"] > 50
+    assert RIVALS[optimizer][0] in result["versions"]
+
+
+@each_rival
+def test_interrupted_inside_it_continues_to_the_same_weights(
+    optimizer: str, tmp_path: Path
+) -> None:
+    cfg = config(optimizer, "--eval-every", "10", "--save-every", "10", "schedule:linear")
+    with built(replace(cfg, study="whole"), tmp_path) as run:
+        whole = loop.fit(run)
+    with built(cfg, tmp_path) as run:
+        step = run.optimizer.step
+
+        def stop_in_the_24th() -> None:
+            step()
+            if run.update == 23:
+                signal.raise_signal(signal.SIGTERM)
+
+        run.optimizer.step = stop_in_the_24th  # type: ignore[method-assign]
+        assert loop.fit(run) == {"status": "preempted", "updates": 24}
+    with built(cfg, tmp_path) as run:
+        again = loop.fit(run)
+    assert again["final_weights_sha"] == whole["final_weights_sha"]
+    assert again["metrics"] == whole["metrics"]
+
+
+def test_schedule_free_is_judged_by_its_average_and_saved_as_it_trains(tmp_path: Path) -> None:
+    cfg = config("schedule-free", "--eval-every", "30", "--save-every", "30", "schedule:constant")
+    judged: list[list[torch.Tensor]] = []
+    with built(cfg, tmp_path) as run:
+        metrics, evaluate = run.task.metrics, loop.evaluate
+
+        def look(*args: Any) -> dict[str, float]:
+            judged[-1].append(weights(run))
+            return metrics(*args)
+
+        def evaluate_and_look(run: Run, split: str) -> dict[str, float]:
+            judged.append([weights(run)])
+            found = evaluate(run, split)
+            judged[-1].append(weights(run))
+            return found
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run.task, "metrics", look)
+            patch.setattr(loop, "evaluate", evaluate_and_look)
+            loop.fit(run)
+        assert len(judged) == 3
+        for before, average, after in judged:
+            assert (average - before).norm() > 1e-3 * before.norm()
+            assert torch.allclose(before, after, atol=1e-6)
+        saved = run.folder / "checkpoints" / "update-30" / "optimizer.bin"
+        groups = torch.load(saved, weights_only=True)["param_groups"]
+    assert all(group["train_mode"] and group["k"] == 30 for group in groups)
+
+
+@each_rival
+def test_a_missing_package_is_one_clear_line(
+    optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, RIVALS[optimizer][0], None)
+    with pytest.raises(ConfigError, match=rf"optimizer = {optimizer} needs .*\[rivals\]"):
+        build_optimizer(torch.nn.Linear(1, 1), config(optimizer).recipe)
+
+
+@each_rival
+def test_deepspeed_is_refused(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ConfigError, match=f"optimizer = {optimizer} does not work under DeepSpeed"):
+        make_accelerator(config(optimizer).recipe, Shares(1, 64, 1), wandb=False)
+
+
+def test_prodigy_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    build_optimizer(torch.nn.Linear(1, 1), config("prodigy").recipe)
+    assert capsys.readouterr().out == ""

@@ -250,7 +250,7 @@ def _add_reading(run: RunRecord, event: Mapping[str, Any], seconds: float) -> No
     if event["loss"] is not None:
         run.loss.add(update, epoch, seconds, event["loss"])
     run.lr.add(update, epoch, seconds, event["lr"])
-    if event["action"] != "hold":
+    if event["action"] not in ("hold", "snapshot"):  # a snapshot changes nothing
         words = (event["pattern"], event["action"], event["reason"])
         run.actions.append(Action(update, epoch, seconds, event["lr"], *words))
 

@@ -148,25 +148,31 @@ class Adaptive:
         memory = memory._replace(update=reading.update)
         if memory.searching:
             return self._search(memory, reading)
+        safety = HOLD
         if self.guard:
-            state, decision = guarding.observe(memory.guard, reading, _block(memory.total))
+            state, safety = guarding.observe(memory.guard, reading, _block(memory.total))
             memory = memory._replace(guard=state)
-            if decision.action == "rollback":
-                return self._back(memory, decision)
-            if decision.action == "snapshot" and self._may_snapshot(memory):
-                return memory._replace(snapshot=memory.update, decision=decision)
+        if safety.action == "rollback":
+            return self._back(memory, safety)
         if reading.nonfinite or reading.count == 0:
-            return memory._replace(decision=Decision("nonfinite", None, "hold", ""))
-        arms = self._arms(memory)
-        state_, decision = holding.observe(memory.hold, reading, arms)
-        memory = memory._replace(hold=state_)
-        if decision.action == "snapshot" and not memory.restores:
-            decision = decision._replace(action="raise")
+            return memory._replace(decision=Decision("nonfinite", None, "hold", safety.reason))
+        return self._judge(memory, reading, safety)
+
+    def _judge(self, memory: AdaptiveMemory, reading: Reading, safety: Decision) -> AdaptiveMemory:
+        """What to make of a finite reading with which the guard is content."""
+        hold, decision = holding.observe(memory.hold, reading, self._arms(memory))
+        memory = memory._replace(hold=hold)
+        if decision.action == "rollback":
+            return self._back(memory, decision)
+        keep = safety.action == "snapshot" and self._may_snapshot(memory)
         if decision.action == "anneal":
             length = max(1, round(holding.ANNEAL_SHARE * memory.update))
             memory = memory._replace(ramp=Ramp(memory.update, length))
-        if decision.action == "hold" and (spike := guarding.spike(memory.guard, reading)):
+        elif decision.action == "hold" and (spike := guarding.spike(memory.guard, reading)):
             decision = spike
+        elif decision.action == "hold" and keep:
+            decision = decision._replace(action="snapshot", reason=safety.reason)
+            memory = memory._replace(snapshot=memory.update)
         return memory._replace(decision=decision)
 
     def factor(self, memory: AdaptiveMemory, progress: float) -> float:
@@ -202,7 +208,8 @@ class Adaptive:
         return memory._replace(searching=0, began=reading.update, snapshot=reading.update)
 
     def _back(self, memory: AdaptiveMemory, decision: Decision) -> AdaptiveMemory:
-        if not memory.restores:
+        # Without the guard there is no snapshot but that of the untouched model.
+        if not memory.restores or not self.guard:
             decision = decision._replace(action="cut")
         hold = holding.forget(memory.hold, self.lift)
         return memory._replace(hold=hold, decision=decision)

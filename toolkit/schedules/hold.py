@@ -111,7 +111,7 @@ def _in_descent(hold: Hold, line: Trend, arms: Arms) -> tuple[Hold, Decision]:
     before = (line.change, line.error, fmean(hold.losses))
     hold = _scaled(hold, arms.lift)._replace(trial=before, tried=hold.tried + 1)
     reason = f"the loss falls (t {line.t:.1f}): raise on trial, LR x{arms.lift:g}"
-    return hold, Decision("descent", _finite(line.t), "snapshot", reason)
+    return hold, Decision("descent", _finite(line.t), "raise", reason)
 
 
 def _end_trial(hold: Hold, line: Trend, arms: Arms) -> tuple[Hold, Decision]:

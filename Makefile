@@ -17,7 +17,7 @@ STUDY ?= demo
 ARGS ?=
 PAIRS ?= cifar10-resnet18 cifar10-efficientnet_b0 imdb-bert-base imdb-lstm-glove \
 	squad_v2-bert-large squad_v2-roberta-base
-ADAPTIVE ?= plan
+ADAPTIVE ?= adaptive
 # One process takes all cores unless told otherwise; the launcher would say at length that it guessed.
 OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export OMP_NUM_THREADS

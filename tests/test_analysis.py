@@ -10,6 +10,7 @@ from tests.studies import write_run, write_study
 from toolkit.errors import ConfigError
 from toolkit.report.analyse import analyse
 from toolkit.report.load import load_study
+from toolkit.report.tables import markdown
 from toolkit.report.words import verdict_sentences
 from toolkit.stats import compare, tuning_cost
 
@@ -162,6 +163,9 @@ def test_the_report_says_what_was_not_run(tmp_path: Path) -> None:
     analysis = analyse(load_study(tmp_path))
     rows = [(r.pair, r.scale, r.note, r.finished, r.planned) for r in analysis.coverage]
     assert rows == [(PAIR, "reduced", "half of it", 1, 5), (other, "not run", "no time", 0, 0)]
+    assert f"* {PAIR}: reduced, 1 of 5 runs (half of it)\n* {other}: not run (no time)\n" in (
+        markdown(analysis)
+    )
     assert "4 planned runs have not been started" in analysis.warnings
     assert any("not that of a commit: toolkit/loop.py" in text for text in analysis.warnings)
 

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,9 @@ from toolkit.study import Contrast, Study
 
 STUDIES = ROOT / "tests" / "programs" / "small_studies.py"
 SWEEP = ("-m", "toolkit.sweep")
+PATIENCE = 300
+SAVED = "runs/long/*/checkpoints/update-*0"
+"""A whole checkpoint."""
 
 
 def results(folder: Path) -> dict[str, dict]:
@@ -40,11 +45,11 @@ def test_a_study_is_run_once_and_its_commands_stand_alone(
     assert len(commands) == 4
     assert "constant seed 0" in shown
     assert "unknown: no finished run of its kind" in shown
-    alone = python(*commands[1].split())
+    alone = python(*commands[1].split(), timeout=PATIENCE)
     assert alone.returncode == 0, alone.stderr
     first = results(tmp_path / "runs" / "small")
     assert list(first) == [commands[1].split()[-1]]
-    whole = python(*SWEEP, f"{STUDIES}:small")
+    whole = python(*SWEEP, f"{STUDIES}:small", timeout=PATIENCE)
     assert whole.returncode == 0, whole.stderr
     assert "4 runs, 3 to go" in whole.stdout
     every = results(tmp_path / "runs" / "small")
@@ -59,18 +64,33 @@ def test_a_study_is_run_once_and_its_commands_stand_alone(
     assert (len(study.runs), study.not_started, study.plan["runs"]) == (4, 0, 4)
 
 
+@contextmanager
+def started(folder: Path, *flags: str, until: str) -> Iterator["subprocess.Popen[str]"]:
+    """A sweep in the background that has come so far that there is such a file."""
+    process = subprocess.Popen(
+        [sys.executable, *SWEEP, *flags],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not list(folder.glob(until)):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path: Path, python: Launch) -> None:
-    command = [sys.executable, *SWEEP, f"{STUDIES}:long"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("runs/long/*/checkpoints/*")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
+    with started(tmp_path, f"{STUDIES}:long", until=SAVED) as process:
+        process.kill()
     assert len(list(tmp_path.glob("runs/long/*/claim-1"))) == 1
-    assert python(*SWEEP, f"{STUDIES}:long").returncode == 0
+    assert python(*SWEEP, f"{STUDIES}:long", timeout=PATIENCE).returncode == 0
     assert len(results(tmp_path / "runs" / "long")) == 2
     events = "".join(file.read_text() for file in tmp_path.glob("runs/long/*/events.jsonl"))
     assert events.count('"kind": "resume"') == 1
@@ -82,7 +102,7 @@ def test_a_run_that_fails_is_tried_three_times_and_kept(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    ended = python(*SWEEP, f"{STUDIES}:failing")
+    ended = python(*SWEEP, f"{STUDIES}:failing", timeout=PATIENCE)
     assert ended.returncode == 1
     assert "given up: digits/vit_micro@field lr 0.01" in ended.stderr
     assert len(results(tmp_path / "runs" / "failing")) == 1
@@ -101,7 +121,7 @@ def test_a_run_that_fails_is_tried_three_times_and_kept(
 def test_workers_share_a_study_and_one_that_dies_is_replaced(
     python: Launch, tmp_path: Path
 ) -> None:
-    ended = python(*SWEEP, f"{STUDIES}:deadly", "--slots-per-device", "2", timeout=300)
+    ended = python(*SWEEP, f"{STUDIES}:deadly", "--slots-per-device", "2", timeout=PATIENCE)
     assert ended.returncode == 1, ended.stderr
     assert len(results(tmp_path / "runs" / "deadly")) == 1
     logs = sorted(tmp_path.glob("runs/deadly/*/failure-*.log"))
@@ -111,18 +131,12 @@ def test_workers_share_a_study_and_one_that_dies_is_replaced(
 
 
 def test_a_sweep_that_is_asked_to_stop_stops_its_workers(tmp_path: Path) -> None:
-    command = [sys.executable, *SWEEP, f"{STUDIES}:long", "--slots-per-device", "1"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("runs/long/*/events.jsonl")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 75
-    assert "stopped: the same command continues" in process.communicate()[1]
+    flags = (f"{STUDIES}:long", "--slots-per-device", "1")
+    with started(tmp_path, *flags, until=SAVED) as process:
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 75
+    assert "stopped: the same command continues" in error
     states = [json.loads(file.read_text()) for file in tmp_path.glob("runs/long/*/state.json")]
     assert [state["status"] for state in states] == ["preempted"]
     (claim,) = tmp_path.glob("runs/long/*/claim-1")
@@ -133,7 +147,7 @@ def test_an_array_of_jobs_works_on_one_study(python: Launch, tmp_path: Path) -> 
     ended = python(
         *(*SWEEP, f"{STUDIES}:small", "--slurm", "2", "--cluster", "local"),
         *("--slurm-set", "timeout_min=5"),
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert ended.returncode == 0, ended.stderr
     assert len(results(tmp_path / "runs" / "small")) == 4
@@ -165,7 +179,7 @@ def test_a_cost_is_measured_or_scaled(tmp_path: Path, monkeypatch: pytest.Monkey
     (folder / "result.json").write_text(json.dumps(result))
     (tmp_path / "runs" / "broken").mkdir()
     known = costs.from_finished()
-    assert costs.total([config], known) == (0.1 * 2_000, set())
+    assert costs.total([config], known) == (0.1 * 800, set())
     assert [costs.in_words(s) for s in (42, 500, 12_600, 1e6)] == [
         "42 s",
         "8 min",

@@ -232,6 +232,7 @@ def _cpu_recipes() -> Recipes:
         },
         MINILM: {
             **{"epochs": None, "updates": 60, "data": "squad_v2_resplit", "max_length": 256},
+            **{"stride": 64},
             **{"global_batch": 16, "precision": "bf16", "lr": 1e-4},
         },
     }

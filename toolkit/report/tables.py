@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from toolkit.report import words
-from toolkit.report.analyse import Analysis, score
+from toolkit.report.analyse import Analysis, CoverageRow, score
 
 
 def write_tables(analysis: Analysis, folder: Path) -> None:
@@ -45,9 +45,16 @@ def markdown(analysis: Analysis) -> str:
         lines += [str(question), ""]
     lines += [f"* {sentence}" for sentence in words.verdict_sentences(analysis)]
     lines += ["", "```", words.verdict_table(analysis), "```", ""]
-    lines += [f"{len(study.runs)} runs, seeds {', '.join(map(str, seeds))}."]
+    lines += [f"* {_coverage(row)}" for row in analysis.coverage]
+    lines += ["", f"{len(study.runs)} runs, seeds {', '.join(map(str, seeds))}."]
     for versions in analysis.versions:
         lines += ["Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."]
     lines += [f"Without a result: {path.name} ({state})." for path, state in study.unfinished]
     lines += [f"Mind: {warning}." for warning in analysis.warnings]
     return "\n".join(lines) + "\n"
+
+
+def _coverage(row: CoverageRow) -> str:
+    note = f" ({row.note})" if row.note else ""
+    runs = f", {row.finished} of {row.planned} runs" if row.planned else ""
+    return f"{row.pair}: {row.scale}{runs}{note}"

@@ -23,6 +23,8 @@ from toolkit.study import Contrast, Study
 STUDIES = ROOT / "tests" / "programs" / "small_studies.py"
 SWEEP = ("-m", "toolkit.sweep")
 PATIENCE = 300
+SAVED = "runs/long/*/checkpoints/update-*0"
+"""A whole checkpoint."""
 
 
 def results(folder: Path) -> dict[str, dict]:
@@ -85,7 +87,7 @@ def started(folder: Path, *flags: str, until: str) -> Iterator["subprocess.Popen
 
 
 def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path: Path, python: Launch) -> None:
-    with started(tmp_path, f"{STUDIES}:long", until="runs/long/*/checkpoints/*") as process:
+    with started(tmp_path, f"{STUDIES}:long", until=SAVED) as process:
         process.kill()
     assert len(list(tmp_path.glob("runs/long/*/claim-1"))) == 1
     assert python(*SWEEP, f"{STUDIES}:long", timeout=PATIENCE).returncode == 0
@@ -130,7 +132,7 @@ def test_workers_share_a_study_and_one_that_dies_is_replaced(
 
 def test_a_sweep_that_is_asked_to_stop_stops_its_workers(tmp_path: Path) -> None:
     flags = (f"{STUDIES}:long", "--slots-per-device", "1")
-    with started(tmp_path, *flags, until="runs/long/*/events.jsonl") as process:
+    with started(tmp_path, *flags, until=SAVED) as process:
         process.send_signal(signal.SIGTERM)
         _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75

@@ -58,8 +58,9 @@ def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> 
     if options.worker or options.run:
         return worker.work(items, lease=options.lease, wait=False)
     left = [item for item in items if item.open]
-    print(f"{study.name}: {study.question}")
-    print(f"{len(items)} runs, {len(left)} to go", flush=True)
+    if is_rank_zero():
+        print(f"{study.name}: {study.question}")
+        print(f"{len(items)} runs, {len(left)} to go", flush=True)
     if options.slurm:
         return crew.submit(options.slurm, options.cluster, _worker_flags(options), _slurm(options))
     with _bar(study, items) as bar:
@@ -75,8 +76,9 @@ def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> 
             code = worker.work(items, lease=options.lease, done=done)
     if code == PREEMPTED:
         print("stopped: the same command continues", file=sys.stderr)
-    for item in items:
-        if not item.finished and not item.open:
+    given_up = [item for item in items if not item.finished and not item.open]
+    for item in given_up:
+        if is_rank_zero():
             print(f"given up: {item}; see {item.failures[-1]}", file=sys.stderr)
     return code
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModel
 
 from tests.hub import write_split
 from tests.twins import squad_postprocess, squad_v2_metric
@@ -16,7 +18,9 @@ from toolkit.errors import ConfigError
 from toolkit.metrics import SquadV2
 
 squad = task.load("squad_v2")
-from toolkit_tasks import qa  # noqa: E402 - exists once a task has been loaded
+from toolkit_tasks import qa, text  # noqa: E402 - exists once a task has been loaded
+
+LARGE = text.BERT_LARGE_WWM
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +219,16 @@ def test_splits_keep_articles_apart(root: Path) -> None:
     batch = splits.test.__getitems__([0, 1])
     assert set(batch) == {"id", "input_ids", "attention_mask", "start", "end"}
     assert batch["input_ids"].shape == batch["attention_mask"].shape
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("bert-base-uncased", 109_482_240), ("roberta-base", 124_645_632), (LARGE, 335_141_888)],
+)
+def test_sizes_are_the_published_ones(root: Path, name: str, published: int) -> None:
+    with torch.device("meta"):
+        model = AutoModel.from_config(text.config_of(name))
+    assert model.num_parameters() == published
 
 
 def test_data_that_are_not_the_official_ones_are_said(root: Path) -> None:

@@ -25,8 +25,8 @@ from toolkit.schedules.search import Search
 
 SHORTEST_SEARCH = 300
 """Updates below which ``auto`` keeps the user's LR: even short trials would cost too much."""
-OPEN_WARMUP = 100
-"""Updates of the warm-up of a run without a known end."""
+OPEN_WARMUP, OPEN_APART = 100, 100
+"""Updates of the warm-up of a run without a known end, and between its snapshots, at least."""
 SHORTEST_WINDOW = 32
 BLOCKS_PER_RUN, SHORTEST_BLOCK, LONGEST_BLOCK = 60, 8, 32
 
@@ -140,7 +140,7 @@ class Adaptive:
             return memory
         if not self._searches(total):
             first = Decision("none", None, "snapshot", "the untouched model")
-            return memory._replace(decision=first)
+            return memory._replace(decision=first if self.guard else HOLD)
         state, first = searching.begin()
         return memory._replace(search=state, decision=first, searching=1)
 
@@ -181,17 +181,20 @@ class Adaptive:
             return chosen
         shape = self._shape(memory, progress) * memory.ramp.factor(memory.update)
         factor = chosen * memory.hold.scale * memory.guard.factor * shape
-        rising = self._warm(memory, progress) < 1
-        return factor if rising else max(factor, self.min_lr / memory.base_lr)
+        if self._warm(memory, progress) < 1:
+            return factor
+        # The floor is for the anneal: it raises no LR that search or guard found to be too high.
+        return max(factor, min(self.min_lr / memory.base_lr, chosen * memory.guard.factor))
 
     def request(self, memory: AdaptiveMemory, event: Anneal) -> AdaptiveMemory:
+        # Asked for in a search, the anneal begins at its end: before, the LR is that of a trial.
         return memory._replace(ramp=Ramp(memory.update, event.updates))
 
     def _searches(self, total: int) -> bool:
         if self.search == "off" or not total:
             return False
         if self.search == "auto":
-            return total >= SHORTEST_SEARCH
+            return total >= SHORTEST_SEARCH and self.search_share * total >= 4 * searching.SHORT
         if self.search_share * total < searching.SHORT:
             least = math.ceil(searching.SHORT / self.search_share)
             raise refusal("search", "lr-unknown", f"off for a budget of under {least} updates")
@@ -205,18 +208,25 @@ class Adaptive:
         memory = memory._replace(search=state, decision=decision)
         if state.stage != "done":
             return memory
-        return memory._replace(searching=0, began=reading.update, snapshot=reading.update)
+        ramp = memory.ramp._replace(start=reading.update) if memory.ramp.updates else memory.ramp
+        return memory._replace(
+            searching=0, began=reading.update, snapshot=reading.update, ramp=ramp
+        )
 
     def _back(self, memory: AdaptiveMemory, decision: Decision) -> AdaptiveMemory:
         # Without the guard there is no snapshot but that of the untouched model.
         if not memory.restores or not self.guard:
-            decision = decision._replace(action="cut")
+            reason = decision.reason.replace(
+                "back to the last good state", "no state to go back to"
+            )
+            decision = decision._replace(action="cut", reason=reason)
         hold = holding.forget(memory.hold, self.lift)
         return memory._replace(hold=hold, decision=decision)
 
     def _may_snapshot(self, memory: AdaptiveMemory) -> bool:
-        apart = memory.update - memory.snapshot >= memory.total / BLOCKS_PER_RUN
-        return bool(memory.restores) and apart and not memory.hold.trial
+        apart = memory.total / BLOCKS_PER_RUN if memory.total else OPEN_APART
+        due = memory.update - memory.snapshot >= apart
+        return bool(memory.restores) and due and not memory.hold.trial
 
     def _arms(self, memory: AdaptiveMemory) -> Arms:
         def on(when: When) -> bool:
@@ -228,6 +238,7 @@ class Adaptive:
             self.calm if on(self.oscillation) else 1.0,
             self.lift if on(self.raises) else 1.0,
             self.most_raises,
+            not memory.total,
         )
 
     def _warm(self, memory: AdaptiveMemory, progress: float) -> float:
@@ -235,7 +246,10 @@ class Adaptive:
         if not self.warmup:
             return 1.0
         if not memory.total:
-            return min(1.0, memory.update / OPEN_WARMUP)
+            # Known is the last reading, which may be long ago: never 0.
+            return min(1.0, (memory.update + 1) / OPEN_WARMUP)
+        if self.warmup * (memory.total - memory.began) < 1:
+            return 1.0
         return min(1.0, self._after_search(memory, progress) / self.warmup)
 
     def _after_search(self, memory: AdaptiveMemory, progress: float) -> float:

@@ -42,6 +42,7 @@ class Arms(NamedTuple):
         calm: factor at an oscillation; 1 switches the rule off.
         lift: factor of a raise on trial; 1 switches the rule off.
         raises: most raises on trial.
+        ends: whether cuts that stop paying begin the final anneal; a known budget begins it itself.
     """
 
     window: int
@@ -49,6 +50,7 @@ class Arms(NamedTuple):
     calm: float
     lift: float
     raises: int
+    ends: bool
 
 
 class Hold(NamedTuple):
@@ -137,6 +139,9 @@ def _at_plateau(hold: Hold, line: Trend, arms: Arms) -> tuple[Hold, Decision]:
     paid = not hold.plateaus or hold.level - mean > GAIN * line.spread
     unpaid = 0 if paid else hold.unpaid + 1
     hold = hold._replace(plateaus=hold.plateaus + 1, level=mean, unpaid=unpaid)
+    if unpaid >= UNPAID and not arms.ends:
+        reason = f"{UNPAID} cuts in a row did not pay: no more of them"
+        return hold, Decision("plateau", t, "hold", reason)
     if unpaid >= UNPAID:
         reason = f"{UNPAID} cuts in a row did not pay: anneal to 0"
         return hold._replace(losses=()), Decision("plateau", t, "anneal", reason)

@@ -37,9 +37,8 @@ NEAR = 1.0
 """Decades below the largest harmless LR down to which a tuned LR is to be expected."""
 DEPTH = 2.5
 """Decades below the largest harmless LR beyond which no long trial goes."""
-KEEP_ERRORS = 1.0
-"""Standard errors of its score within which the user's LR is kept although another scored better:
-the rule of one standard error (Breiman et al. 1984)."""
+KEEP_ERRORS = 2.0
+"""Standard errors of the best score within which the user's LR is kept although it scored worse."""
 USUAL_HORIZON = 20.0
 """Length of a run over length of a trial up to which the best trial is the best run, by the
 prototype's measurements. The longer the run, the lower its best LR beside that of a trial."""
@@ -123,12 +122,14 @@ def begin() -> tuple[Search, Decision]:
 
 def observe(search: Search, reading: Reading, terms: Terms) -> tuple[Search, Decision]:
     """Add a reading of the trial on its way; when it is over, begin the next one or end."""
-    lost = reading.nonfinite > 0 or reading.count == 0
+    lost, first = reading.nonfinite > 0 or reading.count == 0, not search.losses
     if not lost:
         search = search._replace(losses=(*search.losses, reading.loss))
         if search.initial is None:
             search = search._replace(initial=reading.loss)
     made = reading.update - search.began
+    if first and (lost or made > 1):
+        return _give_up(search, reading, terms, lost)
     length = SHORT if search.stage == "edge" else terms.long
     harmful = lost or _is_harmful(search, made >= length)
     if not harmful and made < length:
@@ -139,9 +140,26 @@ def observe(search: Search, reading: Reading, terms: Terms) -> tuple[Search, Dec
     search = _next(search, terms, left)
     search = search._replace(began=reading.update, losses=())
     if search.stage == "done":
-        reason = f"{said}; the search ends after {reading.update - search.first} updates: LR "
-        return search, Decision("none", None, "restore", f"{reason}x{search.factor:.3g}")
+        return _end(search, reading, said)
     return search, Decision("none", None, "trial", f"{said}; next trial: x{search.factor:.3g}")
+
+
+def _give_up(search: Search, reading: Reading, terms: Terms, lost: bool) -> tuple[Search, Decision]:
+    """End on a first reading that says nothing about the LR on trial."""
+    why = "the first loss of a trial is not finite, which no LR can have caused"
+    if not lost:
+        why = "trials need a reading after each update"
+    exponent = _choice(search, terms) if search.ok and search.bad else 0.0
+    return _end(search._replace(stage="done", exponent=exponent, losses=()), reading, why)
+
+
+def _end(search: Search, reading: Reading, said: str) -> tuple[Search, Decision]:
+    updates = reading.update - search.first
+    how = "kept" if search.exponent == 0 else "the best of the long trials"
+    if search.exponent != 0 and _best(search) is None:
+        how = "at a usual distance below harm" if search.bad else "kept"
+    reason = f"{said}; the search ends after {updates} updates: LR x{search.factor:.3g}, {how}"
+    return search, Decision("none", None, "restore", reason)
 
 
 def _is_harmful(search: Search, over: bool) -> bool:
@@ -210,19 +228,25 @@ def _next_long(search: Search, terms: Terms) -> float | None:
     tried = [exponent for exponent, _, _ in search.scores]
     if not tried:
         return _first_long(search, terms)
+    highest = min(_harmless(search) + STEP, REACH)
+    lowest = max(min(_harmless(search), max(tried)) - DEPTH, -REACH)
     best = _best(search)
     if best is None:
-        lowest = min(tried) - STEP
-        return lowest if lowest >= _harmless(search) - DEPTH else None
-    if best + STEP not in tried and best + STEP <= _harmless(search) + STEP:
+        return min(tried) - STEP if min(tried) - STEP >= lowest else None
+    if best + STEP not in tried and best + STEP <= highest:
         return best + STEP
-    if best - STEP not in tried and best - STEP >= _harmless(search) - DEPTH:
+    if best - STEP not in tried and best - STEP >= lowest:
         return best - STEP
     return None
 
 
 def _first_long(search: Search, terms: Terms) -> float:
-    """The user's LR, if it lies where tuned ones do; else half a decade below the edge."""
+    """The user's LR, if it lies where tuned ones do; else half a decade below the edge.
+
+    Without any harmful LR there is no edge, and all that is known is the user's.
+    """
+    if not search.bad:
+        return 0.0
     harmless = _harmless(search)
     return 0.0 if terms.keep and harmless - NEAR <= 0 <= harmless else harmless - STEP
 
@@ -230,8 +254,10 @@ def _first_long(search: Search, terms: Terms) -> float:
 def _choice(search: Search, terms: Terms) -> float:
     """The best of the long trials; without any, the user's LR or a usual distance to the edge."""
     best = _best(search)
+    if best is None and search.scores:  # all of them were harmful
+        return max(min(exponent for exponent, _, _ in search.scores) - STEP, -REACH)
     if best is None:
-        kept = terms.keep and _is_certified(search, terms)
+        kept = not search.bad or (terms.keep and _is_certified(search, terms))
         return 0.0 if kept else _harmless(search) - DISTANCE[terms.start]
     scores = {exponent: score for exponent, score, _ in search.scores if score is not None}
     error = next(error for exponent, _, error in search.scores if exponent == best)
@@ -253,7 +279,8 @@ def _is_certified(search: Search, terms: Terms) -> bool:
 def _harmless(search: Search) -> float:
     """The largest harmless exponent below every harmful one."""
     edge = min(search.bad, default=REACH + STEP)
-    return max((exponent for exponent in search.ok if exponent < edge), default=edge - STEP)
+    below = [exponent for exponent in search.ok if exponent < edge]
+    return max(below, default=max(edge - STEP, -REACH))
 
 
 def _best(search: Search) -> float | None:

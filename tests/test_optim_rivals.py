@@ -129,7 +129,7 @@ def test_a_missing_package_is_one_clear_line(
 def test_deepspeed_is_refused(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(ConfigError, match=f"optimizer = {optimizer} does not work under DeepSpeed"):
-        make_accelerator(config(optimizer).recipe, Shares(1, 64, 1), wandb=False)
+        make_accelerator(config(optimizer).recipe, Shares(1, 64, 1))
 
 
 def test_prodigy_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

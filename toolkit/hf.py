@@ -92,7 +92,7 @@ class _Reader(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.unread += 1
         due = state.global_step % self.every == 0 or state.global_step == state.max_steps
-        if due or control.should_save:
+        if due or control.should_save or self.trainer.lr_scheduler.searching:
             self._read(state)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

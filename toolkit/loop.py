@@ -92,13 +92,13 @@ def _train(run: Run) -> None:
         rates, factor = run.lr.used, run.lr.factor
         _update(run, batches)
         last = run.update == run.budget
-        reading = last or run.searching or run.update % config.read_every == 0
+        reading = last or run.lr.searching or run.update % config.read_every == 0
         if reading:
             action = _read(run, rates, factor)
             if action in ("trial", "restore"):
                 batches = _training_batches(run)
         run.lr.step()
-        if run.searching:  # its weights are on trial: neither to be judged nor to be kept
+        if run.lr.searching:  # its weights are on trial: neither to be judged nor to be kept
             continue
         if last or run.update % eval_every == 0:
             _check_ranks(run)
@@ -148,7 +148,6 @@ def _read(run: Run, rates: list[float], factor: float) -> str:
         decision = run.lr.observe(reading)
     run.nonfinite_readings = 0 if math.isfinite(reading.loss) else run.nonfinite_readings + 1
     run.rollbacks += decision.action == "rollback"
-    run.note_trial(decision)
     run.record.reading(reading, decision, rates, factor)
     return decision.action
 
@@ -157,7 +156,7 @@ def _training_batches(run: Run) -> "Iterator[Batch]":
     accelerator, plan, config = run.accelerator, run.plan, run.config
     ranks, rank = run.shares.ranks, accelerator.process_index
     # Every trial of a search sees the same batches, the first ones.
-    first = 0 if run.searching else run.update
+    first = 0 if run.lr.searching else run.update
     order = MicroBatches(plan, rank, ranks, run.shares.micro_batch, first, run.budget)
     seed = derive_seed(config.seed, config.arm, AUGMENT_STREAM)
     for number, batch in enumerate(training_loader(run.splits.train, order)):
@@ -212,7 +211,6 @@ def _resume(run: Run) -> None:
     snapshot = checkpoint.load(accelerator, path)
     run.update = run.saved = state["update"]
     run.lr.load_state_dict({**state["lr"], "snapshot": snapshot})
-    run.searching = False  # there are no checkpoints of a search
     run.rollbacks = state["rollbacks"]
     run.initial_weights_sha = state["initial_weights_sha"]
     run.nonfinite_readings = state["nonfinite_readings"]

@@ -55,6 +55,9 @@ class ScheduledLR(LRScheduler):
         first = optimizer.param_groups[0]
         self.snapshot = None if model is None else Snapshot(model, optimizer)
         self.facts = Facts(total_updates, pretrained, restores=model is not None)
+        self.searching = False
+        """The schedule tries learning rates on the untouched model: it needs every update read, and
+        the weights are not worth evaluating or keeping."""
         self.memory = begin(schedule, float(first.get("initial_lr", first["lr"])), self.facts)
         self._obey()
         if self.snapshot is None and hasattr(schedule, "inform"):
@@ -99,7 +102,11 @@ class ScheduledLR(LRScheduler):
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain numbers, strings and lists, and the tensors of a snapshot, if any."""
-        state = {"updates": self.updates, "memory": memory_to_json(self.memory)}
+        state = {
+            "updates": self.updates,
+            "memory": memory_to_json(self.memory),
+            "searching": self.searching,
+        }
         tensors = self.snapshot.state_dict() if self.snapshot is not None else {}
         return state | ({"snapshot": tensors} if tensors else {})
 
@@ -107,11 +114,19 @@ class ScheduledLR(LRScheduler):
         """Continue where ``state_dict`` was taken.
 
         Raises:
-            ValueError: if the state is that of another kind of schedule.
+            ValueError: if the state is that of another kind of schedule, or was taken in a search
+                with a model and there is none now.
         """
+        searching = bool(state_dict.get("searching", False))
+        if searching and self.snapshot is None:
+            raise ValueError(
+                "the state is of a run that searches for a base LR and restores its model: "
+                "ScheduledLR needs the model here, too"
+            )
         fresh = self.schedule.start(float(self._bases()[0]))
         self.memory = memory_from_json(fresh, state_dict["memory"])
         self.updates = self.last_epoch = state_dict["updates"]
+        self.searching = searching
         if self.snapshot is not None:
             self.snapshot.load_state_dict(state_dict.get("snapshot", {}))
         self._stepped = False
@@ -121,6 +136,8 @@ class ScheduledLR(LRScheduler):
         action = self.memory.decision.action
         if self.snapshot is None:
             return
+        if action in ("trial", "restore"):
+            self.searching = action == "trial"
         if action == "snapshot" or (action == "trial" and not self.snapshot.taken):
             self.snapshot.take()
         elif action in ("trial", "restore", "rollback"):

@@ -19,7 +19,6 @@ from toolkit.meter import LossMeter
 from toolkit.optim import build_optimizer
 from toolkit.process import world_size
 from toolkit.ranks import Shares, check_engine, cut, make_accelerator
-from toolkit.reading import Decision
 from toolkit.record import Recorder
 from toolkit.task import Batch, Recipe, Splits, Task, load, parse_target, recipe_of
 
@@ -59,17 +58,7 @@ class Run:
     stopping: bool = False
     """All ranks know that they stop now."""
     last_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-    searching: bool = False
-    """The schedule tries learning rates on the untouched model."""
     rollbacks: int = 0
-
-    def __post_init__(self) -> None:
-        self.note_trial(self.lr.memory.decision)
-
-    def note_trial(self, decision: Decision) -> None:
-        """Note whether the search goes on or has ended."""
-        if decision.action in ("trial", "restore"):
-            self.searching = decision.action == "trial"
 
     def snapshots(self) -> dict[str, float]:
         """What the snapshots of this rank cost: how many, bytes of host memory, seconds."""

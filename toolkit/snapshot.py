@@ -1,5 +1,6 @@
-"""The last good state of a run in host memory, to go back to when training is lost."""
+"""The last good states of a run in host memory, to go back to when training is lost."""
 
+import copy
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,15 +14,20 @@ OWNED_BY_THE_SCHEDULE = ("lr", "initial_lr")
 
 
 class Snapshot:
-    """A copy of weights, buffers and optimizer state, on the host.
+    """Copies of weights, buffers and optimizer state, on the host: the newest and the one before.
+
+    A loss is of the weights before its update, so nothing has yet confirmed the weights that a
+    snapshot keeps. If going back to them did not help, the next restore takes the ones before.
 
     Every rank holds its own: under ZeRO its shards, with DDP a copy of everything. A restore writes
     into the tensors in place, so whoever holds them, such as DDP's buckets or an engine, stays
-    right. Afterwards every bit is as it was; learning rates are left alone.
+    right. Afterwards every bit is as it was; learning rates are left alone, and other numbers of a
+    parameter group are as at the snapshot, for some optimizers keep their state there.
 
     Args:
         model: prepared or not.
-        optimizer: of this model, prepared or not; under DeepSpeed its master weights are kept too.
+        optimizer: prepared or not; its parameters that are not the model's are kept, too, and under
+            DeepSpeed its master weights.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
@@ -31,32 +37,38 @@ class Snapshot:
         self.seconds = 0.0
         """Time that taking and restoring took."""
         self._kept: dict[str, Any] = {}
+        self._before: dict[str, Any] = {}
+        self._restored = False  # since the newest was taken
 
     @property
     def size(self) -> int:
         """Bytes of host memory that it takes."""
-        tensors = [value for value in self._kept.values() if isinstance(value, Tensor)]
-        return sum(tensor.nbytes for tensor in tensors)
+        values = [*self._kept.values(), *self._before.values()]
+        return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
     def take(self) -> None:
-        """Keep the present state in place of the one before."""
+        """Keep the present state, and the newest so far as the one before."""
         begin = time.perf_counter()
-        before, self._kept = self._kept, {}
+        oldest, self._before, self._kept = self._before, self._kept, {}
         with torch.no_grad():
             for name, value in self._present():
-                self._kept[name] = _to_host(value, before.get(name))
+                self._kept[name] = _to_host(value, oldest.get(name))
         self.taken += 1
+        self._restored = False
         self.seconds += time.perf_counter() - begin
 
     def restore(self) -> None:
-        """Bring back the state that was kept.
+        """Bring back the newest state; at the second time in a row the one before, if any.
 
         Raises:
-            ValueError: if none was.
+            ValueError: if none was taken.
         """
         if not self._kept:
             raise ValueError("there is no snapshot to restore: take() comes first")
         begin = time.perf_counter()
+        if self._restored and self._before:
+            self._kept, self._before = self._before, {}
+        self._restored = True
         with torch.no_grad():
             for name, tensor in self._weights():
                 tensor.copy_(self._kept[name])
@@ -66,11 +78,16 @@ class Snapshot:
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept, as host tensors and numbers by name; empty before the first ``take``."""
-        return dict(self._kept)
+        if not self._kept:
+            return {}
+        states = {"kept": self._kept, "before": self._before, "restored": self._restored}
+        return copy.deepcopy(states)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keep what ``state_dict`` returned, as if it had been taken."""
-        self._kept = dict(state)
+        self._kept = dict(state.get("kept", {}))
+        self._before = dict(state.get("before", {}))
+        self._restored = bool(state.get("restored", False))
 
     def _gather_again(self) -> None:
         """Small weights stay gathered between updates under ZeRO-3: bring in the old shards."""
@@ -86,7 +103,7 @@ class Snapshot:
                 yield f"state/{place}/{key}", value
         for place, group in enumerate(_inner(self.optimizer).param_groups):
             for key, value in group.items():
-                if isinstance(value, int | float) and key not in OWNED_BY_THE_SCHEDULE:
+                if isinstance(value, int | float | Tensor) and key not in OWNED_BY_THE_SCHEDULE:
                     yield f"group/{place}/{key}", value
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -97,8 +114,13 @@ class Snapshot:
                 yield f"weight/{name}", weight.data
         for name, buffer in self.model.named_buffers():
             yield f"buffer/{name}", buffer
-        for place, master in enumerate(_masters(self.optimizer)):
+        masters = _masters(self.optimizer)
+        for place, master in enumerate(masters):
             yield f"master/{place}", master.data
+        known = {id(weight) for weight in self.model.parameters()}
+        for place, holder in enumerate(() if masters else self._holders()):
+            if id(holder) not in known:  # of a loss or a head beside the model
+                yield f"beside/{place}", holder.data
 
     def _holders(self) -> list[Tensor]:
         """The tensors whose optimizer state there may be, in a fixed order."""
@@ -117,20 +139,26 @@ class Snapshot:
             if not kept:
                 inner.state.pop(holder, None)
                 continue
+            for key in set(state) - set(kept):
+                del state[key]
             for key, value in kept.items():
-                if isinstance(value, Tensor):  # an optimizer's state only grows: it is there
+                if isinstance(value, Tensor):
                     state[key].copy_(value)
                 else:
-                    state[key] = value
+                    state[key] = copy.deepcopy(value)
         for place, group in enumerate(inner.param_groups):
-            for key in group:
-                group[key] = self._kept.get(f"group/{place}/{key}", group[key])
+            for key, value in group.items():
+                kept_value = self._kept.get(f"group/{place}/{key}", value)
+                if isinstance(value, Tensor) and isinstance(kept_value, Tensor):
+                    value.copy_(kept_value)
+                else:
+                    group[key] = kept_value
 
 
 def _to_host(value: Any, before: Any) -> Any:
     """A copy in host memory, in the place of an earlier one of the same form."""
     if not isinstance(value, Tensor):
-        return value
+        return copy.deepcopy(value)
     if isinstance(before, Tensor) and (before.shape, before.dtype) == (value.shape, value.dtype):
         return before.copy_(value)
     return value.detach().to("cpu", copy=True)

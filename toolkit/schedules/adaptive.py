@@ -155,7 +155,9 @@ class Adaptive:
         if safety.action == "rollback":
             return self._back(memory, safety)
         if reading.nonfinite or reading.count == 0:
-            return memory._replace(decision=Decision("nonfinite", None, "hold", safety.reason))
+            return memory._replace(decision=Decision("nonfinite", None, "hold", ""))
+        if safety.pattern == "rising":  # a level that is accepted
+            return memory._replace(decision=safety)
         return self._judge(memory, reading, safety)
 
     def _judge(self, memory: AdaptiveMemory, reading: Reading, safety: Decision) -> AdaptiveMemory:

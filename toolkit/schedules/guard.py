@@ -1,9 +1,9 @@
 """The guard: notice that a run is lost, and go back. Pure.
 
 It is insurance and must never fire on a healthy run, so it asks for much: a non-finite loss; or
-three readings in a row, or two blocks of readings in a row, far above the best of the recent blocks
-and above all of them. Far is measured in standard errors of a block, which come from the blocks
-themselves and so allow for correlated noise, and in the loss that was there to lose. If going back
+three readings in a row, or two blocks of readings in a row, far above the recent blocks: above the
+best by a share of the loss that was there to lose, and above all of them by many standard errors,
+which come from the blocks themselves and so allow for correlated noise. If going back
 did not help, it asks for less and goes back again, each time with half the LR. The halvings of one
 such episode, all but one, are given back after a block as good as the recent ones. A level that
 stays after some rollbacks is none of the LR's making: it is accepted, and the LR is given back.
@@ -17,7 +17,7 @@ from toolkit.reading import HOLD, Decision, Reading
 from toolkit.schedules.pattern import spread_of
 
 SPREADS = 12.0
-"""Standard errors, of a reading or of a block's mean, above the best."""
+"""Standard errors, of a reading or of a block's mean, above the highest of the recent blocks."""
 LOST_AT_ONCE, LOST_AGAIN, LOST_IN_BLOCKS = 0.5, 0.1, 0.25
 """Shares of the loss that was there to lose, the descent so far or the size of the first block's
 loss: by three readings, by three readings after a rollback that did not help, or by two blocks."""
@@ -77,8 +77,9 @@ class Guard(NamedTuple):
         assert self.initial is not None
         best = min(self.means)
         at_stake = max(self.initial - best, abs(self.initial))
-        above = max(SPREADS * error, share * at_stake)
-        return max(best + above, max(self.means)) if above > 0 else math.inf
+        noise = SPREADS * error
+        limit = max(best + share * at_stake, max(self.means) + noise)
+        return limit if limit > best else math.inf
 
 
 def observe(guard: Guard, reading: Reading, size: int) -> tuple[Guard, Decision]:

@@ -38,7 +38,7 @@ NEAR = 1.0
 DEPTH = 2.5
 """Decades below the largest harmless LR beyond which no long trial goes."""
 KEEP_ERRORS = 2.0
-"""Standard errors of the best score within which the user's LR is kept although it scored worse."""
+"""Standard errors of a difference within which the user's LR is kept although it scored worse."""
 USUAL_HORIZON = 20.0
 """Length of a run over length of a trial up to which the best trial is the best run, by the
 prototype's measurements. The longer the run, the lower its best LR beside that of a trial."""
@@ -260,7 +260,8 @@ def _choice(search: Search, terms: Terms) -> float:
         kept = not search.bad or (terms.keep and _is_certified(search, terms))
         return 0.0 if kept else _harmless(search) - DISTANCE[terms.start]
     scores = {exponent: score for exponent, score, _ in search.scores if score is not None}
-    error = next(error for exponent, _, error in search.scores if exponent == best)
+    errors = {exponent: error for exponent, _, error in search.scores}
+    error = math.hypot(errors[best], errors.get(0.0, 0.0))
     assert search.initial is not None
     gain = terms.beyond * max(0.0, search.initial - scores[best])
     slack = max(KEEP_ERRORS * error, KEEP * gain if best > 0 else 0.0)

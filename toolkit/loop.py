@@ -205,7 +205,8 @@ def _resume(run: Run) -> None:
     path, state = found[0] or (None, {"update": 0})
     run.record = Recorder(run.folder, accelerator, run.config, run.budget, state["update"])
     if path is None:
-        run.record.event("start", 0, **run.lr.facts._asdict(), **run.lr.memory.decision._asdict())
+        facts, decision = run.lr.facts._asdict(), run.lr.memory.decision._asdict()
+        run.record.event("start", 0, epoch=0.0, **facts, **decision)
         return
     _check_world_size(run, path, state["world_size"])
     snapshot = checkpoint.load(accelerator, path)

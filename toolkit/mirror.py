@@ -126,7 +126,7 @@ def decision(event: Event) -> dict[str, Any]:
     kind = event.get("kind")
     if kind is None:
         return dict(event) if event["action"] != "hold" else {}
-    if kind in ("evaluation", "timing"):
+    if kind in ("start", "evaluation", "timing"):
         return {}
     rest = {name: value for name, value in event.items() if name not in NOT_VALUES}
     return {"action": kind, "reason": json.dumps(rest)}

@@ -123,8 +123,8 @@ def oscillation(losses: Sequence[float]) -> Oscillation | None:
     if count < 4 * LONGEST_PERIOD:
         return None
     rest = _whitened(_without_line(tame(losses)))
-    total = sum(value * value for value in rest)
-    if total == 0:
+    rounding = ROUNDING * max(map(abs, losses))
+    if max(map(abs, rest)) <= rounding:
         return None
     first = math.ceil(len(rest) / LONGEST_PERIOD)
     powers = [_power(rest, cycles) for cycles in range(first, len(rest) // 2 + 1)]

@@ -24,7 +24,7 @@ from toolkit.schedules.pattern import spread_of
 
 STEP = 0.5
 """Decades between neighbouring LRs."""
-REACH = 4.0
+REACH = 5.0
 """Decades from the user's LR beyond which nothing is tried."""
 SHORT = 5
 """Updates of a short trial."""

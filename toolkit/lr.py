@@ -144,11 +144,10 @@ class ScheduledLR(LRScheduler):
             self.snapshot.restore()
 
     def _next_factor(self) -> float:
-        if (
-            self.total_updates is not None and self.updates >= self.total_updates
-        ):  # the budget is spent: no next update
+        budget = self.total_updates
+        if budget is not None and self.updates >= budget:  # it is spent: no next update
             return self.factor
-        return self.schedule.factor(self.memory, progress(self.updates, self.total_updates))
+        return self.schedule.factor(self.memory, progress(self.updates, budget))
 
     def _bases(self) -> list[float | Tensor]:
         # Read afresh: load_state_dict and accelerator.prepare replace the group dictionaries, and

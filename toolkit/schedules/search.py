@@ -82,7 +82,6 @@ class Search(NamedTuple):
         ok: exponents of harmless short trials.
         bad: exponents of harmful ones.
         scores: exponent, score and standard error of each long trial; no score if it was harmful.
-        first: updates made before the search.
     """
 
     stage: str = "none"
@@ -95,7 +94,6 @@ class Search(NamedTuple):
     ok: tuple[float, ...] = ()
     bad: tuple[float, ...] = ()
     scores: tuple[tuple[float, float | None, float], ...] = ()
-    first: int = 0
 
     @property
     def factor(self) -> float:
@@ -136,7 +134,7 @@ def observe(search: Search, reading: Reading, terms: Terms) -> tuple[Search, Dec
         return search, HOLD
     said = _say(search, harmful, made)
     search = _conclude(search, harmful)
-    left = terms.allowance - (reading.update - search.first)
+    left = terms.allowance - reading.update
     search = _next(search, terms, left)
     search = search._replace(began=reading.update, losses=())
     if search.stage == "done":
@@ -154,11 +152,12 @@ def _give_up(search: Search, reading: Reading, terms: Terms, lost: bool) -> tupl
 
 
 def _end(search: Search, reading: Reading, said: str) -> tuple[Search, Decision]:
-    updates = reading.update - search.first
     how = "kept" if search.exponent == 0 else "the best of the long trials"
     if search.exponent != 0 and _best(search) is None:
         how = "at a usual distance below harm" if search.bad else "kept"
-    reason = f"{said}; the search ends after {updates} updates: LR x{search.factor:.3g}, {how}"
+    reason = (
+        f"{said}; the search ends after {reading.update} updates: LR x{search.factor:.3g}, {how}"
+    )
     return search, Decision("none", None, "restore", reason)
 
 

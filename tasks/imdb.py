@@ -64,6 +64,14 @@ class LstmRecipe(ImdbRecipe):
     pooling: Literal["last", "mean_max"] = "last"
     """What the classifier sees: the last state of each direction, or mean and maximum over time."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.first_layers is not None:
+            raise ValueError(
+                f"recipe.first_layers = {self.first_layers}: that is for encoders; the LSTM's "
+                "number of layers is recipe.layers"
+            )
+
 
 BERT = ImdbRecipe(
     optimizer="adamw",

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -50,6 +50,9 @@ class SquadRecipe(TextRecipe):
     """Tokens that neighbouring windows of one context share."""
     data: str = "squad_v2"
     """The data set's folder: the official squad_v2, or another of the same columns."""
+    questions: Literal["all", "answerable"] = "all"
+    """``answerable`` leaves out, in every split, the questions that have no answer: the task of
+    SQuAD 1.1, which small models and budgets learn sooner than when to keep silent."""
     train_examples: int | None = None
     """Train on so many questions, drawn by a fixed seed; by default on all."""
 
@@ -118,11 +121,12 @@ class SquadV2(Task):
             raise ConfigError(f"recipe.max_length = {recipe.max_length}: {WIDTH} is the most here")
         fill = {name: 0 for name in tokenizer.model_input_names if name != "attention_mask"}
         fill["input_ids"] = tokenizer.pad_token_id
-        parts = (*_hold_out(source["train"], recipe), source["validation"])
+        kept = {part: _chosen(source[part], recipe) for part in SPLITS}
+        parts = (*_hold_out(kept["train"], recipe), kept["validation"])
         train, validation, test = (
             SquadSplit(part, _encode(part, tokenizer, recipe), recipe, fill) for part in parts
         )
-        return Splits(train, validation, test, tuple(_notes(recipe.data, source)))
+        return Splits(train, validation, test, tuple(_notes(recipe, source)))
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
         """The mean of the cross-entropies of start and end, summed over the windows."""
@@ -191,9 +195,11 @@ def _load(folder: str) -> "DatasetDict":
     return source
 
 
-def _notes(folder: str, source: "DatasetDict") -> Iterator[str]:
+def _notes(recipe: SquadRecipe, source: "DatasetDict") -> Iterator[str]:
     """Where the data are not the official ones: scores do not compare with published ones then."""
-    if folder not in HUB:
+    if recipe.questions == "answerable":
+        yield "only the questions that have an answer, in training and in evaluation"
+    if (folder := recipe.data) not in HUB:
         yield f"the data set is {folder}, not the official squad_v2"
         return
     for name, official in OFFICIAL.items():
@@ -210,8 +216,19 @@ def _hold_out(train: "Dataset", recipe: SquadRecipe) -> tuple["Dataset", "Datase
         if held.mean() >= VALIDATION_SHARE:
             break
         held |= titles == title
+    if held.all():
+        raise ConfigError(
+            f"{recipe.data} leaves no questions to train on: validation takes whole articles, and "
+            f"those it took, of {len(np.unique(titles))}, have all {len(titles):,} questions"
+        )
     rest = generator.permutation(np.flatnonzero(~held))[: recipe.train_examples]
     return train.select(np.sort(rest)), train.select(np.flatnonzero(held))
+
+
+def _chosen(part: "Dataset", recipe: SquadRecipe) -> "Dataset":
+    if recipe.questions == "all":
+        return part
+    return part.select([row for row, answers in enumerate(part["answers"]) if answers["text"]])
 
 
 def _encode(part: "Dataset", tokenizer: Any, recipe: SquadRecipe) -> "Dataset":

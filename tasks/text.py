@@ -43,12 +43,16 @@ class TextRecipe(Recipe):
     """Tokens kept of an example, or of a window of it."""
     dropout: float | None = None
     """Dropout of the hidden layers; by default what the model was published with."""
+    first_layers: int | None = None
+    """Keep the encoder's first layers only; by default all. Far cheaper, and most of the quality
+    stays (Sajjad et al. 2023, "On the effect of dropping layers of pre-trained transformer models",
+    top-layer dropping)."""
     group_by_length: bool = True
     """Batches of similar length: less padding, the same epochs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._positive("max_length")
+        self._positive("max_length", "first_layers")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"recipe.dropout = {self.dropout:g}: it must be at least 0, below 1")
 
@@ -89,14 +93,14 @@ def encoder_of(
     Args:
         auto_class: which head, e.g. ``AutoModelForSequenceClassification``.
         name: a name on the hub or a folder.
-        recipe: decides about the first weights and dropout.
+        recipe: decides about the first weights, the layers kept and the dropout.
         settings: more fields of the model's configuration, e.g. ``num_labels``.
 
     Raises:
         ConfigError: if the configuration, or with ``init = pretrained`` the weights, are missing;
-            if the recipe sets a dropout that this kind of model does not have.
+            if the recipe sets a dropout that this kind of model does not have, or more layers.
     """
-    settings |= _dropout_of(name, recipe)
+    settings |= _dropout_of(name, recipe) | _layers_of(name, recipe)
     if recipe.init == "random":
         return auto_class.from_config(config_of(name, **settings))
     settings |= {"dtype": torch.float32, "output_loading_info": True}
@@ -119,7 +123,16 @@ def config_of(name: str, **settings: Any) -> "PretrainedConfig":
 
     source = SAME_VOCABULARY.get(name, name)
     shape = {} if Path(name).is_dir() else SHAPES.get(name, {})
-    return _from(AutoConfig, "configuration", name, source, **shape, **settings)
+    return _from(AutoConfig, "configuration", name, source, **{**shape, **settings})
+
+
+def _layers_of(name: str, recipe: TextRecipe) -> dict[str, int]:
+    """The recipe's number of layers, as the model's configuration has it."""
+    if recipe.first_layers is None:
+        return {}
+    if recipe.first_layers > (most := config_of(name).num_hidden_layers):
+        raise ConfigError(f"recipe.first_layers = {recipe.first_layers}: {name} has {most}")
+    return {"num_hidden_layers": recipe.first_layers}
 
 
 def _dropout_of(name: str, recipe: TextRecipe) -> dict[str, float]:

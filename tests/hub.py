@@ -35,8 +35,10 @@ def cifar(root: Path, train: int = 12_300, test: int = 20, seed: int = 0) -> Pat
     return root
 
 
-def tiny_bert(folder: Path, real_data: Path, kind: type, vocabulary: int = 30_522) -> Path:
-    """A folder with a BERT of one layer, without dropout; ``kind`` is a transformers class."""
+def tiny_bert(
+    folder: Path, real_data: Path, kind: type, vocabulary: int = 30_522, layers: int = 1
+) -> Path:
+    """A folder with a BERT of width 8, without dropout; ``kind`` is a transformers class."""
     from transformers import AutoTokenizer, BertConfig
 
     tokenizer = AutoTokenizer.from_pretrained(real_data / "tokenizers/bert-base-uncased")
@@ -44,7 +46,7 @@ def tiny_bert(folder: Path, real_data: Path, kind: type, vocabulary: int = 30_52
     config = BertConfig(
         vocab_size=vocabulary,
         hidden_size=8,
-        num_hidden_layers=1,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=8,
         hidden_dropout_prob=0.0,

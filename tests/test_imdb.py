@@ -53,8 +53,8 @@ def root(tmp_path: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path
 
 
-def tiny_bert(folder: Path, real_data: Path, vocabulary: int = 30_522) -> Path:
-    return hub.tiny_bert(folder, real_data, BertForSequenceClassification, vocabulary)
+def tiny_bert(folder: Path, real_data: Path, **settings: int) -> Path:
+    return hub.tiny_bert(folder, real_data, BertForSequenceClassification, **settings)
 
 
 @pytest.mark.parametrize(
@@ -257,6 +257,20 @@ def test_dropout_goes_by_the_name_that_the_model_has_for_it(root: Path) -> None:
     GPT2Config(n_embd=8, n_layer=1, n_head=2).save_pretrained(root / "gpt2")
     with pytest.raises(ConfigError, match=r"recipe\.dropout = 0\.3: the configuration of .*gpt2"):
         imdb.model(f"{root}/gpt2", parse([f"imdb/{root}/gpt2", *flags]).recipe)
+
+
+def test_first_layers_are_those_of_the_whole_encoder(root: Path, real_data: Path) -> None:
+    name = f"{tiny_bert(root / 'tiny', real_data, layers=2)}"
+    whole = imdb.model(name, parse([f"imdb/{name}"]).recipe).state_dict()
+    recipe = parse([f"imdb/{name}", "--recipe.first-layers", "1"]).recipe
+    part = imdb.model(name, recipe).state_dict()
+    assert {key for key in part if ".layer.0." in key}
+    assert not {key for key in part if ".layer.1." in key}
+    assert all(torch.equal(whole[key], part[key]) for key in part if key.startswith("bert."))
+    with pytest.raises(ConfigError, match=r"recipe\.first_layers = 3: .* has 2"):
+        imdb.model(name, replace(recipe, first_layers=3))  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match=r"recipe\.first_layers = 1: that is for encoders"):
+        parse(["imdb/lstm-glove", "--recipe.first-layers", "1"])
 
 
 def test_reviews_longer_than_the_model_takes_are_refused(root: Path) -> None:

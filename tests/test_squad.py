@@ -231,6 +231,25 @@ def test_sizes_are_the_published_ones(root: Path, name: str, published: int) -> 
     assert model.num_parameters() == published
 
 
+def test_answerable_questions_alone(root: Path) -> None:
+    none = {"text": [], "answer_start": []}
+    rows = {name: values * 2 for name, values in ROWS.items()} | {
+        "answers": ROWS["answers"] + [none] * 2
+    }
+    for split in ("train", "validation"):
+        write_split(root / f"squad_v2/{split}.parquet", rows)
+    flags = ["squad_v2/roberta-base", "--recipe.max-length", "64", "--recipe.stride", "8"]
+    whole = squad.splits("roberta-base", parse(flags).recipe)
+    recipe = parse([*flags, "--recipe.questions", "answerable"]).recipe
+    part = squad.splits("roberta-base", recipe)
+    assert [len(whole.test), len(part.test)] == [4, 2]
+    assert part.notes[0] == "only the questions that have an answer, in training and in evaluation"
+    assert (part.test.__getitems__([0, 1])["start"] > 0).all()
+    write_split(root / "squad_v2/train.parquet", {**rows, "title": ["t"] * 4})
+    with pytest.raises(ConfigError, match="squad_v2 leaves no questions to train on"):
+        squad.splits("roberta-base", recipe)
+
+
 def test_data_that_are_not_the_official_ones_are_said(root: Path) -> None:
     (root / "squad_v2").rename(root / "mine")
     (root / "squad_v2").symlink_to(root / "mine")

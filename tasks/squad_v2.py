@@ -1,6 +1,7 @@
 """SQuAD v2 (Rajpurkar, Jia, Liang 2018): the answer is a span of the context, or there is none."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -51,8 +52,9 @@ class SquadRecipe(TextRecipe):
     data: str = "squad_v2"
     """The data set's folder: the official squad_v2, or another of the same columns."""
     questions: Literal["all", "answerable"] = "all"
-    """``answerable`` leaves out, in every split, the questions that have no answer: the task of
-    SQuAD 1.1, which small models and budgets learn sooner than when to keep silent."""
+    """``answerable`` is the task of SQuAD 1.1: no split has questions without an answer, every
+    question gets one, and training windows that the answer is not in are left out. Small models and
+    budgets learn that sooner than when to keep silent."""
     train_examples: int | None = None
     """Train on so many questions, drawn by a fixed seed; by default on all."""
 
@@ -90,6 +92,7 @@ class SquadSplit(TokenSplit):
         labels = {name: torch.from_numpy(np.asarray(encoded[name])) for name in LABELS}
         super().__init__(inputs, fill, labels, recipe.group_by_length)
         self.questions = source
+        self.threshold = math.inf if recipe.questions == "answerable" else 0.0
         self.example = np.asarray(encoded["example"])
         self.offsets = Ragged.from_column(encoded, "offsets")
 
@@ -123,8 +126,11 @@ class SquadV2(Task):
         fill["input_ids"] = tokenizer.pad_token_id
         kept = {part: _chosen(source[part], recipe) for part in SPLITS}
         parts = (*_hold_out(kept["train"], recipe), kept["validation"])
+        encoded = [_encode(part, tokenizer, recipe) for part in parts]
+        if recipe.questions == "answerable":
+            encoded[0] = encoded[0].select(np.flatnonzero(encoded[0]["start"]))
         train, validation, test = (
-            SquadSplit(part, _encode(part, tokenizer, recipe), recipe, fill) for part in parts
+            SquadSplit(part, rows, recipe, fill) for part, rows in zip(parts, encoded, strict=True)
         )
         return Splits(train, validation, test, tuple(_notes(recipe, source)))
 
@@ -144,7 +150,7 @@ class SquadV2(Task):
         return F.pad(logits, (0, WIDTH - logits.shape[-1]), value=-100.0), batch["id"]
 
     def answers(self, predictions: np.ndarray, labels: np.ndarray, split: Split) -> list[qa.Answer]:
-        """The answer to each question of the split, at threshold 0.
+        """The answer to each question of the split, at threshold 0, or none where all have one.
 
         Args:
             predictions: start and end logits, float32, shape (windows, 2, WIDTH).
@@ -153,7 +159,9 @@ class SquadV2(Task):
         """
         data = cast(SquadSplit, split)
         contexts = list(data.questions["context"])
-        return qa.answers(contexts, data.features(), predictions[np.argsort(labels)])
+        return qa.answers(
+            contexts, data.features(), predictions[np.argsort(labels)], data.threshold
+        )
 
     def metrics(
         self, predictions: np.ndarray, labels: np.ndarray, split: Split

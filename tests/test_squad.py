@@ -245,6 +245,10 @@ def test_answerable_questions_alone(root: Path) -> None:
     assert [len(whole.test), len(part.test)] == [4, 2]
     assert part.notes[0] == "only the questions that have an answer, in training and in evaluation"
     assert (part.test.__getitems__([0, 1])["start"] > 0).all()
+    silent = np.full((2, 2, 512), -9, np.float32)
+    silent[:, :, 0], silent[:, :, 6] = 9, 1
+    texts = [found.text for found in squad.answers(silent, np.arange(2), part.test)]  # type: ignore[attr-defined]
+    assert all(texts)  # however sure the model is that there is none
     write_split(root / "squad_v2/train.parquet", {**rows, "title": ["t"] * 4})
     with pytest.raises(ConfigError, match="squad_v2 leaves no questions to train on"):
         squad.splits("roberta-base", recipe)

@@ -190,7 +190,7 @@ def test_a_schedule_of_the_users_own_file(tmp_path: Path) -> None:
     before = run_id(config)
     file.write_text(OWN_SCHEDULE.format(extra=1.0) + "# another comment\n")
     assert run_id(parse(argv)) != before
-    with pytest.raises(ConfigError, match="has no class 'Yours'"):
+    with pytest.raises(ConfigError, match="does not define Yours"):
         parse([DIGITS, f"schedule:{file}:Yours"])
 
 
@@ -200,6 +200,11 @@ def test_a_task_of_the_users_own_file(tmp_path: Path) -> None:
     assert parse([f"{file}/vit_micro"]).target == f"{file}/vit_micro@field"
     file.write_text("")
     with pytest.raises(ConfigError, match="does not define TASK"):
+        parse([f"{file}/vit_micro"])
+    file.write_text("x = 1\ny = x / 0\n")
+    with pytest.raises(
+        ConfigError, match=r"mine\.py', line 2: ZeroDivisionError: division by zero"
+    ):
         parse([f"{file}/vit_micro"])
 
 

@@ -77,6 +77,40 @@ def test_ranks_with_different_losses_use_the_same_rates(launch: Launch, tmp_path
         assert first["losses"][update - 1] == pytest.approx(mean, rel=1e-6)
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_adaptive_in_a_users_loop_is_one_schedule_on_all_ranks(
+    launch: Launch, tmp_path: Path, ranks: int
+) -> None:
+    program = str(ROOT / "tests/programs/adaptive_ranks.py")
+    done = launch("cpu2", "--num_processes", str(ranks), program, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    first, *others = (
+        json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(ranks)
+    )
+    for split_batches, seen in first.items():
+        assert seen["ranks"] == ranks
+        assert seen["updates"] == 399  # one of 400 was skipped
+        for other in (rank[split_batches] for rank in others):
+            assert other["rates"] == seen["rates"]
+            assert other["actions"] == seen["actions"]
+            assert other["local"] != seen["local"]
+        assert seen["actions"].count("trial") >= 3
+        assert seen["actions"].count("rollback") == 1
+        assert seen["actions"].index("rollback") == 300  # at once
+        before, after = (sum(seen["losses"][at : at + 50]) / 50 for at in (250, 350))
+        assert after < 1.2 * before
+    assert first["True"]["rates"] == first["False"]["rates"]
+
+
+def test_ranks_that_disagree_are_stopped(launch: Launch, tmp_path: Path) -> None:
+    schedule = f"schedule:{ROOT / 'tests/programs/disagree.py'}:Disagree"
+    flags = ["--recipe.updates", "6", "--eval-every", "2", "--wandb", "off"]
+    done = launch("cpu2", "-m", "toolkit.train", "digits/vit_micro", *flags, schedule)
+    assert done.returncode != 0
+    assert done.stderr.count("error: the ranks disagree on the learning rate after update 2") == 1
+    assert not list(tmp_path.glob("runs/*/*/result.json"))
+
+
 def test_a_wrong_command_is_one_line_from_all_ranks_together(launch: Launch) -> None:
     done = launch("cpu2", "-m", "toolkit.train", "digits/vit_micro", "schedule:cosin")
     assert done.returncode != 0

@@ -192,7 +192,7 @@ def test_a_cost_is_measured_or_scaled(tmp_path: Path, monkeypatch: pytest.Monkey
     ("argv", "message"),
     [
         (["dmeo"], "unknown study 'dmeo': did you mean demo?"),
-        ([f"{STUDIES}:nothing"], "has no function 'nothing'"),
+        ([f"{STUDIES}:nothing"], "does not define nothing"),
         (["nowhere.py:small"], "there is no study file 'nowhere.py'"),
         (["demo", "--only", "imdb"], "unknown target 'imdb'"),
         (["demo", "--run", "0123"], "study demo has no run 0123"),

@@ -1,7 +1,6 @@
 """What a run is: one frozen configuration, from the command line or from Python."""
 
 import hashlib
-import importlib.util
 import io
 import json
 import sys
@@ -11,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, make_dataclass, replac
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-from toolkit import task
+from toolkit import task, userfile
 from toolkit.errors import ConfigError, unknown
 from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of
 from toolkit.task import Recipe
@@ -284,16 +283,7 @@ def _schedule_class(name: str) -> type:
             raise unknown("schedule", name, SCHEDULES)
         return SCHEDULES[name]
     path, _, attribute = name.rpartition(":")
-    if not Path(path).is_file():
-        raise ConfigError(f"there is no schedule file '{path}'")
-    spec = importlib.util.spec_from_file_location("toolkit_user_schedule", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["toolkit_user_schedule"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, attribute):
-        raise ConfigError(f"schedule file '{path}' has no class '{attribute}'")
-    kind: type = getattr(module, attribute)
+    kind: type = userfile.attribute_of("schedule", path, attribute)
     kind.toolkit_source = name  # type: ignore[attr-defined]
     return kind
 

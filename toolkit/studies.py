@@ -1,14 +1,11 @@
 """The shipped studies: Python functions that return a ``Study``."""
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
-from toolkit import task
+from toolkit import task, userfile
 from toolkit.config import RunConfig
 from toolkit.errors import ConfigError, unknown
 from toolkit.schedules import SCHEDULES, Schedule
@@ -307,21 +304,8 @@ def _recipe(target: str) -> task.Recipe:
 
 
 def _from_file(path: str, name: str) -> Study:
-    if not Path(path).is_file():
-        raise ConfigError(f"there is no study file '{path}'")
-    spec = importlib.util.spec_from_file_location("toolkit_user_study", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["toolkit_user_study"] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        if not callable(getattr(module, name, None)):
-            raise ConfigError(f"study file '{path}' has no function '{name}'")
-        study = getattr(module, name)()
-    except ConfigError:
-        raise
-    except Exception as error:  # of the user's code: whatever it is, it is said in one line
-        raise ConfigError(f"{name} of '{path}': {type(error).__name__}: {error}") from error
+    function = userfile.attribute_of("study", path, name)
+    study = userfile.said_in_one_line(f"{name} of '{path}'", path, function)
     if not isinstance(study, Study):
         raise ConfigError(f"{name} of '{path}' returns {type(study).__name__}, not a Study")
     return study

@@ -1,6 +1,6 @@
 """What a task is: data, model, loss and metrics of one data set, and the recipes to train on it."""
 
-import importlib.util
+import importlib
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
+from toolkit import userfile
 from toolkit.errors import ConfigError, unknown
 from toolkit.vision_compat import repair_torchvision
 
@@ -177,15 +178,13 @@ def load(name: str) -> Task:
         ConfigError: if there is no such task, or the file has no ``TASK``.
     """
     repair_torchvision()
+    task: Task
     if name.endswith(".py"):
-        module = _module_from_file(Path(name))
+        task = userfile.attribute_of("task", name, "TASK")
     elif name in (known := names()):
-        module = importlib.import_module(f"{_package().__name__}.{name}")
+        task = importlib.import_module(f"{_package().__name__}.{name}").TASK
     else:
         raise unknown("task", name, known)
-    if not hasattr(module, "TASK"):
-        raise ConfigError(f"task file '{name}' does not define TASK")
-    task: Task = module.TASK
     return task
 
 
@@ -222,20 +221,5 @@ def _package() -> ModuleType:
     if name not in sys.modules:
         here = Path(__file__).parent
         folder = next(path for path in (here / "_tasks", here.parent / "tasks") if path.is_dir())
-        _execute(name, folder / "__init__.py", [str(folder)])
+        userfile.execute(name, folder / "__init__.py", [str(folder)])
     return sys.modules[name]
-
-
-def _module_from_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ConfigError(f"there is no task file '{path}'")
-    return _execute(f"toolkit_user_task_{path.stem}", path, None)
-
-
-def _execute(name: str, path: Path, search: list[str] | None) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=search)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

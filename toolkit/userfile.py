@@ -1,0 +1,58 @@
+"""A user's own Python file: a task, a schedule, a study."""
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from toolkit.errors import ConfigError
+
+
+def execute(name: str, path: Path, search: list[str] | None = None) -> ModuleType:
+    """Run a Python file as a module of this name; ``search``: where its submodules are."""
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=search)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def attribute_of(what: str, path: str, attribute: str) -> Any:
+    """What a user's file calls by this name.
+
+    Args:
+        what: the kind of thing, e.g. ``"schedule"``.
+        path: the file.
+        attribute: a name at its top level.
+
+    Raises:
+        ConfigError: if there is no such file, if it fails, if it has no such name.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"there is no {what} file '{path}'")
+    name = f"toolkit_user_{what}_{Path(path).stem}"
+    module = said_in_one_line(f"{what} file '{path}'", path, lambda: execute(name, Path(path)))
+    if not hasattr(module, attribute):
+        raise ConfigError(f"{what} file '{path}' does not define {attribute}")
+    return getattr(module, attribute)
+
+
+def said_in_one_line(where: str, path: str, call: Callable[[], Any]) -> Any:
+    """The result of a call into a user's file.
+
+    Raises:
+        ConfigError: for whatever the file raises, with its line.
+    """
+    try:
+        return call()
+    except ConfigError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == path]
+        line = f", line {lines[-1]}" if lines else ""
+        raise ConfigError(f"{where}{line}: {type(error).__name__}: {error}") from error

@@ -14,8 +14,9 @@ from accelerate.state import AcceleratorState, GradientState
 
 import toolkit
 from tests.conftest import ROOT, Launch
+from toolkit.lr import ScheduledLR
 from toolkit.reading import Decision, Reading
-from toolkit.schedules import SCHEDULES
+from toolkit.schedules import SCHEDULES, Adaptive
 
 
 def example(name: str) -> Any:
@@ -119,6 +120,28 @@ def test_the_trainer_resumes_to_the_same_weights(hf: Any, tmp_path: Path) -> Non
     assert resumed.seen == whole.seen[20:]
     assert resumed.lr_scheduler.state_dict() == whole.lr_scheduler.state_dict()
     assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_the_trainer_searches_and_resumes_from_within_a_search(hf: Any, tmp_path: Path) -> None:
+    def build() -> Any:
+        trainer = watched(hf, tmp_path, max_steps=300, save_steps=8)
+        trainer.lr_scheduler = ScheduledLR(
+            trainer.optimizer, Adaptive(search="lr-unknown"), 300, trainer.model
+        )
+        return trainer
+
+    whole = build()
+    whole.train()
+    actions = [decision.action for _, decision, _ in whole.seen]
+    end = actions.index("restore")
+    assert 8 < end < 32
+    assert actions.count("trial") >= 2
+    assert whole.lr_scheduler.used[0] < 0.01
+    for stop in (8, 32):
+        resumed = build()
+        resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{stop}"))
+        assert resumed.seen == whole.seen[stop:]
+        assert torch.equal(weights(resumed), weights(whole))
 
 
 def test_seldom_readings_lose_nothing_at_a_checkpoint(hf: Any, tmp_path: Path) -> None:

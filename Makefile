@@ -39,7 +39,7 @@ setup: .venv/.ready ## Make the environment in .venv (needs Python 3.11 or newer
 	$(BIN)/python -m toolkit.vision_compat
 	touch $@
 
-demo: setup ## Four schedules on handwritten digits: under 4 minutes, ends with a report
+demo: setup ## Five schedules on handwritten digits: under 5 minutes, ends with a report
 	$(LAUNCHER) -m toolkit.sweep demo
 	$(BIN)/python -m toolkit.report runs/demo
 

@@ -55,7 +55,9 @@ def from_finished(runs: Path = RUNS) -> dict[str, Cost]:
 
 
 def measure(config: RunConfig, updates: int) -> Cost:
-    """Fit so many updates of a run in a folder of its own, evaluate, and throw it away.
+    """Time so many updates of a run and some of its evaluation, and throw it away.
+
+    Pretrained weights are not looked for: random ones cost the same.
 
     Raises:
         ConfigError: if the run cannot be carried out.
@@ -63,20 +65,16 @@ def measure(config: RunConfig, updates: int) -> Cost:
     from toolkit import loop
     from toolkit.run import build
 
-    small = replace(config.recipe, epochs=None, updates=updates)
-    quiet = {"save_every": 0, "wandb": "off", "progress": False, "eval_every": None}
+    recipe = replace(config.recipe, init="random")
     with TemporaryDirectory() as folder:
-        run = build(replace(config, recipe=small, **quiet), Path(folder))  # type: ignore[arg-type]
-        timing = loop.fit(run)["timing"]
-        sizes = {name: len(getattr(run.splits, name)) for name in ("validation", "test")}
-        per_epoch = run.plan.updates_per_epoch
+        run = build(replace(config, recipe=recipe, wandb="off", progress=False), Path(folder))
+        update, sample = loop.rehearse(run, updates)
+        budget, per_epoch = run.budget, run.plan.updates_per_epoch
+        validation, test = len(run.splits.validation), len(run.splits.test)
         loop.release(run)
-    each = timing["evaluation"] / sum(sizes.values())
-    cost = Cost(timing["train_seconds"] / updates, per_epoch)
-    budget = cost.of(config) / cost.update
-    validations = budget / (config.eval_every or per_epoch)
-    evaluation = each * (validations * sizes["validation"] + sizes["test"])
-    return Cost(cost.update + evaluation / budget, per_epoch)
+    evaluations = budget / (config.eval_every or per_epoch)
+    evaluation = sample * (evaluations * validation + test)
+    return Cost(update + evaluation / budget, per_epoch)
 
 
 def total(configs: Iterable[RunConfig], costs: Mapping[str, Cost]) -> tuple[float, set[str]]:

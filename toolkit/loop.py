@@ -4,11 +4,13 @@ import gc
 import math
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, broadcast_object_list, send_to_device
@@ -23,6 +25,8 @@ from toolkit.run import Run, weights_sha
 from toolkit.task import Batch, Split, parse_target
 
 AUGMENT_STREAM = 4
+REHEARSED = 16
+"""Test samples predicted in a rehearsal."""
 
 
 def fit(run: Run) -> dict[str, Any]:
@@ -69,6 +73,28 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
     run.model.train()
     run.record.evaluation(split, run.update, run.epoch, metrics)
     return metrics
+
+
+def rehearse(run: Run, updates: int) -> tuple[float, float]:
+    """Make so many updates of a run that is not to be kept, and predict some test samples.
+
+    Returns:
+        Seconds an update, and seconds a sample of an evaluation, without the metrics.
+    """
+    run.record = Recorder(run.folder, run.accelerator, run.config, updates)
+    batches = _training_batches(run)
+    run.model.train()
+    begin = time.perf_counter()
+    for _ in range(updates):
+        _update(run, batches)
+    run.meter.read(run.update, run.epoch)  # waits for the device
+    trained = time.perf_counter()
+    ids = np.random.default_rng(0).permutation(len(run.splits.test))[:REHEARSED].tolist()
+    batch = send_to_device(run.splits.test.__getitems__(ids), run.accelerator.device)
+    run.model.eval()
+    with torch.no_grad():
+        run.task.predict(run.model, batch)[0].cpu()
+    return (trained - begin) / updates, (time.perf_counter() - trained) / len(ids)
 
 
 def release(run: Run) -> None:

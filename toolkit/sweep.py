@@ -224,7 +224,12 @@ def _show_costs(options: argparse.Namespace, items: Sequence[Item]) -> int:
     for target in dict.fromkeys(item.config.target for item in left):
         runs = [item.config for item in left if item.config.target == target]
         together, missing = costs.total(runs, known)
-        words = "unknown: no finished run of its kind" if missing else costs.in_words(together)
+        words = "unknown: no finished run of its kind"
+        if not missing:
+            each = known[costs.kind(runs[0])].update
+            words = (
+                f"{costs.in_words(together)}, {each:.3g} s an update with its share of evaluation"
+            )
         print(f"  {target}: {len(runs)} runs, {words}")
     print(f"  all: {costs.in_words(seconds)}" + (" and what is unknown" if without else ""))
     if without:

@@ -41,8 +41,7 @@ class AdaptiveMemory(NamedTuple):
         total: the budget in updates; 0 for a run without a known end.
         restores: whether snapshots can be taken and restored.
         pretrained: whether the first weights are.
-        searching: whether the search is on its way.
-        search: its state.
+        search: the state of the search for a base LR.
         began: updates made when warm-up began.
         update: updates made at the last reading.
         snapshot: updates made at the last snapshot.
@@ -56,7 +55,6 @@ class AdaptiveMemory(NamedTuple):
     total: int = 0
     restores: int = 0
     pretrained: int = 0
-    searching: int = 0
     search: Search = Search()
     began: int = 0
     update: int = 0
@@ -65,6 +63,11 @@ class AdaptiveMemory(NamedTuple):
     hold: Hold = Hold()
     ramp: Ramp = Ramp()
     decision: Decision = HOLD
+
+    @property
+    def searching(self) -> bool:
+        """Whether the search is on its way."""
+        return self.search.stage not in ("none", "done")
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class Adaptive:
             first = Decision("none", None, "snapshot", "the untouched model")
             return memory._replace(decision=first if self.guard else HOLD)
         state, first = searching.begin()
-        return memory._replace(search=state, decision=first, searching=1)
+        return memory._replace(search=state, decision=first)
 
     def observe(self, memory: AdaptiveMemory, reading: Reading) -> AdaptiveMemory:
         memory = memory._replace(update=reading.update)
@@ -170,8 +173,8 @@ class Adaptive:
         if decision.action == "anneal":
             length = max(1, round(holding.ANNEAL_SHARE * memory.update))
             memory = memory._replace(ramp=Ramp(memory.update, length))
-        elif decision.action == "hold" and (spike := guarding.spike(memory.guard, reading)):
-            decision = spike
+        elif decision.action == "hold" and safety.pattern == "spike":
+            decision = safety
         elif decision.action == "hold" and keep:
             decision = decision._replace(action="snapshot", reason=safety.reason)
             memory = memory._replace(snapshot=memory.update)
@@ -208,22 +211,21 @@ class Adaptive:
         )
         state, decision = searching.observe(memory.search, reading, terms)
         memory = memory._replace(search=state, decision=decision)
-        if state.stage != "done":
+        if memory.searching:
             return memory
         ramp = memory.ramp._replace(start=reading.update) if memory.ramp.updates else memory.ramp
-        return memory._replace(
-            searching=0, began=reading.update, snapshot=reading.update, ramp=ramp
-        )
+        return memory._replace(began=reading.update, snapshot=reading.update, ramp=ramp)
 
     def _back(self, memory: AdaptiveMemory, decision: Decision) -> AdaptiveMemory:
         # Without the guard there is no snapshot but that of the untouched model.
-        if not memory.restores or not self.guard:
-            reason = decision.reason.replace(
-                "back to the last good state", "no state to go back to"
-            )
-            decision = decision._replace(action="cut", reason=reason)
+        if memory.restores and self.guard:
+            where = "back to the last good state"
+        else:
+            where, decision = "no state to go back to", decision._replace(action="cut")
         hold = holding.forget(memory.hold, self.lift)
-        return memory._replace(hold=hold, decision=decision)
+        scale = hold.scale * memory.guard.factor
+        reason = f"{decision.reason}: {where}, LR x{scale:.3g} of the schedule's"
+        return memory._replace(hold=hold, decision=decision._replace(reason=reason))
 
     def _may_snapshot(self, memory: AdaptiveMemory) -> bool:
         apart = memory.total / BLOCKS_PER_RUN if memory.total else OPEN_APART

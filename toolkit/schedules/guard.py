@@ -86,20 +86,23 @@ def observe(guard: Guard, reading: Reading, size: int) -> tuple[Guard, Decision]
     """Add a reading, in blocks of ``size`` readings.
 
     The decision asks for a rollback, for a snapshot after a block as good as the recent ones, or
-    for nothing.
+    for nothing; then it may name a spike, or a level that is accepted.
     """
     if reading.nonfinite > 0 or reading.count == 0:
         return _strike(guard, False, "nonfinite", None, "a loss is not finite")
     guard = guard._replace(block=(*guard.block, reading.loss))
-    high = spike(guard, reading)
+    high = _spike(guard, reading)
     guard = guard._replace(high=guard.high + 1 if high else 0)
     if high and guard.high >= READINGS:
         reason = f"{READINGS} readings in a row, the last {high.reason}"
         return _strike(guard, True, "rising", high.statistic, reason)
-    return _end_of_block(guard, size) if len(guard.block) >= size else (guard, HOLD)
+    decision = HOLD
+    if len(guard.block) >= size:
+        guard, decision = _end_of_block(guard, size)
+    return guard, high if high and decision.pattern == "none" else decision
 
 
-def spike(guard: Guard, reading: Reading) -> Decision | None:
+def _spike(guard: Guard, reading: Reading) -> Decision | None:
     """The pattern of a single reading far above the recent blocks, if it is one."""
     if not guard.ready:
         return None
@@ -159,5 +162,4 @@ def _strike(
         lasting=int(guard.lasting or lasting),
         rollbacks=guard.rollbacks + 1,
     )
-    reason = f"{why}: back to the last good state, LR x{guard.factor:.3g} of the schedule's"
-    return guard, Decision(pattern, statistic, "rollback", reason)
+    return guard, Decision(pattern, statistic, "rollback", why)

@@ -127,8 +127,10 @@ def _end_trial(hold: Hold, line: Trend, arms: Arms) -> tuple[Hold, Decision]:
         reason = f"the raise pays: {compared}{needed:.3g}"
         return hold, Decision("sharp_drop", _finite(line.t), "raise", reason)
     hold = _scaled(hold, 1 / arms.lift)._replace(trial=())
-    reason = f"the raise does not pay: {compared}{needed:.3g}; LR back"
-    return hold, Decision("none", _finite(line.t), "cut" if lower else "rollback", reason)
+    reason = f"the raise does not pay: {compared}{needed:.3g}"
+    if lower:
+        return hold, Decision("none", _finite(line.t), "cut", f"{reason}: LR x{1 / arms.lift:.3g}")
+    return hold, Decision("none", _finite(line.t), "rollback", reason)
 
 
 def _at_plateau(hold: Hold, line: Trend, arms: Arms) -> tuple[Hold, Decision]:

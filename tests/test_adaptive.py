@@ -118,6 +118,28 @@ def test_harm_is_a_matter_of_size_and_negative_losses_are_fine() -> None:
     assert abs(math.log10(chosen(trace) * 0.01 / 1e-3)) <= 0.51
 
 
+def head(made: int, factor: float, lr: float = 3e-4) -> float:
+    """A pretrained encoder with a new head of 128 classes: learns up to x5, is wrecked above, and
+    then at chance, like the head at first; only an absurd LR is worse than that."""
+    chance, times = math.log(100 + 20 * (made % 3)), factor * 0.01 / lr  # by the batch
+    if times > 1000:
+        return chance * 1.8**made
+    speed = 0.08 * times if times <= 5 else 0.02
+    return chance * math.exp(-speed * (made - 1))
+
+
+@pytest.mark.parametrize("times", [1e-3, 0.1, 1.0, 3.0, 100.0])
+@pytest.mark.parametrize("total", [300, 2000])
+def test_pretrained_weights_that_are_wrecked_are_no_worse_than_chance(
+    times: float, total: int
+) -> None:
+    facts = Facts(total, pretrained=True, restores=True)
+    trace = drive(
+        Adaptive(), lambda made, factor: head(made, factor, 0.01 / times), facts, updates=total // 9
+    )
+    assert 0.2 <= chosen(trace) * times <= 5
+
+
 def test_when_every_lr_is_harmful_the_lowest_is_taken() -> None:
     trace = drive(Adaptive(), lambda made, factor: 2.3 if made == 1 else math.nan, updates=110)
     assert 1e-5 <= chosen(trace) <= 1e-3

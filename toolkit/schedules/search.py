@@ -4,8 +4,10 @@ Two stages, after a prototype's measurements on five workloads:
 
 1. *Edge.* Trials of a few updates at a constant LR, with sudden onset, show which LRs are harmful:
    the loss becomes non-finite or leaves the reference by a share of the initial loss. That is harm
-   by its size, not by its significance, which short trials do not reach. The smallest harmful LR is
-   bracketed to half a decade.
+   by its size, not by its significance, which short trials do not reach. Pretrained weights that
+   an LR wrecks may be no worse than a new head was at first, at chance: with them an LR does harm,
+   too, if a lower one is clearly better on the same batches; where no two trials differ, lower LRs
+   are looked at. The smallest harmful LR is bracketed to half a decade.
 2. *Long trials.* Where the allowance pays for them, trials of 24 updates or more rank the LRs below
    the edge by the mean loss of their last third, starting from the user's LR or from a usual
    distance to the edge, and moving by half decades to the best. Short trials cannot do this: they
@@ -16,6 +18,7 @@ update of a trial counts against the budget.
 """
 
 import math
+from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -33,6 +36,11 @@ HARM = 0.5
 """Share of the initial loss by which a harmful trial leaves the reference."""
 HARM_SPREADS = 6.0
 """Standard deviations of a reading that harm must exceed, too."""
+WORSE, WORSE_SPREADS = 0.1, 2.0
+"""Share of the initial loss, and standard deviations of a difference between two trials, by which
+one of them is clearly worse at its end."""
+LOOK_DOWN = 2.0
+"""Decades below the user's LR down to which a difference between trials is looked for."""
 NEAR = 1.0
 """Decades below the largest harmless LR down to which a tuned LR is to be expected."""
 DEPTH = 2.5
@@ -77,8 +85,7 @@ class Search(NamedTuple):
         began: updates made before the trial on its way.
         losses: its readings.
         initial: the loss of the untouched model.
-        reference: readings of the harmless short trial with the lowest LR.
-        noise: standard deviation of a reading in it.
+        shorts: exponent and readings of each short trial that was over without loud harm.
         ok: exponents of harmless short trials.
         bad: exponents of harmful ones.
         scores: exponent, score and standard error of each long trial; no score if it was harmful.
@@ -89,11 +96,15 @@ class Search(NamedTuple):
     began: int = 0
     losses: tuple[float, ...] = ()
     initial: float | None = None
-    reference: tuple[float, ...] = ()
-    noise: float = 0.0
+    shorts: tuple[tuple[float, tuple[float, ...]], ...] = ()
     ok: tuple[float, ...] = ()
     bad: tuple[float, ...] = ()
     scores: tuple[tuple[float, float | None, float], ...] = ()
+
+    @property
+    def reference(self) -> tuple[float, ...]:
+        """Readings of the short trial with the lowest LR."""
+        return min(self.shorts)[1] if self.shorts else ()
 
     @property
     def factor(self) -> float:
@@ -133,7 +144,7 @@ def observe(search: Search, reading: Reading, terms: Terms) -> tuple[Search, Dec
     if not harmful and made < length:
         return search, HOLD
     said = _say(search, harmful, made)
-    search = _conclude(search, harmful)
+    search = _conclude(search, harmful, terms)
     left = terms.allowance - reading.update
     search = _next(search, terms, left)
     search = search._replace(began=reading.update, losses=())
@@ -164,7 +175,7 @@ def _end(search: Search, reading: Reading, said: str) -> tuple[Search, Decision]
 def _is_harmful(search: Search, over: bool) -> bool:
     """Whether the trial on its way has left the reference by more than harm allows."""
     assert search.initial is not None
-    limit = max(HARM * abs(search.initial), HARM_SPREADS * search.noise)
+    limit = max(HARM * abs(search.initial), HARM_SPREADS * spread_of(search.reference))
     if search.stage == "edge":
         known = [*search.reference, *[search.initial] * SHORT]
         above = [loss - usual for loss, usual in zip(search.losses, known, strict=False)]
@@ -183,23 +194,43 @@ def _say(search: Search, harmful: bool, made: int) -> str:
     return f"{kind} trial at x{search.factor:.3g}: loss {last} after {made} updates, {verdict}"
 
 
-def _conclude(search: Search, harmful: bool) -> Search:
+def _conclude(search: Search, harmful: bool, terms: Terms) -> Search:
     exponent = search.exponent
     if search.stage == "long":
         score = (None, 0.0) if harmful else (_score(search.losses), _error(search.losses))
         return search._replace(scores=(*search.scores, (exponent, *score)))
     if harmful:
         return search._replace(bad=(*search.bad, exponent))
-    if not search.ok or exponent < min(search.ok):
-        noise = spread_of(search.losses)
-        search = search._replace(reference=search.losses, noise=noise)
-    return search._replace(ok=(*search.ok, exponent))
+    shorts = (*search.shorts, (exponent, search.losses))
+    search = search._replace(shorts=shorts, ok=(*search.ok, exponent))
+    return _without_wrecked(search) if terms.start == "pretrained" else search
+
+
+def _without_wrecked(search: Search) -> Search:
+    """Count as harmful what is clearly worse than a lower LR."""
+    wrecked = {
+        exponent
+        for exponent, losses in search.shorts
+        if any(low < exponent and _is_worse(search, losses, lows) for low, lows in search.shorts)
+    }
+    ok = tuple(exponent for exponent in search.ok if exponent not in wrecked)
+    return search._replace(ok=ok, bad=(*search.bad, *sorted(wrecked - {*search.bad})))
+
+
+def _is_worse(search: Search, losses: Sequence[float], than: Sequence[float]) -> bool:
+    """Whether a trial ends clearly above another one, update by update."""
+    assert search.initial is not None
+    above = [a - b for a, b in zip(losses, than, strict=True)]
+    clear = max(WORSE * abs(search.initial), WORSE_SPREADS * spread_of(above))
+    return fmean(above[-2:]) > clear
 
 
 def _next(search: Search, terms: Terms, left: int) -> Search:
     """The next trial, or the end, with ``left`` updates of the allowance."""
     if search.stage == "edge":
-        exponent = _next_short(search)
+        exponent = _next_lower(search) if terms.start == "pretrained" else None
+        if exponent is None:
+            exponent = _next_short(search)
         if exponent is not None and left >= SHORT:
             return search._replace(exponent=exponent)
         search = search._replace(stage="long")
@@ -220,6 +251,17 @@ def _next_short(search: Search) -> float | None:
         return max(edge - 1, -REACH) if edge > -REACH else None
     gap = edge - max(below)
     return edge - STEP * round(gap / STEP / 2) if gap > STEP else None
+
+
+def _next_lower(search: Search) -> float | None:
+    """A lower LR, where no two trials differ: all of them may have done harm, or none."""
+    trials = [losses for _, losses in search.shorts]
+    lowest = min((*search.ok, *search.bad))
+    upwards = not search.bad and max(search.ok) < REACH
+    told_apart = any(_is_worse(search, a, b) for a in trials for b in trials)
+    if upwards or told_apart or not trials or lowest <= -LOOK_DOWN:
+        return None
+    return max(lowest - 1, -LOOK_DOWN)
 
 
 def _next_long(search: Search, terms: Terms) -> float | None:
@@ -270,10 +312,8 @@ def _choice(search: Search, terms: Terms) -> float:
 
 
 def _is_certified(search: Search, terms: Terms) -> bool:
-    """Whether x10 of the user's LR is harmful and itself is not; with pretrained weights, x3."""
-    harmless = _harmless(search)
-    lowest = 0.0 if terms.start == "random" else STEP
-    return lowest <= harmless < 1
+    """Whether the user's LR is the one at the usual distance, within the grid's half decade."""
+    return abs(_harmless(search) - DISTANCE[terms.start]) < STEP
 
 
 def _harmless(search: Search) -> float:

@@ -19,7 +19,7 @@ from toolkit.stats import (
     t_interval,
 )
 from toolkit.stats.paired import RESAMPLES, SEED, bca_interval, sign_flip_ps, t_bounds
-from toolkit.stats.verdicts import MANY_SEEDS, detectable, seeds_needed
+from toolkit.stats.verdicts import MANY_SEEDS, detectable, fewest_pairs, seeds_needed
 
 rng = np.random.default_rng(0)
 
@@ -186,6 +186,15 @@ def test_the_detectable_difference_is_statsmodels() -> None:
     size = TTestPower().solve_power(nobs=10, alpha=0.05 / 3, power=0.8)
     assert detectable(2.0, 10, rope=0.0, family=3) == pytest.approx(2.0 * size, rel=1e-4)
     assert detectable(0.1, 10, rope=5.0) == pytest.approx(5.0, abs=0.1)
+
+
+def test_where_all_signs_must_agree_the_detectable_difference_makes_them() -> None:
+    assert [fewest_pairs(size) for size in (1, 3, 9, 18)] == [6, 7, 9, 10]
+    assert detectable(1.0, 9, rope=0.0, family=18) is None
+    least = detectable(1.0, 10, rope=0.0, family=18)
+    assert least is not None
+    drawn = rng.normal(least, 1.0, (20_000, 10))
+    assert np.mean((drawn > 0).all(1)) == pytest.approx(0.8, abs=0.02)
 
 
 def test_times_are_compared_as_ratios() -> None:

@@ -52,6 +52,9 @@ def test_a_study_is_run_once_and_its_commands_stand_alone(
     whole = python(*SWEEP, f"{STUDIES}:small", timeout=PATIENCE)
     assert whole.returncode == 0, whole.stderr
     assert "4 runs, 3 to go" in whole.stdout
+    assert (
+        "note: 2 seeds can call nothing better or worse on digits/vit_micro@field" in whole.stdout
+    )
     every = results(tmp_path / "runs" / "small")
     assert len(every) == 4
     assert every | first == every

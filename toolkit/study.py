@@ -85,6 +85,20 @@ class Study:
                         f"{one.pair} at base LR {one.lr:g}, of which there is no run"
                     )
 
+    def seeds_of(self, one: Contrast) -> int:
+        """Seeds of which there are runs of both sides of a contrast."""
+        sides = ((one.candidate, one.candidate_arm), (one.baseline, one.baseline_arm))
+        candidates, baselines = (
+            {
+                config.seed
+                for config in self.configs
+                if (config.target, config.recipe.lr, schedule_name(config.schedule), config.arm)
+                == (one.pair, one.lr, side, arm)
+            }
+            for side, arm in sides
+        )
+        return len(candidates & baselines)
+
     def to_json(self) -> dict[str, Any]:
         """How it is judged, for the report."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -11,7 +11,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         study = studies.load(options.study)
         items = _chosen(worker.items(study), options)
         if options.dry_run or options.measure:
-            return _show_costs(options, items)
+            return _show_costs(options, study, items)
         if options.wandb_sweep:
             return _write_wandb_sweep(options, study, items)
         _declare(study)
@@ -61,6 +61,7 @@ def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> 
     if is_rank_zero():
         print(f"{study.name}: {study.question}")
         print(f"{len(items)} runs, {len(left)} to go", flush=True)
+        print(*_hopeless(study), sep="", end="", flush=True)
     if options.slurm:
         return crew.submit(options.slurm, options.cluster, _worker_flags(options), _slurm(options))
     with _bar(study, items) as bar:
@@ -205,7 +206,21 @@ def _bar(study: Study, items: Sequence[Item]) -> Any:
     )
 
 
-def _show_costs(options: argparse.Namespace, items: Sequence[Item]) -> int:
+def _hopeless(study: Study) -> Iterator[str]:
+    """What no result can decide, said before the first run."""
+    from toolkit.stats.verdicts import fewest_pairs
+
+    fewest = fewest_pairs(len(study.family)) if study.family else 0
+    for pair in dict.fromkeys(one.pair for one in study.family):
+        seeds = min(study.seeds_of(one) for one in study.family if one.pair == pair)
+        if seeds < fewest:
+            yield (
+                f"note: {seeds} seeds can call nothing better or worse on {pair}: a family of "
+                f"{len(study.family)} takes {fewest} or more\n"
+            )
+
+
+def _show_costs(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> int:
     """Print a command a line, then the whole cost."""
     left = [item for item in items if item.open]
     known = costs.from_finished()
@@ -234,6 +249,7 @@ def _show_costs(options: argparse.Namespace, items: Sequence[Item]) -> int:
     print(f"  all: {costs.in_words(seconds)}" + (" and what is unknown" if without else ""))
     if without:
         print("  --measure 3 makes three updates of each unknown kind, and asks no more")
+    print(*_hopeless(study), sep="", end="")
     return DONE
 
 

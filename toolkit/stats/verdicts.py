@@ -120,7 +120,7 @@ def seeds_needed(paired: Paired, rope: float, family: int = 1) -> int:
     beyond the ROPE; one within it must get an interval inside the ROPE.
     """
     mean, spread = abs(paired.mean), paired.spread
-    floor = max(paired.n + 1, int(np.ceil(1 + np.log2(family / ALPHA))))
+    floor = max(paired.n + 1, fewest_pairs(family))
     if spread == 0:
         return floor
     if mean > rope:
@@ -133,22 +133,35 @@ def seeds_needed(paired: Paired, rope: float, family: int = 1) -> int:
     return max(floor, needed)
 
 
+def fewest_pairs(family: int) -> int:
+    """The fewest pairs whose smallest sign-flip p, 2^(1-n), is significant at Holm's first step."""
+    n = 1
+    while 2.0 ** (1 - n) * family >= ALPHA:
+        n += 1
+    return n
+
+
 def detectable(spread: float, n: int, rope: float, family: int = 1) -> float | None:
     """About the smallest true difference that n pairs find with a power of 80 %.
 
     It must become significant at the strictest step of Holm and exceed the ROPE in the sample.
+    Where that step leaves room for the smallest p alone, all n differences must have one sign.
 
     Returns:
         None where the smallest p of n pairs is too large for the family.
     """
-    if 2.0 ** (1 - n) * family >= ALPHA:
+    if n < fewest_pairs(family):
         return None
     if spread == 0:
         return rope
     size = TTestPower().solve_power(
         nobs=n, alpha=ALPHA / family / 2, power=POWER, alternative="larger"
     )
-    return max(float(size) * spread, rope + float(stats.norm.ppf(POWER)) * spread / float(n**0.5))
+    error = spread / float(n**0.5)
+    least = max(float(size) * spread, rope + float(stats.norm.ppf(POWER)) * error)
+    if 2 * 2.0 ** (1 - n) * family >= ALPHA:
+        least = max(least, float(stats.norm.ppf(POWER ** (1 / n))) * spread)
+    return least
 
 
 def _judge(paired: Paired, p: float, rope: float, family: int) -> Judged:

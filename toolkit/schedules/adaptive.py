@@ -141,7 +141,7 @@ class Adaptive:
         )
         if not facts.restores:
             return memory
-        if not self._searches(total):
+        if not self._searches(facts):
             first = Decision("none", None, "snapshot", "the untouched model")
             return memory._replace(decision=first if self.guard else HOLD)
         state, first = searching.begin()
@@ -195,11 +195,14 @@ class Adaptive:
         # Asked for in a search, the anneal begins at its end: before, the LR is that of a trial.
         return memory._replace(ramp=Ramp(memory.update, event.updates))
 
-    def _searches(self, total: int) -> bool:
+    def _searches(self, facts: Facts) -> bool:
+        total = facts.total_updates
         if self.search == "off" or not total:
             return False
         if self.search == "auto":
-            return total >= SHORTEST_SEARCH and self.search_share * total >= 4 * searching.SHORT
+            trials = searching.TRIALS["pretrained" if facts.pretrained else "random"]
+            pays = self.search_share * total >= trials * searching.SHORT
+            return total >= SHORTEST_SEARCH and pays
         if self.search_share * total < searching.SHORT:
             least = math.ceil(searching.SHORT / self.search_share)
             raise refusal("search", "lr-unknown", f"off for a budget of under {least} updates")

@@ -6,8 +6,8 @@ Two stages, after a prototype's measurements on five workloads:
    the loss becomes non-finite or leaves the reference by a share of the initial loss. That is harm
    by its size, not by its significance, which short trials do not reach. Pretrained weights that
    an LR wrecks may be no worse than a new head was at first, at chance: with them an LR does harm,
-   too, if a lower one is clearly better on the same batches; where no two trials differ, lower LRs
-   are looked at. The smallest harmful LR is bracketed to half a decade.
+   too, if a lower one is clearly better; where no two trials differ, lower LRs are looked at, and a
+   user's LR well below loud harm is kept. The smallest harmful LR is bracketed to half a decade.
 2. *Long trials.* Where the allowance pays for them, trials of 24 updates or more rank the LRs below
    the edge by the mean loss of their last third, starting from the user's LR or from a usual
    distance to the edge, and moving by half decades to the best. Short trials cannot do this: they
@@ -19,7 +19,7 @@ update of a trial counts against the budget.
 
 import math
 from collections.abc import Sequence
-from statistics import fmean
+from statistics import fmean, pstdev
 from typing import NamedTuple
 
 from toolkit.reading import HOLD, Decision, Reading
@@ -36,9 +36,12 @@ HARM = 0.5
 """Share of the initial loss by which a harmful trial leaves the reference."""
 HARM_SPREADS = 6.0
 """Standard deviations of a reading that harm must exceed, too."""
-WORSE, WORSE_SPREADS = 0.1, 2.0
-"""Share of the initial loss, and standard deviations of a difference between two trials, by which
-one of them is clearly worse at its end."""
+TRIALS = {"random": 4, "pretrained": 9}
+"""Short trials that it takes to bracket the edge, by kind of start."""
+WORSE, WORSE_SPREADS, WORSE_ERRORS = 0.1, 2.0, 4.0
+"""By how much one trial ends clearly above another: a share of the initial loss, standard
+deviations of their difference from reading to reading, and standard errors of a difference of two
+first readings, which no LR has touched: they differ where each trial sees batches of its own."""
 LOOK_DOWN = 2.0
 """Decades below the user's LR down to which a difference between trials is looked for."""
 NEAR = 1.0
@@ -107,6 +110,12 @@ class Search(NamedTuple):
         return min(self.shorts)[1] if self.shorts else ()
 
     @property
+    def told_apart(self) -> bool:
+        """Whether any two short trials clearly differ."""
+        trials = [losses for _, losses in self.shorts]
+        return any(_is_worse(self, a, b) for a in trials for b in trials)
+
+    @property
     def factor(self) -> float:
         """The factor of the user's LR, on trial or chosen; 1 before any search."""
         return 1.0 if self.stage == "none" else _times(self.exponent)
@@ -116,8 +125,8 @@ def terms(total: int, share: float, keep: bool, pretrained: bool) -> Terms:
     """The terms for a run of ``total`` updates of which trials may take ``share``."""
     allowance = int(share * total)
     long = min(max(24, round(0.005 * total)), LONGEST)
-    pays = allowance >= 4 * SHORT + 3 * long
     start = "pretrained" if pretrained else "random"
+    pays = allowance >= TRIALS[start] * SHORT + 3 * long
     beyond = max(0.0, math.log10(total / long / USUAL_HORIZON))
     return Terms(allowance, long if pays else 0, keep, start, beyond)
 
@@ -143,8 +152,8 @@ def observe(search: Search, reading: Reading, terms: Terms) -> tuple[Search, Dec
     harmful = lost or _is_harmful(search, made >= length)
     if not harmful and made < length:
         return search, HOLD
-    said = _say(search, harmful, made)
-    search = _conclude(search, harmful, terms)
+    trial, search = search, _conclude(search, harmful, terms)
+    said = _say(trial, search, harmful, made)
     left = terms.allowance - reading.update
     search = _next(search, terms, left)
     search = search._replace(began=reading.update, losses=())
@@ -185,13 +194,18 @@ def _is_harmful(search: Search, over: bool) -> bool:
     return over and _score(search.losses) - search.initial > limit
 
 
-def _say(search: Search, harmful: bool, made: int) -> str:
-    last = f"{search.losses[-1]:.4g}" if search.losses else "non-finite"
-    kind = "short" if search.stage == "edge" else "long"
-    verdict = "harmful" if harmful else "harmless"
-    if search.stage == "long" and not harmful:
-        verdict = f"mean of the last third {_score(search.losses):.4g}"
-    return f"{kind} trial at x{search.factor:.3g}: loss {last} after {made} updates, {verdict}"
+def _say(trial: Search, search: Search, harmful: bool, made: int) -> str:
+    """What came of a trial; ``search`` has it among its conclusions."""
+    last = f"{trial.losses[-1]:.4g}" if trial.losses else "non-finite"
+    kind = "short" if trial.stage == "edge" else "long"
+    worse = [exponent for exponent in search.bad if exponent not in trial.bad and not harmful]
+    verdict = "harmful" if harmful or trial.exponent in worse else "harmless"
+    if trial.stage == "long" and not harmful:
+        verdict = f"mean of the last third {_score(trial.losses):.4g}"
+    if worse:
+        factors = ", ".join(f"x{_times(exponent):.3g}" for exponent in worse)
+        verdict += f" (clearly worse than a lower LR: {factors})"
+    return f"{kind} trial at x{trial.factor:.3g}: loss {last} after {made} updates, {verdict}"
 
 
 def _conclude(search: Search, harmful: bool, terms: Terms) -> Search:
@@ -218,11 +232,13 @@ def _without_wrecked(search: Search) -> Search:
 
 
 def _is_worse(search: Search, losses: Sequence[float], than: Sequence[float]) -> bool:
-    """Whether a trial ends clearly above another one, update by update."""
+    """Whether a trial ends clearly above another one, reading by reading."""
     assert search.initial is not None
-    above = [a - b for a, b in zip(losses, than, strict=True)]
-    clear = max(WORSE * abs(search.initial), WORSE_SPREADS * spread_of(above))
-    return fmean(above[-2:]) > clear
+    above = [a - b for a, b in zip(losses, than, strict=False)]
+    first = math.sqrt(2) * pstdev(readings[0] for _, readings in search.shorts)
+    size = WORSE * abs(search.initial)
+    clear = max(size, WORSE_SPREADS * spread_of(above), WORSE_ERRORS * first)
+    return fmean(above[-2:]) > clear and min(above[-2:]) > clear / 2
 
 
 def _next(search: Search, terms: Terms, left: int) -> Search:
@@ -255,11 +271,9 @@ def _next_short(search: Search) -> float | None:
 
 def _next_lower(search: Search) -> float | None:
     """A lower LR, where no two trials differ: all of them may have done harm, or none."""
-    trials = [losses for _, losses in search.shorts]
     lowest = min((*search.ok, *search.bad))
     upwards = not search.bad and max(search.ok) < REACH
-    told_apart = any(_is_worse(search, a, b) for a in trials for b in trials)
-    if upwards or told_apart or not trials or lowest <= -LOOK_DOWN:
+    if upwards or search.told_apart or not search.shorts or lowest <= -LOOK_DOWN:
         return None
     return max(lowest - 1, -LOOK_DOWN)
 
@@ -289,7 +303,9 @@ def _first_long(search: Search, terms: Terms) -> float:
     if not search.bad:
         return 0.0
     harmless = _harmless(search)
-    return 0.0 if terms.keep and harmless - NEAR <= 0 <= harmless else harmless - STEP
+    near = harmless - NEAR <= 0 <= harmless
+    kept = terms.keep and (near or _says_nothing(search, terms))
+    return 0.0 if kept else harmless - STEP
 
 
 def _choice(search: Search, terms: Terms) -> float:
@@ -298,7 +314,8 @@ def _choice(search: Search, terms: Terms) -> float:
     if best is None and search.scores:  # all of them were harmful
         return max(min(exponent for exponent, _, _ in search.scores) - STEP, -REACH)
     if best is None:
-        kept = not search.bad or (terms.keep and _is_certified(search, terms))
+        fine = _is_certified(search, terms) or _says_nothing(search, terms)
+        kept = not search.bad or (terms.keep and fine)
         return 0.0 if kept else _harmless(search) - DISTANCE[terms.start]
     scores = {exponent: score for exponent, score, _ in search.scores if score is not None}
     errors = {exponent: error for exponent, _, error in search.scores}
@@ -314,6 +331,14 @@ def _choice(search: Search, terms: Terms) -> float:
 def _is_certified(search: Search, terms: Terms) -> bool:
     """Whether the user's LR is the one at the usual distance, within the grid's half decade."""
     return abs(_harmless(search) - DISTANCE[terms.start]) < STEP
+
+
+def _says_nothing(search: Search, terms: Terms) -> bool:
+    """Whether all that is known of pretrained weights is loud harm far above the user's LR.
+
+    How far above depends on the head, not on the LR that is best.
+    """
+    return terms.start == "pretrained" and not search.told_apart and _harmless(search) > 0
 
 
 def _harmless(search: Search) -> float:

@@ -227,7 +227,7 @@ def _hold_out(train: "Dataset", recipe: SquadRecipe) -> tuple["Dataset", "Datase
     if held.all():
         raise ConfigError(
             f"{recipe.data} leaves no questions to train on: validation takes whole articles, and "
-            f"those it took, of {len(np.unique(titles))}, have all {len(titles):,} questions"
+            f"here it takes all {len(np.unique(titles))}; more articles (column title) are needed"
         )
     rest = generator.permutation(np.flatnonzero(~held))[: recipe.train_examples]
     return train.select(np.sort(rest)), train.select(np.flatnonzero(held))
@@ -236,7 +236,12 @@ def _hold_out(train: "Dataset", recipe: SquadRecipe) -> tuple["Dataset", "Datase
 def _chosen(part: "Dataset", recipe: SquadRecipe) -> "Dataset":
     if recipe.questions == "all":
         return part
-    return part.select([row for row, answers in enumerate(part["answers"]) if answers["text"]])
+    rows = [row for row, answers in enumerate(part["answers"]) if answers["text"]]
+    if not rows:
+        raise ConfigError(
+            f"recipe.questions = answerable: a split of {recipe.data} has no answerable question"
+        )
+    return part.select(rows)
 
 
 def _encode(part: "Dataset", tokenizer: Any, recipe: SquadRecipe) -> "Dataset":

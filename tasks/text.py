@@ -130,7 +130,14 @@ def _layers_of(name: str, recipe: TextRecipe) -> dict[str, int]:
     """The recipe's number of layers, as the model's configuration has it."""
     if recipe.first_layers is None:
         return {}
-    if recipe.first_layers > (most := config_of(name).num_hidden_layers):
+    config = config_of(name)
+    try:
+        most, config.num_hidden_layers = config.num_hidden_layers, recipe.first_layers
+    except (AttributeError, NotImplementedError) as error:
+        raise ConfigError(
+            f"recipe.first_layers = {recipe.first_layers}: {name} has no single number of layers"
+        ) from error
+    if recipe.first_layers > most:
         raise ConfigError(f"recipe.first_layers = {recipe.first_layers}: {name} has {most}")
     return {"num_hidden_layers": recipe.first_layers}
 

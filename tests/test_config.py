@@ -194,7 +194,7 @@ def test_a_schedule_of_the_users_own_file(tmp_path: Path) -> None:
         parse([DIGITS, f"schedule:{file}:Yours"])
 
 
-def test_a_task_of_the_users_own_file(tmp_path: Path) -> None:
+def test_a_task_of_the_users_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "mine.py"
     file.write_text("from toolkit.task import load\nTASK = load('digits')\n")
     assert parse([f"{file}/vit_micro"]).target == f"{file}/vit_micro@field"

@@ -17,6 +17,7 @@ from transformers import (
     BertForSequenceClassification,
     ConvBertConfig,
     DistilBertConfig,
+    FunnelConfig,
     GPT2Config,
 )
 
@@ -269,6 +270,9 @@ def test_first_layers_are_those_of_the_whole_encoder(root: Path, real_data: Path
     assert all(torch.equal(whole[key], part[key]) for key in part if key.startswith("bert."))
     with pytest.raises(ConfigError, match=r"recipe\.first_layers = 3: .* has 2"):
         imdb.model(name, replace(recipe, first_layers=3))  # type: ignore[call-arg]
+    FunnelConfig(d_model=8, n_head=2).save_pretrained(root / "funnel")
+    with pytest.raises(ConfigError, match=r"funnel has no single number of layers"):
+        imdb.model(f"{root}/funnel", recipe)
     with pytest.raises(ConfigError, match=r"recipe\.first_layers = 1: that is for encoders"):
         parse(["imdb/lstm-glove", "--recipe.first-layers", "1"])
 

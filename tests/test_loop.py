@@ -323,7 +323,10 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--recipe.global-batch", "63", "--recipe.micro-batch", "32"), "63 / 1 ranks = 63"),
+        (
+            ("--recipe.global-batch", "63", "--recipe.micro-batch", "32"),
+            "63 / 1 ranks = 63; 21 does",
+        ),
         (("--recipe.global-batch", "2000"), "the training split has 1280 samples"),
         (("--recipe.epochs", "0.01", "--study", "x"), "is less than an update: an epoch has 20"),
     ],
@@ -340,6 +343,7 @@ def test_a_global_batch_that_does_not_divide_over_the_ranks_is_refused() -> None
     with pytest.raises(ConfigError, match="global_batch = 63 does not divide over 2 ranks"):
         cut(63, None, 2)
     assert cut(64, 8, 2) == (2, 8, 4)
+    assert cut(64, 16, 8) == (8, 8, 1)
 
 
 def test_processes_that_accelerate_does_not_see_are_refused() -> None:

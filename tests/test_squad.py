@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModel
 
 from tests.hub import write_split
@@ -18,7 +19,7 @@ from toolkit.errors import ConfigError
 from toolkit.metrics import SquadV2
 
 squad = task.load("squad_v2")
-from toolkit_tasks import qa, text  # noqa: E402 - exists once a task has been loaded
+from toolkit_tasks import qa, squad_v2, text  # noqa: E402 - exists once a task has been loaded
 
 LARGE = text.BERT_LARGE_WWM
 
@@ -236,8 +237,9 @@ def test_answerable_questions_alone(root: Path) -> None:
     rows = {name: values * 2 for name, values in ROWS.items()} | {
         "answers": ROWS["answers"] + [none] * 2
     }
-    for split in ("train", "validation"):
-        write_split(root / f"squad_v2/{split}.parquet", rows)
+    long = [context + " And so on." * 40 for context in rows["context"]]
+    write_split(root / "squad_v2/train.parquet", {**rows, "context": long})
+    write_split(root / "squad_v2/validation.parquet", rows)
     flags = ["squad_v2/roberta-base", "--recipe.max-length", "64", "--recipe.stride", "8"]
     whole = squad.splits("roberta-base", parse(flags).recipe)
     recipe = parse([*flags, "--recipe.questions", "answerable"]).recipe
@@ -245,6 +247,9 @@ def test_answerable_questions_alone(root: Path) -> None:
     assert [len(whole.test), len(part.test)] == [4, 2]
     assert part.notes[0] == "only the questions that have an answer, in training and in evaluation"
     assert (part.test.__getitems__([0, 1])["start"] > 0).all()
+    assert len(whole.train) > 4  # windows, of two questions
+    assert len(part.train) == 1
+    assert (part.train.__getitems__([0])["start"] > 0).all()
     silent = np.full((2, 2, 512), -9, np.float32)
     silent[:, :, 0], silent[:, :, 6] = 9, 1
     texts = [found.text for found in squad.answers(silent, np.arange(2), part.test)]  # type: ignore[attr-defined]
@@ -252,6 +257,8 @@ def test_answerable_questions_alone(root: Path) -> None:
     write_split(root / "squad_v2/train.parquet", {**rows, "title": ["t"] * 4})
     with pytest.raises(ConfigError, match="squad_v2 leaves no questions to train on"):
         squad.splits("roberta-base", recipe)
+    with pytest.raises(ConfigError, match="a split of squad_v2 has no answerable question"):
+        squad_v2._chosen(Dataset.from_dict({"answers": [none]}), recipe)
 
 
 def test_data_that_are_not_the_official_ones_are_said(root: Path) -> None:

@@ -78,12 +78,15 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
 def rehearse(run: Run, updates: int) -> tuple[float, float]:
     """Make so many updates of a run that is not to be kept, and predict some test samples.
 
+    There are no more updates than the run's budget.
+
     Returns:
         Seconds an update, and seconds a sample of an evaluation, without the metrics.
     """
     run.record = Recorder(run.folder, run.accelerator, run.config, updates)
-    batches = _training_batches(run)
+    batches, updates = _training_batches(run), min(updates, run.budget)
     run.model.train()
+    run.optimizer.train()
     begin = time.perf_counter()
     for _ in range(updates):
         _update(run, batches)
@@ -92,6 +95,7 @@ def rehearse(run: Run, updates: int) -> tuple[float, float]:
     ids = np.random.default_rng(0).permutation(len(run.splits.test))[:REHEARSED].tolist()
     batch = send_to_device(run.splits.test.__getitems__(ids), run.accelerator.device)
     run.model.eval()
+    run.optimizer.eval()
     with torch.no_grad():
         run.task.predict(run.model, batch)[0].cpu()
     return (trained - begin) / updates, (time.perf_counter() - trained) / len(ids)

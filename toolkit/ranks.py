@@ -25,7 +25,7 @@ class Shares(NamedTuple):
 
 
 def cut(global_batch: int, micro_batch: int | None, ranks: int) -> Shares:
-    """Each rank's share of an update, in micro-batches.
+    """Each rank's share of an update, in micro-batches of ``micro_batch`` at most.
 
     Raises:
         ConfigError: if the global batch does not divide that way.
@@ -35,11 +35,12 @@ def cut(global_batch: int, micro_batch: int | None, ranks: int) -> Shares:
             f"recipe.global_batch = {global_batch} does not divide over {ranks} ranks"
         )
     share = global_batch // ranks
-    micro_batch = micro_batch or share
+    micro_batch = min(micro_batch or share, share)
     if share % micro_batch:
+        near = max(size for size in range(1, micro_batch) if share % size == 0)
         raise ConfigError(
             f"recipe.micro_batch = {micro_batch} does not divide a rank's share of the global "
-            f"batch: {global_batch} / {ranks} ranks = {share}"
+            f"batch: {global_batch} / {ranks} ranks = {share}; {near} does"
         )
     return Shares(ranks, micro_batch, share // micro_batch)
 

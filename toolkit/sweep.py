@@ -97,21 +97,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="print the commands and what they will cost")
     add(
         "--measure",
-        type=int,
+        type=_count,
         metavar="UPDATES",
         default=0,
         help="as --dry-run, after so many updates of each kind of run that has no finished one",
     )
     add(
         "--slots-per-device",
-        type=int,
+        type=_count,
         metavar="N",
         default=0,
         help="start N workers on each GPU, or on the CPU; by default runs are made in this process",
     )
     add(
         "--slurm",
-        type=int,
+        type=_count,
         metavar="N",
         default=0,
         help="submit an array of N workers through submitit (the extra slurm)",
@@ -204,6 +204,13 @@ def _bar(study: Study, items: Sequence[Item]) -> Any:
         smoothing=0.05,  # kinds of runs take turns
         disable=not is_rank_zero(),
     )
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}: it must be at least 1")
+    return number
 
 
 def _hopeless(study: Study) -> Iterator[str]:

@@ -53,6 +53,7 @@ def said_in_one_line(where: str, path: str, call: Callable[[], Any]) -> Any:
         raise
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == path]
+        file = Path(path).resolve()
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file]
         line = f", line {lines[-1]}" if lines else ""
         raise ConfigError(f"{where}{line}: {type(error).__name__}: {error}") from error

@@ -15,7 +15,7 @@ from toolkit.schedules import Adaptive, Constant
 class Loop:
     """A small net in a bare loop that can be looked at between updates."""
 
-    def __init__(self, schedule: Any, make: Any, lr: float, budget: int = 400) -> None:
+    def __init__(self, schedule: Any, make: Any, lr: float, budget: int | None = 400) -> None:
         torch.manual_seed(0)
         self.images, self.labels = digits()
         self.model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
@@ -118,3 +118,14 @@ def test_the_users_warm_up_is_kept(warmup: float) -> None:
         loop.go(1)
     assert rates.index(max(rates)) == 400 * warmup
     assert rates[0] == (0 if warmup else 0.003)
+
+
+def test_shuffled_labels_raise_the_lr_four_times_at_most() -> None:
+    loop = Loop(Adaptive(window=64), torch.optim.AdamW, lr=0.003, budget=None)
+    loop.labels = loop.labels[torch.randperm(len(loop.labels))]
+    factors = []
+    for _ in range(150):
+        loop.go(10)
+        factors.append(loop.lr.factor)
+    assert max(factors) <= 1.5**4
+    assert all(torch.isfinite(weight).all() for weight in loop.weights())

@@ -20,7 +20,7 @@ from toolkit import checkpoint
 from toolkit.batches import MicroBatches, derive_seed, training_loader
 from toolkit.config import schedule_name, to_json
 from toolkit.errors import RunError
-from toolkit.record import Recorder, Stopwatch, versions
+from toolkit.record import Recorder, Stopwatch, machine, versions
 from toolkit.run import Run, weights_sha
 from toolkit.task import Batch, Split, parse_target
 
@@ -291,6 +291,7 @@ def _result(run: Run) -> dict[str, Any]:
         "snapshots": run.snapshots(),
         "notes": list(run.notes),
         "versions": versions(),
+        "machine": machine(),
         "device": str(accelerator.device.type),
         "argv": sys.argv,
     }

@@ -214,6 +214,28 @@ def versions() -> dict[str, str]:
     return installed
 
 
+def machine() -> dict[str, str | int]:
+    """The machine that a result's times depend on."""
+    found: dict[str, str | int] = {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+    }
+    if torch.cuda.is_available():
+        found["accelerator"] = torch.cuda.get_device_name()
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
 def _open_events(path: Path, resume_at: int) -> IO[str]:
     if not resume_at:
         path.unlink(missing_ok=True)

@@ -27,10 +27,12 @@ MOST_LINES = 6
 """LR lines of a schedule in one panel."""
 MOST_MARKS = 150
 """Decisions of a schedule in one panel."""
-HOVER_WIDTH = 60
-"""Characters of a line of hover text: what a phone shows."""
+MOST_REASONS = 3
+"""Reasons in the hover text of decisions that lie on each other."""
+HOVER_WIDTH = 30
+"""Characters of a line of hover text: what fits beside a point of a narrow panel."""
 AXES = ("update", "epoch", "seconds")
-SYMBOLS = {"raise": "triangle-up", "cut": "triangle-down", "rollback": "x", "restore": "x"}
+SYMBOLS = {"raise": "triangle-up", "cut": "triangle-down", "rollback": "x", "restore": "square"}
 
 Members = Mapping[Group, Sequence[RunRecord]]
 
@@ -66,11 +68,14 @@ def rate_curves(rows: Sequence[GroupRow], members: Members, known: Sequence[str]
             counts = _drawn(members[row.group])
             runs, drawn = runs + counts[0], drawn + counts[1]
         values = [value for trace in traces for value in trace["y"]]
+        traces = _marks_on_top(traces)
         figure = {"data": traces, "layout": layout("update", "learning rate", log_y=values)}
         panels.append(Panel(f"base LR {lr:g}", figure, True))
     caption = (
-        "The LR used; one line where all seeds have the same, else one a seed. A triangle up is a "
-        "raise, down a cut, a cross a rollback: hover over one, or tap it, for its reason."
+        "The LR used; one line where all seeds have the same, else one for each of the first "
+        f"{MOST_LINES}. A triangle up is a raise, down a cut, a cross a rollback, a circle any "
+        "other decision, such as a trial of a search, and a square its end, where the untouched "
+        "model is restored: hover over one, or tap it, for its reason."
     )
     if drawn < runs:
         caption += (
@@ -78,6 +83,15 @@ def rate_curves(rows: Sequence[GroupRow], members: Members, known: Sequence[str]
             "events.jsonl of each run."
         )
     return Section("Learning rate and decisions", caption, panels)
+
+
+def _marks_on_top(traces: Sequence[Any]) -> list[Any]:
+    """The traces, so that no line hides a mark or takes the hover from it."""
+    lines = [trace for trace in traces if trace["mode"] == "lines"]
+    marks = [trace for trace in traces if trace["mode"] == "markers"]
+    if marks:
+        lines = [{**line, "hovertemplate": None, "hoverinfo": "skip"} for line in lines]
+    return [*lines, *marks]
 
 
 def _panels(
@@ -181,6 +195,7 @@ def _rate_traces(runs: Sequence[RunRecord], row: GroupRow, known: Sequence[str])
     colour, _ = style_of(row.group.schedule, known)
     common = shared(row.group.schedule, row.group.arm)
     same = all(run.lr.value == runs[0].lr.value for run in runs)
+    said = f"{escape(common['name'])}: %{{y:.3g}}<extra></extra>"
     traces: list[Any] = []
     for run in runs[:1] if same else runs[:MOST_LINES]:
         kept = corners(run.lr)
@@ -194,7 +209,7 @@ def _rate_traces(runs: Sequence[RunRecord], row: GroupRow, known: Sequence[str])
                 "meta": axes,
                 "line": {"color": colour, "width": 2 if same else 1},
                 "opacity": 1 if same else 0.6,
-                "hovertemplate": f"{escape(common['name'])}: %{{y:.3g}}<extra></extra>",
+                "hovertemplate": said,
             }
         )
     marks = [(run, action) for run in runs for action in run.actions][:MOST_MARKS]
@@ -204,34 +219,43 @@ def _rate_traces(runs: Sequence[RunRecord], row: GroupRow, known: Sequence[str])
 def _marks(
     marks: Sequence[tuple[RunRecord, Action]], common: Mapping[str, Any], colour: str
 ) -> Any:
+    """Decisions, those that lie on each other as one mark with the reasons of the first seeds."""
+    stacks: dict[tuple[int, float | None], list[tuple[RunRecord, Action]]] = {}
+    for run, action in marks:
+        stacks.setdefault((action.update, rounded([action.lr])[0]), []).append((run, action))
+    tops = [stack[0][1] for stack in stacks.values()]
     axes = {
-        "update": [action.update for _, action in marks],
-        "epoch": rounded([action.epoch for _, action in marks]),
-        "seconds": rounded([action.seconds for _, action in marks]),
+        "update": [action.update for action in tops],
+        "epoch": rounded([action.epoch for action in tops]),
+        "seconds": rounded([action.seconds for action in tops]),
     }
     return {
         **common,
         "mode": "markers",
         "x": axes["update"],
-        "y": rounded([action.lr for _, action in marks]),
+        "y": [lr for _, lr in stacks],
         "meta": axes,
         "marker": {
             "color": colour,
             "size": 8,
-            "symbol": [SYMBOLS.get(action.action, "circle") for _, action in marks],
+            "symbol": [SYMBOLS.get(action.action, "circle") for action in tops],
             "line": {"width": 1, "color": colour},
         },
-        "text": [_told(run, action) for run, action in marks],
+        "text": [_told(stack, escape(common["name"])) for stack in stacks.values()],
         "hovertemplate": "%{text}<extra></extra>",
     }
 
 
-def _told(run: RunRecord, action: Action) -> str:
+def _told(stack: Sequence[tuple[RunRecord, Action]], name: str) -> str:
     """The words of a mark. Plotly breaks no lines, and a reason may be long."""
-    return (
-        f"seed {run.seed}, update {action.update}: {escape(action.pattern)}, "
-        f"{escape(action.action)}<br>"
-    ) + "<br>".join(escape(line) for line in wrap(action.reason, HOVER_WIDTH))
+    _, first = stack[0]
+    lines = [f"{name}, update {first.update}, LR {first.lr:.3g}"]
+    for run, action in stack[:MOST_REASONS]:
+        what = action.action if action.pattern == "none" else f"{action.pattern}, {action.action}"
+        lines += wrap(f"seed {run.seed}: {what}. {action.reason}", HOVER_WIDTH)
+    if (more := len(stack) - MOST_REASONS) > 0:
+        lines.append(f"and {more} more {'seeds' if more > 1 else 'seed'}")
+    return "<br>".join(escape(line) if number else line for number, line in enumerate(lines))
 
 
 def corners(curve: Curve) -> Curve:

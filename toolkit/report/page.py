@@ -40,6 +40,7 @@ def render(analysis: Analysis) -> str:
         seeds=sorted({run.seed for run in runs}),
         notes=_distinct(note for run in runs for note in run.result.get("notes", ())),
         settings=_settings(runs),
+        machines=_machines(runs),
         swept=any(_program(run.result) != "train.py" for run in runs),
         commands=[command(run.result) for run in runs],
         as_json=_as_json,
@@ -86,6 +87,13 @@ def _settings(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
         for name in WHERE
     ]
     return [(name, value) for name, value in found if value]
+
+
+def _machines(runs: Sequence[RunRecord]) -> list[str]:
+    told = (run.result.get("machine", {}).items() for run in runs)
+    return _distinct(
+        ", ".join(f"{name} {value}" for name, value in items) for items in told if items
+    )
 
 
 def _distinct(items: Any) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from toolkit.report.analyse import SPANS, Analysis, ContrastRow, GroupRow
 from toolkit.report.load import RunRecord
 from toolkit.report.words import contrast_label, schedule_label
+from toolkit.schedules import SCHEDULES
 
 NUMBERS_FROM = 2
 """Tables begin with so many columns of words, unless they say otherwise."""
@@ -81,6 +82,29 @@ def exploratory(analysis: Analysis) -> Table:
     head += ["BCa interval", "time ratio"]
     caption = "Not declared before the runs: intervals, no verdicts."
     return Table("Other differences", caption, head, rows)
+
+
+def entrants(analysis: Analysis) -> Table:
+    """What each schedule is, and its settings."""
+    found: dict[str, dict[str, None]] = {}
+    for run in analysis.study.runs:
+        settings = run.result.get("schedule_config", {})
+        told = ", ".join(f"{name} {_plain(value)}" for name, value in settings.items())
+        found.setdefault(run.result["schedule"], {}).setdefault(told or "none")
+    rows = [[name, _rule(name), "; or ".join(settings)] for name, settings in found.items()]
+    caption = "Shares are of the budget of updates; warmup 0 is none."
+    return Table("The schedules", caption, ["schedule", "rule", "settings"], rows, words=3)
+
+
+def _rule(name: str) -> str:
+    kind = SCHEDULES.get(name)
+    if kind is None or not kind.__doc__:
+        return "a schedule of the user's own"
+    return " ".join(kind.__doc__.strip().partition("\n\n")[0].split())
+
+
+def _plain(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def schedules(analysis: Analysis) -> Table:

@@ -15,13 +15,13 @@ PALETTE = {
     "cosine": ("#0072b2", "circle"),
     "plan": ("#cc5a9b", "diamond"),
     "constant": ("#7f7f7f", "square"),
-    "step": ("#d55e00", "triangle-up"),
+    "step": ("#8c6d31", "triangle-up"),
     "linear": ("#009e73", "cross"),
     "adaptive": ("#e69f00", "star"),
 }
 SPARE = [
     ("#56b4e9", "x"),
-    ("#8c6d31", "pentagon"),
+    ("#d55e00", "pentagon"),
     ("#6a51a3", "hexagon"),
     ("#b2182b", "hourglass"),
 ]

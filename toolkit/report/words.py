@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,8 @@ from toolkit.stats import Judged
 from toolkit.task import parse_target
 
 UNITS = {"accuracy": "points of accuracy", "f1": "points of F1", "exact": "points of EM"}
+MOST_PLACES = 6
+"""Comparisons of which the summary says where they went which way."""
 VERDICTS = ("better", "worse", "equivalent", "undecided")
 FAMILY_HEAD = [
     *("pair", "base LR", "comparison", "difference", "95 % interval", "p (Holm)", "verdict"),
@@ -65,13 +66,33 @@ def _counts(analysis: Analysis) -> Iterator[str]:
     """How the comparisons of each two schedules went."""
     for candidate, baseline in dict.fromkeys((r.candidate, r.baseline) for r in analysis.family):
         rows = [r for r in analysis.family if (r.candidate, r.baseline) == (candidate, baseline)]
-        found = Counter(row.judged.verdict if row.judged else "not judged" for row in rows)
-        told = [f"{name} in {found[name]}" for name in (*VERDICTS, "not judged") if found[name]]
+        found: dict[str, list[ContrastRow]] = {}
+        for row in rows:
+            found.setdefault(row.judged.verdict if row.judged else "not judged", []).append(row)
+        told = [
+            _where(name, found[name], rows) for name in (*VERDICTS, "not judged") if name in found
+        ]
         many = f"{len(rows)} comparisons" if len(rows) > 1 else "1 comparison"
         means = [row.judged.paired.mean for row in rows if row.judged]
         low, high = (min(means), max(means)) if means else (0.0, 0.0)
         span = f"; differences from {low:+.2f} to {high:+.2f} points" if len(means) > 1 else ""
         yield f"{candidate} against {baseline}, {many}: {', '.join(told)}{span}."
+
+
+def _where(verdict: str, rows: Sequence[ContrastRow], all_rows: Sequence[ContrastRow]) -> str:
+    """A verdict, how often it was reached, and where, if those are few places."""
+    told = f"{verdict} in {len(rows)}"
+    if not 1 < len(all_rows) <= MOST_PLACES:
+        return told
+    pairs = len({row.pair for row in all_rows})
+    rates = len({(row.pair, row.lr) for row in all_rows})
+    names = [
+        f"base LR {row.lr:g}"
+        if pairs == 1
+        else pair_label(row.pair) + (f" at {row.lr:g}" if rates > pairs else "")
+        for row in rows
+    ]
+    return f"{told} ({', '.join(names)})"
 
 
 def _highest(analysis: Analysis) -> Iterator[str]:
@@ -138,7 +159,8 @@ def _finding(row: ContrastRow, analysis: Analysis) -> Finding:
             )
     details = (
         f"95 % interval of the difference {paired.low:+.2f} to {paired.high:+.2f} from {paired.n} "
-        f"seeds, p = {row.judged.p_adjusted:.3f} after Holm; {_time(row)}.{_lacking(row.judged)}"
+        f"seeds, p = {row.judged.p_adjusted:.3f} after Holm, ROPE {row.rope:g}; "
+        f"{_time(row)}.{_lacking(row.judged)}"
     )
     return Finding(row.judged.verdict, f"{place}: {headline}", details)
 
@@ -148,7 +170,7 @@ def _time(row: ContrastRow) -> str:
         return "no comparison of times, as runs diverged"
     time = f"{row.seconds_ratio:.2f} times the training time"
     if row.speed:
-        time += f" ({row.speed.verdict}, {row.speed.low:.2f} to {row.speed.high:.2f})"
+        time += f" (times {row.speed.verdict}: {row.speed.low:.2f} to {row.speed.high:.2f})"
     return time
 
 
@@ -156,10 +178,13 @@ def _lacking(judged: Judged) -> str:
     """What an undecided comparison lacks, and what it could have found."""
     if judged.seeds_needed is None:
         return ""
-    needed = f" About {judged.seeds_needed:,} seeds would decide it"
+    needed = f" About {judged.seeds_needed:,} seeds would decide between the two"
     if judged.detectable is None:
         return f"{needed}; {judged.paired.n} are too few to find any difference in this family."
-    return f"{needed}; so many as here find {judged.detectable:.2f} or more with a power of 80 %."
+    return (
+        f"{needed}; {judged.paired.n} find a true difference of {judged.detectable:.2f} or more in "
+        "four studies of five."
+    )
 
 
 def verdict_table(analysis: Analysis) -> str:

@@ -88,9 +88,10 @@ def tuning_cost(
 
     Args:
         validation, test: shape (rates, seeds).
-        tries: numbers of tries; those beyond the number of rates are left out.
+        tries: numbers of tries; those beyond the number of rates are left out, and all rates are
+            added.
     """
-    possible = tuple(k for k in tries if k <= len(validation))
+    possible = tuple(sorted({*(k for k in tries if k < len(validation)), len(validation)}))
     chosen = np.array(
         [[_expected(v, t, k) for v, t in zip(validation.T, test.T, strict=True)] for k in possible]
     )

@@ -15,7 +15,7 @@ from toolkit.report.__main__ import main, write_report
 from toolkit.report.analyse import analyse
 from toolkit.report.curves import corners, stack
 from toolkit.report.load import Curve, load_study
-from toolkit.report.page import command, render
+from toolkit.report.page import command, commands, render
 from toolkit.report.words import verdict_sentences
 
 
@@ -208,6 +208,18 @@ def test_commands_can_be_repeated() -> None:
     assert command(swept) == (
         "python -m toolkit.train digits/m@field --seed 3 --arm 0 --recipe.lr 0.1 "
         "--recipe.clip None schedule:plan --schedule.multipliers 0.8 1.2"
+    )
+
+
+def test_runs_that_differ_in_their_seed_alone_share_a_command(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / "study", "plan", seed, 90.0)
+    argv = ["somewhere/train.py", "digits/vit_micro", "--seed", "5"]
+    write_run(tmp_path / "study", "cosine", 5, 90.0, argv=[*argv, "--arm", "0"])
+    one, looped = sorted(commands(load_study(tmp_path / "study").runs), key=len)
+    assert one == "python -m toolkit.train digits/vit_micro --seed 5 --arm 0"
+    assert looped == (
+        "for seed in 0 1 2; do python -m toolkit.train digits/vit_micro --seed $seed; done"
     )
 
 

@@ -1,6 +1,7 @@
 """One self-contained HTML page: no network, light and dark, phone and print."""
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def render(analysis: Analysis) -> str:
         settings=_settings(runs),
         machines=_machines(runs),
         swept=any(_program(run.result) != "train.py" for run in runs),
-        commands=[command(run.result) for run in runs],
+        commands=commands(runs),
         as_json=_as_json,
         plotly=Markup(get_plotlyjs()),  # a library's file, not data
     )
@@ -62,6 +63,20 @@ def command(result: Mapping[str, Any]) -> str:
         values = value if isinstance(value, list) else [value]
         flags += [f"--schedule.{name.replace('_', '-')}", *map(str, values)]
     return "python -m toolkit.train " + shlex.join(flags)
+
+
+def commands(runs: Sequence[RunRecord]) -> list[str]:
+    """The commands that repeat the runs, one for all runs that differ in their seed alone."""
+    seeds: dict[str, list[int]] = {}
+    for run in runs:
+        text = re.sub(rf"--seed {run.seed}(?= |$)", "--seed $seed", command(run.result), count=1)
+        seeds.setdefault(text, []).append(run.seed)
+    return [
+        f"for seed in {' '.join(map(str, sorted(numbers)))}; do {text}; done"
+        if len(numbers) > 1
+        else text.replace("$seed", str(numbers[0]), 1)
+        for text, numbers in seeds.items()
+    ]
 
 
 def _program(result: Mapping[str, Any]) -> str:

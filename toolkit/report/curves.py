@@ -1,5 +1,6 @@
 """What happened during training: metrics, losses, learning rates and decisions over the run."""
 
+import math
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import Any
@@ -25,6 +26,8 @@ BINS = 120
 """A curve is drawn through so many points or fewer."""
 MOST_LINES = 6
 """LR lines of a schedule in one panel."""
+LEAST_SHARE = 1e-4
+"""Of the highest LR in a panel, down to which LRs are drawn: the last updates of a cosine."""
 MOST_MARKS = 150
 """Decisions of a schedule in one panel."""
 MOST_REASONS = 3
@@ -67,15 +70,21 @@ def rate_curves(rows: Sequence[GroupRow], members: Members, known: Sequence[str]
             traces += _rate_traces(members[row.group], row, known)
             counts = _drawn(members[row.group])
             runs, drawn = runs + counts[0], drawn + counts[1]
-        values = [value for trace in traces for value in trace["y"]]
-        traces = _marks_on_top(traces)
-        figure = {"data": traces, "layout": layout("update", "learning rate", log_y=values)}
+        values = [value for trace in traces for value in trace["y"] if value]
+        top = max(values, default=0.0)
+        shown = [max(value, top * LEAST_SHARE) for value in values]
+        axes = layout("update", "learning rate", log_y=shown)
+        if values:
+            span = (math.log10(min(shown) * 0.8), math.log10(top * 1.25))
+            axes["yaxis"]["range"] = rounded(span)
+        figure = {"data": _marks_on_top(traces), "layout": axes}
         panels.append(Panel(f"base LR {lr:g}", figure, True))
     caption = (
         "The LR used; one line where all seeds have the same, else one for each of the first "
         f"{MOST_LINES}. A triangle up is a raise, down a cut, a cross a rollback, a circle any "
         "other decision, such as a trial of a search, and a square its end, where the untouched "
-        "model is restored: hover over one, or tap it, for its reason."
+        "model is restored: hover over one, or tap it, for its reason. The axis ends at a "
+        "ten-thousandth of the highest LR."
     )
     if drawn < runs:
         caption += (

@@ -79,7 +79,7 @@ ROBERTA = replace(BERT_LARGE, global_batch=96)
 
 PLAN = replace(BERT_LARGE, optimizer="adam", lr=0.01, weight_decay=1e-4, decay="all", epochs=50)
 PLAN = replace(PLAN, global_batch=64, micro_batch=16, clip=None)
-"""The project plan's table; in micro-batches, so that BERT-large fits into 24 GiB."""
+"""The project plan's table; in micro-batches, for BERT-large takes much memory."""
 
 
 class SquadSplit(TokenSplit):
@@ -150,7 +150,7 @@ class SquadV2(Task):
         return F.pad(logits, (0, WIDTH - logits.shape[-1]), value=-100.0), batch["id"]
 
     def answers(self, predictions: np.ndarray, labels: np.ndarray, split: Split) -> list[qa.Answer]:
-        """The answer to each question of the split, at threshold 0, or none where all have one.
+        """The answer to each question of the split, at threshold 0; always one where all have one.
 
         Args:
             predictions: start and end logits, float32, shape (windows, 2, WIDTH).

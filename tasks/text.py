@@ -132,7 +132,8 @@ def _layers_of(name: str, recipe: TextRecipe) -> dict[str, int]:
         return {}
     config = config_of(name)
     try:
-        most, config.num_hidden_layers = config.num_hidden_layers, recipe.first_layers
+        most = config.num_hidden_layers
+        config.num_hidden_layers = recipe.first_layers  # Funnel's can be read and not set
     except (AttributeError, NotImplementedError) as error:
         raise ConfigError(
             f"recipe.first_layers = {recipe.first_layers}: {name} has no single number of layers"

@@ -66,7 +66,6 @@ class Study:
     judging: bool = False
 
     def __post_init__(self) -> None:
-        sides = {(c.target, c.recipe.lr, schedule_name(c.schedule), c.arm) for c in self.configs}
         for config in self.configs:
             if config.recipe.precision == "auto":
                 raise ConfigError(
@@ -78,8 +77,8 @@ class Study:
                     f"study {self.name}: a run of {config.target} has study = '{config.study}'"
                 )
         for one in self.family:
-            for side, arm in ((one.candidate, one.candidate_arm), (one.baseline, one.baseline_arm)):
-                if (one.pair, one.lr, side, arm) not in sides:
+            for (_, _, side, arm), seeds in self._seeds(one).items():
+                if not seeds:
                     raise ConfigError(
                         f"study {self.name}: its primary family has {side} (arm {arm}) on "
                         f"{one.pair} at base LR {one.lr:g}, of which there is no run"
@@ -87,17 +86,17 @@ class Study:
 
     def seeds_of(self, one: Contrast) -> int:
         """Seeds of which there are runs of both sides of a contrast."""
+        return len(set.intersection(*self._seeds(one).values()))
+
+    def _seeds(self, one: Contrast) -> dict[tuple[str, float, str, int], set[int]]:
+        """Pair, base LR, schedule and arm of each side of a contrast -> the seeds of its runs."""
         sides = ((one.candidate, one.candidate_arm), (one.baseline, one.baseline_arm))
-        candidates, baselines = (
-            {
-                config.seed
-                for config in self.configs
-                if (config.target, config.recipe.lr, schedule_name(config.schedule), config.arm)
-                == (one.pair, one.lr, side, arm)
-            }
-            for side, arm in sides
-        )
-        return len(candidates & baselines)
+        found: dict[tuple[str, float, str, int], set[int]] = {
+            (one.pair, one.lr, side, arm): set() for side, arm in sides
+        }
+        for c in self.configs:
+            found.get((c.target, c.recipe.lr, schedule_name(c.schedule), c.arm), set()).add(c.seed)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """How it is judged, for the report."""

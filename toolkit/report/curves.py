@@ -204,7 +204,6 @@ def _rate_traces(runs: Sequence[RunRecord], row: GroupRow, known: Sequence[str])
     colour, _ = style_of(row.group.schedule, known)
     common = shared(row.group.schedule, row.group.arm)
     same = all(run.lr.value == runs[0].lr.value for run in runs)
-    said = f"{escape(common['name'])}: %{{y:.3g}}<extra></extra>"
     traces: list[Any] = []
     for run in runs[:1] if same else runs[:MOST_LINES]:
         kept = corners(run.lr)
@@ -218,7 +217,7 @@ def _rate_traces(runs: Sequence[RunRecord], row: GroupRow, known: Sequence[str])
                 "meta": axes,
                 "line": {"color": colour, "width": 2 if same else 1},
                 "opacity": 1 if same else 0.6,
-                "hovertemplate": said,
+                "hovertemplate": f"{escape(common['name'])}: %{{y:.3g}}<extra></extra>",
             }
         )
     marks = [(run, action) for run in runs for action in run.actions][:MOST_MARKS]

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.swa_utils import update_bn
 
 from toolkit import loop
+from toolkit.batches import MicroBatches
 from toolkit.config import RunConfig, parse
 from toolkit.errors import ConfigError
 from toolkit.optim import build_optimizer
@@ -20,6 +22,7 @@ from toolkit.ranks import Shares, make_accelerator
 from toolkit.run import Run, build
 
 RIVALS = {"schedule-free": ("schedulefree", "0.02"), "prodigy": ("prodigyopt", "1")}
+RESNET = "digits/resnetv2_micro@field"
 each_rival = pytest.mark.parametrize("optimizer", RIVALS)
 
 
@@ -114,6 +117,40 @@ def test_schedule_free_is_judged_by_its_average_and_saved_as_it_trains(tmp_path:
         saved = run.folder / "checkpoints" / "update-30" / "optimizer.bin"
         groups = torch.load(saved, weights_only=True)["param_groups"]
     assert all(group["train_mode"] and group["k"] == 30 for group in groups)
+
+
+def test_schedule_free_is_judged_with_the_batch_statistics_of_its_average(tmp_path: Path) -> None:
+    flags = ("--eval-every", "20", "--recipe.dropout", "0.2", "--recipe.micro-batch", "32")
+    cfg = replace(config("schedule-free", *flags, "schedule:constant"), target=RESNET)
+
+    def buffers(run: Run) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in run.model.named_buffers()}
+
+    with built(cfg, tmp_path) as run:
+        judged, predict, evaluate = [], run.task.predict, loop.evaluate
+
+        def look(*args: Any) -> Any:
+            judged.append(buffers(run))
+            return predict(*args)
+
+        def evaluate_and_look(run: Run, split: str) -> dict[str, float]:
+            before, random = buffers(run), torch.get_rng_state()
+            found = evaluate(run, split)
+            assert torch.equal(torch.get_rng_state(), random)
+            assert all(torch.equal(value, before[name]) for name, value in buffers(run).items())
+            return found
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run.task, "predict", look)
+            patch.setattr(loop, "evaluate", evaluate_and_look)
+            loop.fit(run)
+        run.optimizer.eval()
+        ids = MicroBatches(run.plan, 0, 1, 32, 0, 25)
+        images = (run.splits.train.__getitems__(batch)["image"] for batch in ids)
+        update_bn((run.task.normalise(batch, run.model) for batch in images), run.model)
+        expected = buffers(run)
+    for name, value in judged[-1].items():
+        assert torch.allclose(value, expected[name], rtol=1e-4, atol=1e-5), name
 
 
 @each_rival

@@ -6,7 +6,8 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from accelerate.utils import DistributedType, broadcast_object_list, send_to_dev
 from torch import Tensor
 
 from toolkit import checkpoint
+from toolkit.batch_statistics import has_batch_statistics, retaken
 from toolkit.batches import MicroBatches, derive_seed, training_loader
 from toolkit.config import schedule_name, to_json
 from toolkit.errors import RunError
@@ -25,6 +27,8 @@ from toolkit.run import Run, weights_sha
 from toolkit.task import Batch, Split, parse_target
 
 AUGMENT_STREAM = 4
+STATISTICS_OVER = 50
+"""Micro-batches for the batch statistics of averaged weights, as schedule-free's authors advise."""
 REHEARSED = 16
 """Test samples predicted in a rehearsal."""
 
@@ -59,7 +63,7 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
     run.model.eval()
     run.optimizer.eval()  # schedule-free optimizers swap in their averaged weights
     gathered = []
-    with torch.no_grad(), run.record.span("evaluation"):
+    with torch.no_grad(), run.record.span("evaluation"), _batch_statistics(run):
         for batch in run.evaluation[split]:
             outputs = run.task.predict(run.model, batch)
             gathered.append([part.cpu() for part in run.accelerator.gather_for_metrics(outputs)])
@@ -183,15 +187,28 @@ def _read(run: Run, rates: list[float], factor: float) -> str:
 
 
 def _training_batches(run: Run) -> "Iterator[Batch]":
+    # Every trial of a search sees the same batches, the first ones.
+    return _batches_of(run, 0 if run.lr.searching else run.update, run.budget)
+
+
+def _batches_of(run: Run, first: int, last: int) -> "Iterator[Batch]":
+    """This rank's micro-batches of the updates from ``first`` to before ``last``."""
     accelerator, plan, config = run.accelerator, run.plan, run.config
     ranks, rank = run.shares.ranks, accelerator.process_index
-    # Every trial of a search sees the same batches, the first ones.
-    first = 0 if run.lr.searching else run.update
-    order = MicroBatches(plan, rank, ranks, run.shares.micro_batch, first, run.budget)
+    order = MicroBatches(plan, rank, ranks, run.shares.micro_batch, first, last)
     seed = derive_seed(config.seed, config.arm, AUGMENT_STREAM)
     for number, batch in enumerate(training_loader(run.splits.train, order)):
         epoch = plan.epoch(first + number // run.shares.accumulation)
         yield run.task.augment(send_to_device(batch, accelerator.device), seed, epoch)
+
+
+def _batch_statistics(run: Run) -> AbstractContextManager[None]:
+    """Where the weights to be judged are not those in training, batch norm's statistics of them."""
+    if run.config.recipe.optimizer != "schedule-free" or not has_batch_statistics(run.model):
+        return nullcontext()
+    updates = math.ceil(STATISTICS_OVER / run.shares.accumulation)
+    batches = _batches_of(run, 0, updates)
+    return retaken(run.model, (partial(run.task.loss, run.model, batch) for batch in batches))
 
 
 def _check_ranks(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -60,7 +61,7 @@ PLAN = CifarRecipe(optimizer="adam", lr=0.01, weight_decay=1e-4, epochs=50, glob
 class Cifar10(ImageClassification):
     """Ten classes, 32x32 pixels."""
 
-    classes = 10
+    classes, shape = 10, (3, 32, 32)
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
     recipes: Mapping[str, Mapping[str, Recipe]] = {
         "resnet18": {"field": FIELD, "plan": PLAN},
@@ -79,6 +80,10 @@ class Cifar10(ImageClassification):
         if recipe.stem == "cifar":
             model = keep_resolution(name, model)
         return model.to(memory_format=torch.channels_last) if recipe.channels_last else model
+
+    def export(self, model: nn.Module, name: str, recipe: CifarRecipe, folder: Path) -> str | None:
+        # timm would make its own stem again, and load the weights into that.
+        return None if recipe.stem == "cifar" else super().export(model, name, recipe, folder)
 
     def splits(self, name: str, recipe: CifarRecipe) -> Splits:
         source = _load()

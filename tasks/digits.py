@@ -54,7 +54,7 @@ class Digits(ImageClassification):
     how a global batch is cut into micro-batches.
     """
 
-    classes = 10
+    classes, shape = 10, (1, 8, 8)
     mean, std = (0.3053,), (0.3763,)
     recipes: Mapping[str, Mapping[str, Recipe]] = {
         "resnetv2_micro": {"field": FIELD, "plan": PLAN},

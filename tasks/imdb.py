@@ -24,6 +24,7 @@ from .text import (
     TextRecipe,
     TokenSplit,
     encoder_of,
+    export_encoder,
     fitting_tokenizer,
 )
 
@@ -126,6 +127,9 @@ class Imdb(Task):
 
         head = AutoModelForSequenceClassification
         return cast(nn.Module, encoder_of(head, name, recipe, num_labels=CLASSES))
+
+    def export(self, model: nn.Module, name: str, recipe: ImdbRecipe, folder: Path) -> str | None:
+        return None if name == LSTM else export_encoder(model, name, recipe, folder)
 
     def splits(self, name: str, recipe: ImdbRecipe) -> Splits:
         if name == LSTM:

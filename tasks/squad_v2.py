@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -22,6 +23,7 @@ from .text import (
     TextRecipe,
     TokenSplit,
     encoder_of,
+    export_encoder,
     fitting_tokenizer,
 )
 
@@ -117,6 +119,9 @@ class SquadV2(Task):
         from transformers import AutoModelForQuestionAnswering
 
         return cast(nn.Module, encoder_of(AutoModelForQuestionAnswering, name, recipe))
+
+    def export(self, model: nn.Module, name: str, recipe: SquadRecipe, folder: Path) -> str:
+        return export_encoder(model, name, recipe, folder)
 
     def splits(self, name: str, recipe: SquadRecipe) -> Splits:
         source, tokenizer = _load(recipe.data), fitting_tokenizer(name, recipe)

@@ -117,6 +117,13 @@ def encoder_of(
     return model
 
 
+def export_encoder(model: Any, name: str, recipe: TextRecipe, folder: Path) -> str:
+    """Write a trained model and its tokenizer, and return the expression that loads the model."""
+    model.save_pretrained(folder)
+    fitting_tokenizer(name, recipe).save_pretrained(folder)
+    return f"transformers.{type(model).__name__}.from_pretrained('{folder}')"
+
+
 def config_of(name: str, **settings: Any) -> "PretrainedConfig":
     """The model's configuration, at its published size."""
     from transformers import AutoConfig

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -48,10 +49,12 @@ class ImageSplit:
 class ImageClassification(Task):
     """The part of a task that any image-classification data set has in common.
 
-    Subclasses set ``classes``, ``mean`` and ``std`` (per channel, of pixels in [0, 1]).
+    Subclasses set ``classes``, ``shape`` (channels, height, width), ``mean`` and ``std`` (per
+    channel, of pixels in [0, 1]).
     """
 
     classes: int
+    shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     recipes: Mapping[str, Mapping[str, Recipe]]
@@ -69,6 +72,13 @@ class ImageClassification(Task):
         from toolkit.metrics import Accuracy, compute
 
         return compute(Accuracy(keep_in_memory=True), predictions, labels)
+
+    def export(self, model: nn.Module, name: str, recipe: Any, folder: Path) -> str | None:
+        from timm.models import save_for_hf
+
+        pixels = {"mean": self.mean, "std": self.std, "input_size": self.shape}
+        save_for_hf(model, str(folder), safe_serialization=True, data_config=pixels)
+        return f"timm.create_model('local-dir:{folder}', pretrained=True)"
 
     def normalise(self, images: Tensor, model: nn.Module) -> Tensor:
         """uint8 pixels to zero mean and unit variance, in the model's own precision."""

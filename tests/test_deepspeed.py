@@ -7,6 +7,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import BertForQuestionAnswering
 
 from tests.conftest import ROOT, Launch
@@ -141,6 +142,9 @@ def test_zero3_continues_where_it_was_stopped(launch: Launch, tmp_path: Path) ->
     assert 0 < len(again["rates"]) < 50
     for name, weight in whole["weights"].items():
         assert torch.equal(again["weights"][name], weight), name
+    (kept,) = tmp_path.glob("runs/single/*/weights/model.safetensors")
+    for name, weight in load_file(kept).items():
+        assert torch.equal(whole["weights"][name], weight), name
 
 
 @pytest.mark.usefixtures("configs")

@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch.optim.swa_utils import update_bn
 
-from toolkit import loop
+from toolkit import checkpoint, loop
 from toolkit.batches import MicroBatches
 from toolkit.config import RunConfig, parse
 from toolkit.errors import ConfigError
+from toolkit.export import trained
 from toolkit.optim import build_optimizer
 from toolkit.ranks import Shares, make_accelerator
 from toolkit.run import Run, build
@@ -109,6 +110,7 @@ def test_schedule_free_is_judged_by_its_average_and_saved_as_it_trains(tmp_path:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run.task, "metrics", look)
             patch.setattr(loop, "evaluate", evaluate_and_look)
+            patch.setattr(checkpoint, "clear", lambda folder: None)
             loop.fit(run)
         assert len(judged) == 3
         for before, average, after in judged:
@@ -148,8 +150,12 @@ def test_schedule_free_is_judged_with_the_batch_statistics_of_its_average(tmp_pa
         ids = MicroBatches(run.plan, 0, 1, 32, 0, 25)
         images = (run.splits.train.__getitems__(batch)["image"] for batch in ids)
         update_bn((run.task.normalise(batch, run.model) for batch in images), run.model)
-        expected = buffers(run)
+        expected, average = buffers(run), weights(run)
     for name, value in judged[-1].items():
+        assert torch.allclose(value, expected[name], rtol=1e-4, atol=1e-5), name
+    kept = trained(run.folder)
+    assert torch.allclose(torch.cat([w.flatten() for w in kept.parameters()]), average, atol=1e-6)
+    for name, value in kept.named_buffers():
         assert torch.allclose(value, expected[name], rtol=1e-4, atol=1e-5), name
 
 

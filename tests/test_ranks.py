@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.conftest import ROOT, Launch
 
@@ -35,6 +37,10 @@ def run_result(folder: Path, study: str) -> dict[str, Any]:
     return result
 
 
+def run_weights(folder: Path, study: str) -> dict[str, torch.Tensor]:
+    return load_file(next(folder.glob(f"runs/{study}/*/weights/model.safetensors")))
+
+
 def test_one_experiment_on_one_rank_two_ranks_and_two_micro_batches(
     launch: Launch, tmp_path: Path
 ) -> None:
@@ -53,6 +59,7 @@ def test_one_experiment_on_one_rank_two_ranks_and_two_micro_batches(
     assert len({results[study]["run_id"] for study in ways}) == 1
     assert len({results[study]["batch_order_sha"] for study in ways}) == 1
     assert len({results[study]["initial_weights_sha"] for study in ways}) == 1
+    kept = {study: run_weights(tmp_path, study) for study in ways}
     one = events["one"]
     assert len(one) == 200
     assert sum(event["action"] != "hold" for event in one) >= 2
@@ -61,6 +68,9 @@ def test_one_experiment_on_one_rank_two_ranks_and_two_micro_batches(
         assert worst < 1e-9
         for key in ("lr", "factor", "pattern", "action", "count"):
             assert [event[key] for event in events[study]] == [event[key] for event in one]
+        assert kept[study].keys() == kept["one"].keys()
+        for name, weight in kept["one"].items():
+            assert torch.allclose(kept[study][name], weight, atol=1e-6), name
 
 
 def test_ranks_with_different_losses_use_the_same_rates(launch: Launch, tmp_path: Path) -> None:

@@ -19,7 +19,12 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = {"ScheduledLR": "toolkit.lr", "Reading": "toolkit.reading", "FeedLoss": "toolkit.hf"}
+_HOMES = {
+    "FeedLoss": "toolkit.hf",
+    "Reading": "toolkit.reading",
+    "ScheduledLR": "toolkit.lr",
+    "trained": "toolkit.export",
+}
 
 
 def __getattr__(name: str) -> Any:

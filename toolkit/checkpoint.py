@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from toolkit.record import write_json
 
@@ -54,6 +55,16 @@ def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     if not found:
         return None
     return found[-1], json.loads((found[-1] / STATE).read_text())
+
+
+def keep_weights(accelerator: Accelerator, model: nn.Module, file: Path) -> None:
+    """Write the weights of a prepared model into one file, however large. A collective."""
+    accelerator.save_model(model, file.parent, max_shard_size=2**62)
+
+
+def clear(folder: Path) -> None:
+    """Remove the checkpoints of a run that is finished: nothing goes on from them."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def load(accelerator: Accelerator, checkpoint: Path) -> dict[str, Any]:

@@ -38,6 +38,12 @@ def _demo(argv: Sequence[str]) -> int:
     return _sweep(["demo", *argv]) or _report(["runs/demo"])
 
 
+def _export(argv: Sequence[str]) -> int:
+    from toolkit.export import main
+
+    return main(argv)
+
+
 def _list(argv: Sequence[str]) -> int:
     from toolkit import studies, task
     from toolkit.schedules import SCHEDULES
@@ -63,6 +69,7 @@ VERBS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "report": (_report, "write the report of a study"),
     "replay": (_replay, "judge recorded losses once more, under any schedule"),
     "explain": (_explain, "say why a run's schedule did what it did at an update"),
+    "export": (_export, "write the trained model of a finished run for other programs"),
     "list": (_list, "list targets, schedules and studies"),
     "doctor": (_doctor, "say what this machine has and what is missing"),
     "demo": (_demo, "run the demo study and write its report"),

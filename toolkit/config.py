@@ -17,6 +17,8 @@ from toolkit.task import Recipe
 
 DEFAULT_SCHEDULE = Cosine()
 RUNS = Path("runs")
+WEIGHTS = Path("weights") / "model.safetensors"
+"""Where the folder of a finished run has the trained weights."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class RunConfig:
     """Updates between evaluations on the validation split; by default once per epoch."""
     save_every: int | None = None
     """Updates between checkpoints, 0 for none; by default at each evaluation."""
+    keep_weights: bool = True
+    """Leave the trained weights in the run's folder, for toolkit export."""
     study: str = "single"
     """The folder below runs/ that the run belongs to."""
     wandb: Literal["auto", "off"] = "auto"
@@ -58,7 +62,7 @@ class RunConfig:
             raise ValueError(f"study = '{self.study}': it is the name of a folder below runs/")
 
 
-NOT_PART_OF_THE_EXPERIMENT = ("save_every", "study", "wandb", "progress")
+NOT_PART_OF_THE_EXPERIMENT = ("save_every", "keep_weights", "study", "wandb", "progress")
 NOT_PART_OF_THE_RECIPE = ("micro_batch", "eval_batch")
 
 

@@ -95,9 +95,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     plan = BatchPlan(len(splits.train), recipe.global_batch, config.seed, lengths)
     budget = _budget(recipe, plan)
     torch.manual_seed(derive_seed(config.seed, INIT_STREAM))
-    model = task.model(target.model, recipe)
-    dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
-    model = model.to(dtype)
+    model = fresh_model(task, target.model, recipe)
     initial_weights_sha = weights_sha(model.state_dict())
     model, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
     check_engine(model, recipe, shares)
@@ -115,7 +113,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         model=model,
         optimizer=optimizer,
         lr=_scheduled(config, model, optimizer, budget),
-        meter=LossMeter(accelerator, dtype),
+        meter=LossMeter(accelerator, next(model.parameters()).dtype),
         plan=plan,
         splits=splits,
         evaluation=evaluation,
@@ -125,6 +123,12 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         initial_weights_sha=initial_weights_sha,
         notes=(*_notes(config, task), *splits.notes),
     )
+
+
+def fresh_model(task: Task, name: str, recipe: Recipe) -> nn.Module:
+    """The task's model; its weights are fp32 under bf16, too, which is autocast."""
+    dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
+    return task.model(name, recipe).to(dtype)
 
 
 def weights_sha(state: dict[str, torch.Tensor]) -> str:

@@ -1,0 +1,151 @@
+"""Trained weights: kept by a finished run, and taken to the libraries that its models come from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from transformers import AutoTokenizer, BertForSequenceClassification
+
+import toolkit
+from tests import hub
+from tests.hub import write_split
+from toolkit import cli, loop
+from toolkit.config import RunConfig, parse
+from toolkit.run import Run, build, weights_sha
+
+SILENT = ("--wandb", "off", "--progress", "False", "--study", "kept")
+WORDS = ("the", "film", "was", "good", "bad")
+
+
+def trained_run(config: RunConfig, folder: Path) -> Run:
+    """A finished run, whose model has its last weights."""
+    run = build(config, folder / "runs")
+    loop.fit(run)
+    loop.release(run)
+    return run
+
+
+def exported(run: Run, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The expression that is said to load the model."""
+    assert cli.main(["export", str(run.folder), str(folder)]) == 0
+    return capsys.readouterr().out.rpartition("load it with ")[2].strip()
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    config = parse(["digits/vit_micro", "--recipe.updates", "40", "--eval-every", "20", *SILENT])
+    return trained_run(config, tmp_path_factory.mktemp("digits"))
+
+
+def test_a_finished_run_keeps_its_weights_and_no_checkpoint(digits: Run) -> None:
+    result = json.loads((digits.folder / "result.json").read_text())
+    model = toolkit.trained(digits.folder)
+    assert not model.training
+    assert weights_sha(model.state_dict()) == result["final_weights_sha"]
+    assert not (digits.folder / "checkpoints").exists()
+
+
+def test_a_timm_model_is_made_by_timm(
+    digits: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loads = exported(digits, tmp_path / "model", capsys)
+    model = eval(loads, {"timm": timm}).eval()
+    test = digits.splits.test
+    batch = test.__getitems__(list(range(len(test))))
+    pixels = batch["image"] / 255
+    mean, std = (model.pretrained_cfg[name][0] for name in ("mean", "std"))
+    with torch.no_grad():
+        right = (model((pixels - mean) / std).argmax(-1) == batch["label"]).float().mean().item()
+    result = json.loads((digits.folder / "result.json").read_text())
+    assert 100 * right == pytest.approx(result["metrics"]["test"]["accuracy"], abs=1e-4)
+
+
+def test_a_model_that_timm_would_make_otherwise_stays_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TOOLKIT_DATA", str(hub.cifar(tmp_path)))
+    flags = ("--recipe.updates", "1", "--recipe.global-batch", "4", "--recipe.stem", "cifar")
+    config = parse(["cifar10/resnet18", *flags, "--eval-every", "9", *SILENT])
+    run = build(config, tmp_path / "runs")
+    monkeypatch.setattr(loop, "evaluate", lambda *_: {})
+    loop.fit(run)
+    loop.release(run)
+    loads = exported(run, tmp_path / "model", capsys)
+    model = eval(loads, {"toolkit": toolkit})
+    assert model.conv1.stride == (1, 1)
+    assert same(model, run.model)
+
+
+def same(model: torch.nn.Module, other: torch.nn.Module) -> bool:
+    return weights_sha(model.state_dict()) == weights_sha(other.state_dict())
+
+
+@pytest.fixture
+def reviews(tmp_path: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """IMDB with few, short reviews, a word list and the tokenizers; the folder of the data."""
+    monkeypatch.setenv("TOOLKIT_DATA", str(tmp_path))
+    (tmp_path / "tokenizers").symlink_to(real_data / "tokenizers")
+    for split, count in (("train", 2100), ("test", 30)):
+        texts = [f"The film was {'good' if i % 2 else 'bad'}" for i in range(count)]
+        columns: dict[str, list[Any]] = {"text": texts, "label": [i % 2 for i in range(count)]}
+        write_split(tmp_path / f"imdb/{split}.parquet", columns)
+    vectors = (f"{word} {i / 10} {-i} 0.25" for i, word in enumerate(WORDS))
+    (tmp_path / "words.txt").write_text("\n".join(vectors) + "\n")
+    return tmp_path
+
+
+def test_an_encoder_is_loaded_by_transformers(
+    reviews: Path, real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = hub.tiny_bert(tmp_path / "bert", real_data, BertForSequenceClassification, layers=2)
+    flags = ("--recipe.updates", "2", "--recipe.first-layers", "1", *SILENT)
+    run = trained_run(parse([f"imdb/{encoder}", *flags]), tmp_path)
+    loads = exported(run, tmp_path / "model", capsys)
+    assert loads.startswith("transformers.BertForSequenceClassification.from_pretrained(")
+    model = BertForSequenceClassification.from_pretrained(tmp_path / "model")
+    assert same(model, run.model)
+    words = AutoTokenizer.from_pretrained(tmp_path / "model")("the film", return_tensors="pt")
+    assert words["input_ids"].shape == (1, 4)
+
+
+def test_a_model_of_no_library_stays_ours(
+    reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--recipe.updates", "2", "--recipe.glove", str(reviews / "words.txt"), *SILENT)
+    run = trained_run(parse(["imdb/lstm-glove", *flags]), tmp_path)
+    loads = exported(run, tmp_path / "model", capsys)
+    assert same(eval(loads, {"toolkit": toolkit}), run.model)
+
+
+def test_what_cannot_be_exported_is_one_line(
+    digits: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(run: Path, folder: Path) -> str:
+        assert cli.main(["export", str(run), str(folder)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    assert "is no run's folder: it has no config.json" in said(tmp_path, tmp_path / "out")
+    assert "is there already" in said(digits.folder, digits.folder)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text("{")
+    assert "is not finished: its command continues it" in said(run, tmp_path / "out")
+    (run / "result.json").write_text("{}")
+    assert "has kept no weights: " in said(run, tmp_path / "out")
+    (run / "weights").mkdir()
+    (run / "weights/model.safetensors").write_bytes(b"")
+    assert "config.json cannot be read" in said(run, tmp_path / "out")
+    (run / "config.json").write_text((digits.folder / "config.json").read_text())
+    assert "model.safetensors cannot be read" in said(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_are_kept_only_where_they_are_wanted(tmp_path: Path) -> None:
+    flags = ("--recipe.updates", "2", "--keep-weights", "False", *SILENT)
+    run = trained_run(parse(["digits/vit_micro", *flags]), tmp_path)
+    assert not (run.folder / "weights").exists()

@@ -21,7 +21,7 @@ import torch
 from toolkit import loop, task
 from toolkit.config import RunConfig, resolve
 from toolkit.process import settle
-from toolkit.record import versions
+from toolkit.provenance import versions
 from toolkit.run import build
 from toolkit.stats import t_interval
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, Launch
-from toolkit import costs, studies, sweep, worker
+from toolkit import costs, provenance, studies, sweep, worker
 from toolkit.config import RunConfig
 from toolkit.errors import ConfigError
 from toolkit.report.load import load_study
@@ -53,7 +53,8 @@ def test_a_study_is_run_once_and_its_commands_stand_alone(
     assert whole.returncode == 0, whole.stderr
     assert "4 runs, 3 to go" in whole.stdout
     assert (
-        "note: 2 seeds can call nothing better or worse on digits/vit_micro@field" in whole.stdout
+        "note: 2 seeds alone can call nothing better or worse on digits/vit_micro@field"
+        in whole.stdout
     )
     every = results(tmp_path / "runs" / "small")
     assert len(every) == 4
@@ -221,10 +222,11 @@ def test_what_is_published_runs_from_a_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep, "_commit", lambda: ("c0ffee", ["toolkit/loop.py"]))
+    changed = provenance.Code("c0ffee", ("toolkit/loop.py",))
+    monkeypatch.setattr(provenance, "code", lambda: changed)
     assert sweep.main([f"{STUDIES}:judged"]) == 2
     assert "runs from a commit: toolkit/loop.py is not committed" in capsys.readouterr().err
-    monkeypatch.setattr(sweep, "_commit", lambda: (None, []))
+    monkeypatch.setattr(provenance, "code", lambda: provenance.Code(None, ()))
     assert sweep.main([f"{STUDIES}:judged"]) == 2
     assert "this is no git checkout" in capsys.readouterr().err
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolkit.data import ROOT_VARIABLE, hub_reachable
 from toolkit.mirror import wandb_mode
-from toolkit.record import versions
+from toolkit.provenance import versions
 from toolkit.vision_compat import repair_torchvision
 
 

@@ -20,9 +20,10 @@ from torch import Tensor
 from toolkit import checkpoint
 from toolkit.batch_statistics import has_batch_statistics, retaken
 from toolkit.batches import MicroBatches, derive_seed, training_loader
-from toolkit.config import schedule_name, to_json
+from toolkit.config import WEIGHTS, schedule_name, to_json
 from toolkit.errors import RunError
-from toolkit.record import Recorder, Stopwatch, machine, versions
+from toolkit.provenance import code, machine, versions
+from toolkit.record import Recorder, Stopwatch
 from toolkit.run import Run, weights_sha
 from toolkit.task import Batch, Split, parse_target
 
@@ -52,8 +53,12 @@ def fit(run: Run) -> dict[str, Any]:
         run.record.close()
         return {"status": "preempted", "updates": run.update}
     result = _result(run)
+    if run.config.keep_weights and not run.diverged:
+        _keep_weights(run)
     run.record.finish(result)
     run.record.status(result["status"], run.update)
+    if run.accelerator.is_main_process:
+        checkpoint.clear(run.folder / "checkpoints")
     return result
 
 
@@ -244,6 +249,14 @@ def _save(run: Run) -> None:
     run.saved = run.update
 
 
+def _keep_weights(run: Run) -> None:
+    """Leave the weights as they were judged. A collective."""
+    run.optimizer.eval()
+    with _batch_statistics(run):
+        checkpoint.keep_weights(run.accelerator, run.model, run.folder / WEIGHTS)
+    run.optimizer.train()
+
+
 def _resume(run: Run) -> None:
     """Open the records and continue from the newest checkpoint, if there is one."""
     accelerator = run.accelerator
@@ -309,6 +322,7 @@ def _result(run: Run) -> dict[str, Any]:
         "notes": list(run.notes),
         "versions": versions(),
         "machine": machine(),
+        "code": code()._asdict(),
         "device": str(accelerator.device.type),
         "argv": sys.argv,
     }

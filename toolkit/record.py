@@ -5,14 +5,12 @@ Only rank 0 writes.
 
 import json
 import os
-import platform
 import resource
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,10 +25,6 @@ from toolkit.reading import Decision, Reading
 
 SPANS = ("data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint")
 NOT_TRAINING = ("evaluation", "checkpoint")
-PACKAGES = (
-    *("torch", "accelerate", "timm", "transformers", "datasets", "evaluate", "numpy", "wandb"),
-    *("schedulefree", "prodigyopt"),
-)
 
 
 class Stopwatch:
@@ -201,39 +195,6 @@ def peak_memory() -> dict[str, int]:
     if torch.cuda.is_available():
         peak["device_bytes"] = torch.cuda.max_memory_allocated()
     return peak
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    installed = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            installed[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return installed
-
-
-def machine() -> dict[str, str | int]:
-    """The machine that a result's times depend on."""
-    found: dict[str, str | int] = {
-        "system": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count() or 1,
-        "threads": torch.get_num_threads(),
-    }
-    if torch.cuda.is_available():
-        found["accelerator"] = torch.cuda.get_device_name()
-    return found
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
 
 
 def _open_events(path: Path, resume_at: int) -> IO[str]:

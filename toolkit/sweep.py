@@ -9,7 +9,6 @@ usage or configuration, 75 stopped, to be continued.
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from toolkit import claims, costs, crew, studies, worker
+from toolkit import claims, costs, crew, provenance, studies, worker
 from toolkit.config import RUNS
 from toolkit.errors import ConfigError, RunError, unknown
 from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, is_rank_zero, settle
@@ -154,7 +153,7 @@ def _declare(study: Study) -> None:
     Raises:
         ConfigError: if the folder has another declaration, or the study may not run from here.
     """
-    commit, changed = _commit()
+    commit, changed = provenance.code()
     if study.judging and (commit is None or changed):
         why = f"{changed[0]} is not committed" if changed else "this is no git checkout"
         raise ConfigError(f"{study.name} is to be published and runs from a commit: {why}")
@@ -174,23 +173,7 @@ def _declare(study: Study) -> None:
                 f"the results; remove {file.parent}, or give the study another name"
             )
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, new | {"commit": commit, "uncommitted": changed})
-
-
-def _commit() -> tuple[str | None, list[str]]:
-    """The commit of the toolkit's checkout and the files of code that differ from it."""
-    root = Path(__file__).parent.parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    try:
-        commit = git("rev-parse", "HEAD").strip()
-        status = git("status", "--porcelain", "--", "toolkit", "tasks", "launch_configs")
-    except (OSError, subprocess.CalledProcessError):
-        return None, []
-    return commit, [line[3:] for line in status.splitlines()]
+    write_json(file, new)
 
 
 def _bar(study: Study, items: Sequence[Item]) -> Any:
@@ -207,10 +190,9 @@ def _bar(study: Study, items: Sequence[Item]) -> Any:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number}: it must be at least 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: it must be a whole number, at least 1")
+    return int(text)
 
 
 def _hopeless(study: Study) -> Iterator[str]:
@@ -219,11 +201,11 @@ def _hopeless(study: Study) -> Iterator[str]:
 
     fewest = fewest_pairs(len(study.family)) if study.family else 0
     for pair in dict.fromkeys(one.pair for one in study.family):
-        seeds = min(study.seeds_of(one) for one in study.family if one.pair == pair)
+        seeds = min(study.pairs_of(one) for one in study.family if one.pair == pair)
         if seeds < fewest:
             yield (
-                f"note: {seeds} seeds can call nothing better or worse on {pair}: a family of "
-                f"{len(study.family)} takes {fewest} or more\n"
+                f"note: {seeds} seeds alone can call nothing better or worse on {pair}: a family "
+                f"of {len(study.family)} takes {fewest} or more\n"
             )
 
 

@@ -1,0 +1,82 @@
+"""Where a result comes from: versions, machine, commit."""
+
+import os
+import platform
+import subprocess
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+PACKAGES = (
+    *("torch", "accelerate", "timm", "transformers", "datasets", "evaluate", "numpy", "wandb"),
+    *("schedulefree", "prodigyopt"),
+)
+ROOT = Path(__file__).parent.parent
+
+
+class Code(NamedTuple):
+    """The toolkit's code.
+
+    Attributes:
+        commit: of the checkout that it lies in; None if that is not the toolkit's own.
+        uncommitted: its files that differ from the commit.
+    """
+
+    commit: str | None
+    uncommitted: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def code() -> Code:
+    """The code that this process runs: looked at once, as it was loaded once."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT.resolve():
+            return Code(None, ())  # installed below some other project's checkout
+        status = git("status", "--porcelain", "--", "toolkit", "tasks", "launch_configs")
+        return Code(
+            git("rev-parse", "HEAD"), tuple(line[2:].strip() for line in status.splitlines())
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return Code(None, ())
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    installed = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            installed[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+def machine() -> dict[str, str | int]:
+    """The machine that a result's times depend on."""
+    found: dict[str, str | int] = {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+    }
+    if torch.cuda.is_available():
+        found["accelerator"] = torch.cuda.get_device_name()
+    return found
+
+
+def _processor() -> str:
+    usual = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return usual
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, usual)

@@ -11,7 +11,7 @@ from toolkit.errors import ConfigError
 from toolkit.report.analyse import analyse
 from toolkit.report.load import load_study
 from toolkit.report.tables import markdown
-from toolkit.report.words import verdict_sentences
+from toolkit.report.words import findings, summary, verdict_sentences
 from toolkit.stats import compare, tuning_cost
 
 PAIR = "digits/vit_micro@field"
@@ -50,6 +50,63 @@ def test_the_time_of_a_diverged_run_is_infinite(tmp_path: Path) -> None:
     (row,) = analyse(load_study(study)).family
     assert (row.seconds_ratio, row.speed) == (float("inf"), None)
     assert row.judged is not None
+
+
+def test_comparisons_that_cannot_be_made_count_for_holm(tmp_path: Path) -> None:
+    """A family is what was declared, however much of it has been run."""
+    study = tmp_path / "mine"
+    for seed in range(6):
+        write_run(study, "plan", seed, 92.0 + 0.1 * seed)
+        write_run(study, "cosine", seed, 90.0)
+    one = {"pair": PAIR, "lr": 0.01, "candidate": "plan", "baseline": "cosine"}
+    family = [one, {**one, "baseline": "linear"}, {**one, "baseline": "greedy"}]
+    (first, *others) = analyse(load_study(declare(study, family=family))).family
+    assert first.judged is not None
+    assert first.judged.p_adjusted == pytest.approx(3 * 2 / 2**6)
+    assert first.judged.verdict == "undecided"
+    assert first.speed is not None
+    assert first.speed.judged.p_adjusted == 1
+    assert [row.judged for row in others] == [None, None]
+    (alone,) = analyse(load_study(declare(study, family=[one]))).family
+    assert alone.judged is not None
+    assert alone.judged.verdict == "better"
+
+
+def test_times_on_several_machines_are_not_judged(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "mine")
+    for seed in range(8):
+        for schedule, cores in (("plan", 64), ("cosine", 2)):
+            file = study / f"{schedule}-0.01-{seed}-0/result.json"
+            machine = {"machine": {"processor": "x", "cores": cores}}
+            file.write_text(json.dumps(json.loads(file.read_text()) | machine))
+    analysis = analyse(load_study(study))
+    assert analysis.family[0].speed is None
+    assert "which is not judged: the runs are of several machines" in verdict_sentences(analysis)[0]
+    assert any("the runs are of several machines" in text for text in analysis.warnings)
+
+
+def test_runs_of_a_group_differ_in_their_seed_alone(tmp_path: Path) -> None:
+    write_run(tmp_path, "plan", 0, 90.0, recipe_settings={"lr": 0.01, "micro_batch": 64})
+    write_run(tmp_path, "plan", 1, 90.0, recipe_settings={"lr": 0.01, "micro_batch": 32})
+    load_study(tmp_path)
+    write_run(tmp_path, "plan", 2, 90.0, recipe_settings={"lr": 0.01, "weight_decay": 0.1})
+    with pytest.raises(ConfigError, match=r"but differ in weight_decay: give each its own --study"):
+        load_study(tmp_path)
+
+
+def test_the_summary_says_where_verdicts_fell_and_equivalence_is_told_apart(tmp_path: Path) -> None:
+    study, rng = tmp_path / "mine", np.random.default_rng(3)
+    for lr, gain in ((0.01, 3.0), (0.1, 0.05)):
+        for seed in range(8):
+            write_run(study, "plan", seed, 90 + gain + rng.normal(0, 0.3), lr=lr)
+            write_run(study, "cosine", seed, 90 + rng.normal(0, 0.3), lr=lr)
+    family = [
+        {"pair": PAIR, "lr": lr, "candidate": "plan", "baseline": "cosine"} for lr in (0.01, 0.1)
+    ]
+    analysis = analyse(load_study(declare(study, family=family, rope={"digits": 0.2})))
+    assert "better in 1 (base LR 0.01), undecided in 1 (base LR 0.1)" in summary(analysis)[0]
+    assert "show them to be equivalent, if the difference is as seen" in str(findings(analysis)[1])
+    assert "seeds to equivalence)" in markdown(analysis)
 
 
 def test_an_undecided_comparison_says_what_it_could_have_found(tmp_path: Path) -> None:
@@ -158,7 +215,6 @@ def test_the_report_says_what_was_not_run(tmp_path: Path) -> None:
         pairs={PAIR: 5},
         reduced={PAIR: "half of it"},
         left_out={other: "no time"},
-        uncommitted=["toolkit/loop.py"],
     )
     analysis = analyse(load_study(tmp_path))
     rows = [(r.pair, r.scale, r.note, r.finished, r.planned) for r in analysis.coverage]
@@ -167,7 +223,6 @@ def test_the_report_says_what_was_not_run(tmp_path: Path) -> None:
         markdown(analysis)
     )
     assert "4 planned runs have not been started" in analysis.warnings
-    assert any("not that of a commit: toolkit/loop.py" in text for text in analysis.warnings)
 
 
 def test_runs_of_other_versions_are_named(tmp_path: Path) -> None:

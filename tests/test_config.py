@@ -89,7 +89,7 @@ def test_the_command_line_does_not_grow_unnoticed() -> None:
     names = set(RunConfig.__dataclass_fields__) | set(Recipe.__dataclass_fields__)
     assert names == {
         *("target", "recipe", "schedule", "seed", "arm", "read_every", "eval_every"),
-        *("save_every", "study", "wandb", "progress"),
+        *("save_every", "keep_weights", "study", "wandb", "progress"),
         *("optimizer", "lr", "weight_decay", "momentum", "decay", "epochs", "updates"),
         *("global_batch", "micro_batch", "eval_batch", "clip", "precision", "init"),
     }
@@ -138,9 +138,14 @@ def test_a_configuration_survives_json() -> None:
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
 
 
+def test_a_number_has_one_spelling_in_the_id() -> None:
+    assert run_id(parse([DIGITS, "--recipe.epochs", "20"])) == run_id(parse([DIGITS]))
+
+
 def test_what_does_not_change_the_experiment_does_not_change_the_id() -> None:
     config = parse([DIGITS])
     same = replace(config, study="other", wandb="off", progress=False, save_every=0)
+    same = replace(same, keep_weights=False)
     same = replace(same, recipe=replace(config.recipe, micro_batch=8, eval_batch=3))
     assert run_id(same) == run_id(config)
 
@@ -195,7 +200,8 @@ def test_a_schedule_of_the_users_own_file(tmp_path: Path) -> None:
 
 
 def test_a_task_of_the_users_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "mine.py"
+    monkeypatch.chdir(tmp_path)
+    file = Path("mine.py")
     file.write_text("from toolkit.task import load\nTASK = load('digits')\n")
     assert parse([f"{file}/vit_micro"]).target == f"{file}/vit_micro@field"
     file.write_text("")

@@ -1,6 +1,7 @@
 """The report: numbers, files, and every folder that cannot be reported on."""
 
 import json
+import shlex
 import time
 from pathlib import Path
 
@@ -10,13 +11,16 @@ import pytest
 from scipy import stats as scipy_stats
 
 from tests.studies import write_large_study, write_run, write_study
+from toolkit import studies
+from toolkit.config import parse, run_id, to_json
 from toolkit.errors import ConfigError
 from toolkit.report.__main__ import main, write_report
 from toolkit.report.analyse import analyse
-from toolkit.report.curves import corners, stack
-from toolkit.report.load import Curve, load_study
-from toolkit.report.page import command, commands, render
+from toolkit.report.curves import corners, rate_curves, stack
+from toolkit.report.load import Curve, Group, RunRecord, load_study
+from toolkit.report.page import commands, render
 from toolkit.report.words import verdict_sentences
+from toolkit.task import parse_target
 
 
 def page_of(study: Path) -> str:
@@ -82,6 +86,51 @@ def test_names_are_text(tmp_path: Path) -> None:
     assert "</script><script>alert" not in script
 
 
+def test_a_name_with_dollars_is_no_formula(tmp_path: Path) -> None:
+    study = tmp_path / "mine"
+    for seed in range(2):
+        write_run(study, "my/$x_$/s.py:Mine", seed, 90.0, model="m$x_$")
+    assert "my/$x_$/s.py:Mine" in page_of(study)
+
+
+def test_the_page_says_where_the_runs_were_made_and_by_what(tmp_path: Path) -> None:
+    study = tmp_path / "mine"
+    place = {"processor": "Abacus 3", "cores": 2, "threads": 1}
+    for seed in range(3):
+        code = {"commit": "c0ffee" if seed else "decade", "uncommitted": ["toolkit/lr.py"]}
+        settings = {"window": 5}
+        write_run(study, "plan", seed, 90.0, machine=place, code=code, schedule_config=settings)
+    page = page_of(study)
+    assert "Machine: processor Abacus 3, cores 2, threads 1." in page
+    assert "The toolkit&#39;s code of 2 runs: commit <code>c0ffee</code>" in page.replace(
+        "'", "&#39;"
+    )
+    assert "window 5" in page
+    assert "once an epoch" in page  # the rule in words
+    said = analyse(load_study(study)).warnings
+    assert any("1 of 3 runs differ from the rest in their commit" in text for text in said)
+    assert any("not that of a commit: toolkit/lr.py" in text for text in said)
+
+
+def test_a_trial_does_not_push_the_training_off_the_axis(tmp_path: Path) -> None:
+    study = tmp_path / "mine"
+    for seed in range(2):
+        folder = write_run(study, "plan", seed, 90.0)
+        lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+        for event in lines[:5]:
+            event |= {"lr": 1000.0, "action": "trial"}
+        lines[4]["action"] = "restore"
+        (folder / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in lines))
+        write_run(study, "cosine", seed, 90.0, lr=0.01)
+    analysis = analyse(load_study(study))
+    members: dict[Group, list[RunRecord]] = {}
+    for run in analysis.study.runs:
+        members.setdefault(run.group, []).append(run)
+    (panel,) = rate_curves(analysis.groups, members, ["plan", "cosine"]).panels
+    low, high = panel.figure["layout"]["yaxis"]["range"]
+    assert low < np.log10(0.01) < high < np.log10(0.2)
+
+
 def test_a_diverged_run_scores_zero_and_is_named(study: Path) -> None:
     folder = write_run(
         study, "plan", 8, 0, status="diverged", metrics={"test": {}, "validation": {}}
@@ -117,7 +166,7 @@ def test_seeds_without_a_partner_are_said_and_left_out(study: Path) -> None:
     assert row.missing == (11,)
     assert row.judged is not None
     assert row.judged.paired.n == 8
-    assert "seeds 11 have only one of the two" in page_of(study)
+    assert "Left out, as only one of the two has them: seeds 11." in page_of(study)
 
 
 def test_one_seed_has_numbers_and_no_interval(tmp_path: Path) -> None:
@@ -198,17 +247,28 @@ def test_jumps_of_the_rate_stay_jumps() -> None:
 
 
 def test_commands_can_be_repeated() -> None:
-    result = {"argv": ["x/train.py", "digits/vit_micro", "--study", "a b"]}
-    assert command(result) == "python -m toolkit.train digits/vit_micro --study 'a b'"
-    swept = {
-        **{"argv": ["x/sweep.py", "demo"], "task": "digits", "model": "m", "recipe": "field"},
-        **{"seed": 3, "arm": 0, "recipe_settings": {"lr": 0.1, "clip": None}},
-        **{"schedule": "plan", "schedule_config": {"multipliers": [0.8, 1.2]}},
-    }
-    assert command(swept) == (
-        "python -m toolkit.train digits/m@field --seed 3 --arm 0 --recipe.lr 0.1 "
-        "--recipe.clip None schedule:plan --schedule.multipliers 0.8 1.2"
-    )
+    own = ["digits/vit_micro", "--study", "a b"]
+    for argv in (["x/train.py", *own], ["bin/toolkit", "train", *own]):
+        run = RunRecord(Path(), {"argv": argv, "seed": 0})
+        assert commands([run]) == ["python -m toolkit.train digits/vit_micro --study 'a b'"]
+
+
+@pytest.mark.parametrize("name", ["demo", "plan", "headline", "headline_cpu", "lr_robustness"])
+def test_the_command_of_a_run_of_a_sweep_is_that_very_run(name: str) -> None:
+    configs = studies.load(name).configs
+    for config in (one for one in configs if one.seed == configs[0].seed):
+        stored = json.loads(json.dumps(to_json(config)))
+        target = parse_target(config.target)
+        result = {
+            **{"argv": ["x/sweep.py", name], "seed": config.seed, "arm": config.arm},
+            **target._asdict(),
+            **{"recipe_settings": stored["recipe"], "schedule": stored["schedule"]["name"]},
+            "schedule_config": stored["schedule"]["fields"],
+        }
+        (text,) = commands([RunRecord(Path(), result, stored)])
+        python, module, program, *arguments = shlex.split(text)
+        assert (python, module, program) == ("python", "-m", "toolkit.train")
+        assert run_id(parse(arguments)) == run_id(config)
 
 
 def test_runs_that_differ_in_their_seed_alone_share_a_command(tmp_path: Path) -> None:
@@ -218,6 +278,10 @@ def test_runs_that_differ_in_their_seed_alone_share_a_command(tmp_path: Path) ->
     write_run(tmp_path / "study", "cosine", 5, 90.0, argv=[*argv, "--arm", "0"])
     one, looped = sorted(commands(load_study(tmp_path / "study").runs), key=len)
     assert one == "python -m toolkit.train digits/vit_micro --seed 5 --arm 0"
+    names = write_run(
+        tmp_path / "odd", "plan", 7, 90.0, argv=["x/train.py", "my/$seed.py/m"]
+    ).parent
+    assert commands(load_study(names).runs) == ["python -m toolkit.train 'my/$seed.py/m'"]
     assert looped == (
         "for seed in 0 1 2; do python -m toolkit.train digits/vit_micro --seed $seed; done"
     )

@@ -163,6 +163,15 @@ def test_the_seeds_needed_give_the_power_and_one_less_does_not() -> None:
     assert power[0] < 0.8 <= power[1]
 
 
+def test_where_all_signs_must_agree_the_seeds_needed_make_them() -> None:
+    for family, effect in ((1, 1.6), (9, 1.7), (18, 1.65)):
+        paired = made_up(effect, float(scipy_stats.t.ppf(0.975, 9)) / 10**0.5, 0.01)
+        needed = seeds_needed(paired, 0.0, family)
+        drawn = rng.normal(paired.mean, paired.spread, (2_000, needed))
+        found = np.mean(sign_flip_ps(drawn) * family < 0.05)
+        assert found > 0.75  # about: 0.8 is what detectable aims at
+
+
 def test_the_seeds_needed_for_small_and_for_borderline_differences() -> None:
     same = made_up(0.0, 0.3, 0.9)
     needed = seeds_needed(same, 0.2)

@@ -84,8 +84,8 @@ class Study:
                         f"{one.pair} at base LR {one.lr:g}, of which there is no run"
                     )
 
-    def seeds_of(self, one: Contrast) -> int:
-        """Seeds of which there are runs of both sides of a contrast."""
+    def pairs_of(self, one: Contrast) -> int:
+        """How many seeds have runs of both sides of a contrast."""
         return len(set.intersection(*self._seeds(one).values()))
 
     def _seeds(self, one: Contrast) -> dict[tuple[str, float, str, int], set[int]]:

@@ -3,7 +3,7 @@
 import importlib
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
@@ -57,6 +57,10 @@ class Recipe:
     """Where the first weights come from."""
 
     def __post_init__(self) -> None:
+        for item in fields(self):  # 20 epochs are 20.0: the same run, the same id
+            value = getattr(self, item.name)
+            if type(value) is int and item.type in (float, float | None):
+                object.__setattr__(self, item.name, float(value))
         self._positive(
             "lr", "global_batch", "micro_batch", "eval_batch", "epochs", "updates", "clip"
         )
@@ -145,6 +149,15 @@ class Task(Protocol):
         self, predictions: "np.ndarray", labels: "np.ndarray", split: Split
     ) -> dict[str, float]:
         """The metrics over a whole split, its samples in any order; the first is the headline."""
+
+    def export(self, model: "nn.Module", name: str, recipe: Any, folder: Path) -> str | None:
+        """Write a trained model in the format of the library that it comes from.
+
+        Returns:
+            The Python expression that loads it from there; None if there is no such format, and
+            nothing was written.
+        """
+        return None
 
 
 class Target(NamedTuple):

@@ -16,6 +16,13 @@ from toolkit.report.rates import RateRow, TunedRow, rate_rows, tuned_rows
 
 SPANS = ("data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint")
 DEFAULT_ROPE = 0.5
+ALIKE = {
+    "versions": "in one environment",
+    "commit": "from one commit",
+    "device": "on one kind of device",
+    "world_size": "on as many ranks",
+}
+"""What all runs of a study should have in common -> how to repeat those that differ."""
 EQUAL_SHARE = 0.05
 """Two arms of one schedule of which more pairs are the same run prove nothing."""
 
@@ -75,7 +82,8 @@ class ContrastRow:
         paired: the comparison of the test metric alone; None with a problem.
         judged: its verdict; None outside the primary family.
         speed: training seconds judged like a metric, Holm over the same family; None outside it,
-            and where a run diverged, as its time is infinite.
+            where a run diverged, as its time is infinite, and over several machines.
+        several_machines: whether the runs were made on machines that differ.
         seconds_ratio: geometric mean of the paired training times, candidate / baseline; infinite
             or 0 where runs of one of the two diverged, NaN where of both.
         missing: seeds that only one of the two has.
@@ -98,6 +106,7 @@ class ContrastRow:
     paired_seconds: stats.Paired | None = None
     speed: stats.Speed | None = None
     same_run: int = 0
+    several_machines: bool = False
 
 
 @dataclass(frozen=True)
@@ -235,8 +244,12 @@ def _family(plan: Mapping[str, Any], members: Members) -> list[ContrastRow]:
     rows = [_contrast(contrast, plan, members) for contrast in plan.get("family", [])]
     whole = [row for row in rows if row.paired is not None]
     timed = [row for row in rows if row.paired_seconds is not None]
-    verdicts = stats.judge([row.paired for row in whole if row.paired], [row.rope for row in whole])
-    speeds = stats.judge_seconds([row.paired_seconds for row in timed if row.paired_seconds])
+    verdicts = stats.judge(
+        [row.paired for row in whole if row.paired], [row.rope for row in whole], len(rows)
+    )
+    speeds = stats.judge_seconds(
+        [row.paired_seconds for row in timed if row.paired_seconds], len(rows)
+    )
     judged = dict(zip(map(id, whole), verdicts, strict=True))
     speed = dict(zip(map(id, timed), speeds, strict=True))
     return [replace(row, judged=judged.get(id(row)), speed=speed.get(id(row))) for row in rows]
@@ -279,7 +292,8 @@ def _contrast(
     same = sum(_is_same_run(x, y) for x, y in zip(a, b, strict=True))
     arms_differ = contrast["candidate"] == contrast["baseline"]
     problem = _problem(len(common), same if arms_differ else 0)
-    finite = not problem and not any(run.diverged for run in (*a, *b))
+    mixed = len({run.speed_class for run in (*a, *b)}) > 1
+    timed = not problem and not mixed and not any(run.diverged for run in (*a, *b))
     return ContrastRow(
         pair=pair,
         lr=lr,
@@ -294,9 +308,10 @@ def _contrast(
         baseline_arm=arms[1],
         paired=None if problem else stats.compare([r.score for r in a], [r.score for r in b]),
         paired_seconds=stats.compare_seconds([r.seconds for r in a], [r.seconds for r in b])
-        if finite
+        if timed
         else None,
         same_run=same,
+        several_machines=mixed,
     )
 
 
@@ -353,10 +368,12 @@ def _coverage(study: StudyRecord) -> list[CoverageRow]:
 
 def _warnings(study: StudyRecord) -> list[str]:
     found = []
-    for key, advice in (("versions", "in one environment"), ("device", "on one kind of device")):
+    for key, advice in ALIKE.items():
         by_value: dict[str, list[RunRecord]] = defaultdict(list)
         for run in study.runs:
-            by_value[str(run.result.get(key, ""))].append(run)
+            by_value[
+                str(run.code["commit"] if key == "commit" else run.result.get(key, ""))
+            ].append(run)
         rare = sorted(by_value.values(), key=len)[:-1]
         if rare:
             files = ", ".join(str(runs[0].folder / "result.json") for runs in rare)
@@ -365,6 +382,11 @@ def _warnings(study: StudyRecord) -> list[str]:
                 f"{count} of {len(study.runs)} runs differ from the rest in their {key}, such as "
                 f"{files}: repeat them {advice} with --fresh before you rely on a difference"
             )
+    if len({run.speed_class for run in study.runs}) > 1:
+        found.append(
+            "the runs are of several machines: training times are judged only where the machine "
+            "is the same"
+        )
     if study.not_started:
         found.append(f"{study.not_started} planned runs have not been started")
     if study.unfinished:
@@ -372,8 +394,10 @@ def _warnings(study: StudyRecord) -> list[str]:
         found.append(f"{len(study.unfinished)} runs have no result, such as {names}")
     if diverged := [run for run in study.runs if run.diverged]:
         found.append(f"{len(diverged)} runs diverged and score 0, such as {diverged[0].folder}")
-    if changed := study.plan.get("uncommitted"):
-        found.append(f"the code was not that of a commit: {', '.join(changed[:5])} differed")
+    changed = dict.fromkeys(name for run in study.runs for name in run.code["uncommitted"])
+    if changed:
+        names = ", ".join([*changed][:5])
+        found.append(f"the code of some runs was not that of a commit: {names} differed")
     return found
 
 

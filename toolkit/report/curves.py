@@ -27,7 +27,9 @@ BINS = 120
 MOST_LINES = 6
 """LR lines of a schedule in one panel."""
 LEAST_SHARE = 1e-4
-"""Of the highest LR in a panel, down to which LRs are drawn: the last updates of a cosine."""
+"""Of the highest LR trained with, down to which LRs are drawn: the last updates of a cosine."""
+MOST_SHARE = 10
+"""Of the same, up to which the trials of a search are drawn."""
 MOST_MARKS = 150
 """Decisions of a schedule in one panel."""
 MOST_REASONS = 3
@@ -70,12 +72,16 @@ def rate_curves(rows: Sequence[GroupRow], members: Members, known: Sequence[str]
             traces += _rate_traces(members[row.group], row, known)
             counts = _drawn(members[row.group])
             runs, drawn = runs + counts[0], drawn + counts[1]
+        axes = layout("update", "learning rate")
         values = [value for trace in traces for value in trace["y"] if value]
-        top = max(values, default=0.0)
-        shown = [max(value, top * LEAST_SHARE) for value in values]
-        axes = layout("update", "learning rate", log_y=shown)
         if values:
-            span = (math.log10(min(shown) * 0.8), math.log10(top * 1.25))
+            top = max(
+                _highest(run) for row in ordered(rows, lr, known) for run in members[row.group]
+            )
+            bounds = (top * LEAST_SHARE, top * MOST_SHARE)
+            shown = [min(max(value, bounds[0]), bounds[1]) for value in values]
+            axes = layout("update", "learning rate", log_y=shown)
+            span = (math.log10(min(shown) * 0.8), math.log10(max(shown) * 1.25))
             axes["yaxis"]["range"] = rounded(span)
         figure = {"data": _marks_on_top(traces), "layout": axes}
         panels.append(Panel(f"base LR {lr:g}", figure, True))
@@ -83,8 +89,9 @@ def rate_curves(rows: Sequence[GroupRow], members: Members, known: Sequence[str]
         "The LR used; one line where all seeds have the same, else one for each of the first "
         f"{MOST_LINES}. A triangle up is a raise, down a cut, a cross a rollback, a circle any "
         "other decision, such as a trial of a search, and a square its end, where the untouched "
-        "model is restored: hover over one, or tap it, for its reason. The axis ends at a "
-        "ten-thousandth of the highest LR."
+        "model is restored: hover over one, or tap it, for its reason. The axis goes from a "
+        "ten-thousandth of the highest LR trained with to ten times it at most: what is beyond, "
+        "such as a trial, is not drawn."
     )
     if drawn < runs:
         caption += (
@@ -192,6 +199,14 @@ def stack(curves: Sequence[Curve], binned: bool) -> dict[str, np.ndarray]:
         return {name: values[:, edges[1:] - 1] for name, values in table.items()}
     widths = np.diff(edges)
     return {name: np.add.reduceat(table[name], edges[:-1], axis=1) / widths for name in names}
+
+
+def _highest(run: RunRecord) -> float:
+    """The highest LR of a run outside its search, if that has come to its end."""
+    ends = [action.update for action in run.actions if action.action == "restore"]
+    begin = ends[-1] if ends else 0
+    used = [lr for update, lr in zip(run.lr.update, run.lr.value, strict=True) if update > begin]
+    return max(used or run.lr.value, default=0.0)
 
 
 def _drawn(runs: Sequence[RunRecord]) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from toolkit.config import NOT_PART_OF_THE_RECIPE
 from toolkit.errors import ConfigError
 
 
@@ -56,12 +57,14 @@ class RunRecord:
     Attributes:
         folder: where it lies.
         result: ``result.json``.
+        config: ``config.json``; empty without one.
         loss, lr, validation: over the run; validation is the headline metric.
         actions: every reading at which the schedule did not hold.
     """
 
     folder: Path
     result: Mapping[str, Any]
+    config: Mapping[str, Any] = field(default_factory=dict)
     loss: Curve = field(default_factory=Curve)
     lr: Curve = field(default_factory=Curve)
     validation: Curve = field(default_factory=Curve)
@@ -102,6 +105,18 @@ class RunRecord:
         if self.diverged:
             return 0.0
         return float(self.result["metrics"]["validation"].get(self.metric, 0.0))
+
+    @property
+    def code(self) -> Mapping[str, Any]:
+        """The commit that it ran from, and the files that differed."""
+        return {"commit": None, "uncommitted": [], **self.result.get("code", {})}
+
+    @property
+    def speed_class(self) -> tuple[str, ...]:
+        """What its time depends on: runs that differ in it are not compared in time."""
+        machine = self.result.get("machine", {})
+        names = ("processor", "cores", "threads", "accelerator")
+        return tuple(str(machine.get(name, "")) for name in names)
 
     @property
     def seconds(self) -> float:
@@ -163,6 +178,7 @@ def load_study(folder: Path) -> StudyRecord:
         raise ConfigError(f"{folder} holds no finished run: no */result.json")
     runs = sorted((_load_run(path) for path in finished), key=lambda run: (run.group, run.seed))
     _refuse_duplicates(runs)
+    _refuse_other_settings(runs)
     plan = _plan(folder / "study.json")
     unfinished = [(path, _state(path)) for path in folders if path not in finished]
     not_started = max(0, int(plan.get("runs", 0)) - len(folders))
@@ -192,7 +208,8 @@ def _is_run(folder: Path) -> bool:
 def _load_run(folder: Path) -> RunRecord:
     result = _read_json(folder / "result.json")
     _check_result(folder / "result.json", result)
-    run = RunRecord(folder, result)
+    file = folder / "config.json"
+    run = RunRecord(folder, result, _read_json(file) if file.exists() else {})
     begin, last = None, 0.0
     for number, event in enumerate(_events(folder / "events.jsonl"), 1):
         try:
@@ -284,6 +301,22 @@ def _state(folder: Path) -> str:
         return f"failed {len(logs)} times, see {logs[-1].name}"
     file = folder / "state.json"
     return str(_read_json(file).get("status", "unknown")) if file.exists() else "not started"
+
+
+def _refuse_other_settings(runs: list[RunRecord]) -> None:
+    """The runs of a group differ in nothing but their seed."""
+    first: dict[Group, RunRecord] = {}
+    for run in runs:
+        other = first.setdefault(run.group, run)
+        for key, free in (("recipe_settings", NOT_PART_OF_THE_RECIPE), ("schedule_config", ())):
+            a, b = (side.result.get(key, {}) for side in (run, other))
+            differing = [n for n in {*a, *b} if n not in free and a.get(n) != b.get(n)]
+            if differing:
+                raise ConfigError(
+                    f"{other.folder} and {run.folder} are both {run.group.schedule} at "
+                    f"{run.group.lr:g}, but differ in {', '.join(sorted(differing))}: give each "
+                    "its own --study"
+                )
 
 
 def _refuse_duplicates(runs: list[RunRecord]) -> None:

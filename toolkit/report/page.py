@@ -1,8 +1,8 @@
 """One self-contained HTML page: no network, light and dark, phone and print."""
 
 import json
-import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ def render(analysis: Analysis) -> str:
         notes=_distinct(note for run in runs for note in run.result.get("notes", ())),
         settings=_settings(runs),
         machines=_machines(runs),
-        swept=any(_program(run.result) != "train.py" for run in runs),
+        commits=Counter(code["commit"] for run in runs if (code := run.code)["commit"]),
+        swept=any(_trained_by(run.result) is None for run in runs),
         commands=commands(runs),
         as_json=_as_json,
         plotly=Markup(get_plotlyjs()),  # a library's file, not data
@@ -50,38 +51,56 @@ def render(analysis: Analysis) -> str:
     return text
 
 
-def command(result: Mapping[str, Any]) -> str:
-    """The command that repeats a run."""
-    if _program(result) == "train.py":
-        return "python -m toolkit.train " + shlex.join(result["argv"][1:])
-    flags = [f"{result['task']}/{result['model']}@{result['recipe']}"]
-    flags += ["--seed", str(result["seed"]), "--arm", str(result["arm"])]
-    for name, value in result["recipe_settings"].items():
-        flags += [f"--recipe.{name.replace('_', '-')}", str(value)]
-    flags.append(f"schedule:{result['schedule']}")
-    for name, value in result.get("schedule_config", {}).items():
-        values = value if isinstance(value, list) else [value]
-        flags += [f"--schedule.{name.replace('_', '-')}", *map(str, values)]
-    return "python -m toolkit.train " + shlex.join(flags)
-
-
 def commands(runs: Sequence[RunRecord]) -> list[str]:
     """The commands that repeat the runs, one for all runs that differ in their seed alone."""
-    seeds: dict[str, list[int]] = {}
+    seeds: dict[tuple[str | None, ...], list[int]] = {}
     for run in runs:
-        text = re.sub(rf"--seed {run.seed}(?= |$)", "--seed $seed", command(run.result), count=1)
-        seeds.setdefault(text, []).append(run.seed)
+        seeds.setdefault(_arguments(run), []).append(run.seed)
     return [
-        f"for seed in {' '.join(map(str, sorted(numbers)))}; do {text}; done"
+        f"for seed in {' '.join(map(str, sorted(numbers)))}; do {_shell(words, '$seed')}; done"
         if len(numbers) > 1
-        else text.replace("$seed", str(numbers[0]), 1)
-        for text, numbers in seeds.items()
+        else _shell(words, str(numbers[0]))
+        for words, numbers in seeds.items()
     ]
 
 
-def _program(result: Mapping[str, Any]) -> str:
-    argv = result["argv"]
-    return Path(argv[0]).name if argv else ""
+def _shell(words: Sequence[str | None], seed: str) -> str:
+    told = (seed if word is None else shlex.quote(word) for word in words)
+    return f"python -m toolkit.train {' '.join(told)}"
+
+
+def _arguments(run: RunRecord) -> tuple[str | None, ...]:
+    """The arguments of ``toolkit.train`` that repeat a run, with None for its seed."""
+    result = run.result
+    if (given := _trained_by(result)) is not None:
+        before = [None, *given][:-1]
+        return tuple(
+            None if flag == "--seed" else word for flag, word in zip(before, given, strict=True)
+        )
+    flags = [f"{result['task']}/{result['model']}@{result['recipe']}", "--seed", None]
+    flags += ["--arm", str(result["arm"])]
+    for name in ("read_every", "eval_every"):
+        if run.config.get(name) is not None:
+            flags += [_flag(name), str(run.config[name])]
+    for name, value in result["recipe_settings"].items():
+        flags += [_flag("recipe", name), str(value)]
+    flags.append(f"schedule:{result['schedule']}")
+    for name, value in result.get("schedule_config", {}).items():
+        values = value if isinstance(value, list) else [value]
+        flags += [_flag("schedule", name), *map(str, values)]
+    return tuple(flags)
+
+
+def _flag(*names: str) -> str:
+    return "--" + ".".join(name.replace("_", "-") for name in names)
+
+
+def _trained_by(result: Mapping[str, Any]) -> list[str] | None:
+    """The arguments that ``toolkit.train`` was called with; None for a run of a sweep."""
+    program, *arguments = result["argv"] or [""]
+    if Path(program).name == "toolkit" and arguments[:1] == ["train"]:
+        return arguments[1:]
+    return arguments if Path(program).name == "train.py" else None
 
 
 def _as_json(data: Any) -> Markup:

@@ -74,7 +74,7 @@ def _at_each_rate(
         draw(axis, panels.ordered(rows, lr, known), known)
         axis.set_title(f"base LR {lr:g}", fontsize=9)
         axis.set_xlabel(x)
-    figure.suptitle(pair_label(pair), fontsize=9)
+    figure.suptitle(_plain(pair_label(pair)), fontsize=9)
     return figure
 
 
@@ -125,7 +125,7 @@ def _sensitivity(pair: str, rows: Sequence[GroupRow], metric: str, known: Sequen
     axis.set_xlabel("base LR")
     axis.set_ylabel(metric)
     axis.legend(fontsize=6, frameon=False)
-    axis.set_title(pair_label(pair), fontsize=9)
+    axis.set_title(_plain(pair_label(pair)), fontsize=9)
     return figure
 
 
@@ -140,4 +140,9 @@ def _with_interval(
 def _short(row: GroupRow) -> str:
     """A label that leaves room for the figure: a user's schedule is named by its path."""
     label = schedule_label(row.group.schedule, row.group.arm)
-    return label if len(label) <= LABEL_LENGTH else f"...{label[-LABEL_LENGTH:]}"
+    return _plain(label if len(label) <= LABEL_LENGTH else f"...{label[-LABEL_LENGTH:]}")
+
+
+def _plain(text: str) -> str:
+    """Text in which matplotlib reads no formula."""
+    return text.replace("$", r"\$")

@@ -20,7 +20,7 @@ class RateRow:
         pair, schedule: which.
         seeds: the seeds that all its base LRs have.
         sensitivity: the curve and its summary; the tolerance is the ROPE.
-        tuning: expected test score after 1, 2, 4, 8 random tries, chosen by validation.
+        tuning: expected test score after so many random tries, chosen by validation.
     """
 
     pair: str

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from toolkit.report.analyse import Analysis, ContrastRow, GroupRow
 from toolkit.report.rates import TunedRow
-from toolkit.stats import Judged
 from toolkit.task import parse_target
 
 UNITS = {"accuracy": "points of accuracy", "f1": "points of F1", "exact": "points of EM"}
@@ -147,6 +146,8 @@ def _finding(row: ContrastRow, analysis: Analysis) -> Finding:
     match row.judged.verdict:
         case "better" | "worse" as verdict:
             headline = f"{a} is {verdict} than {b} by {apart}."
+        case "equivalent" if math.isnan(row.seconds_ratio):
+            headline = f"runs of both {a} and {b} diverged, and their scores are equivalent."
         case "equivalent":
             headline = (
                 f"{a} and {b} are equivalent: {apart} apart, and {row.rope:g} is too little to "
@@ -160,7 +161,7 @@ def _finding(row: ContrastRow, analysis: Analysis) -> Finding:
     details = (
         f"95 % interval of the difference {paired.low:+.2f} to {paired.high:+.2f} from {paired.n} "
         f"seeds, p = {row.judged.p_adjusted:.3f} after Holm, ROPE {row.rope:g}; "
-        f"{_time(row)}.{_lacking(row.judged)}"
+        f"{_time(row)}.{_lacking(row)}{_left_out(row)}"
     )
     return Finding(row.judged.verdict, f"{place}: {headline}", details)
 
@@ -169,22 +170,38 @@ def _time(row: ContrastRow) -> str:
     if not math.isfinite(row.seconds_ratio) or row.seconds_ratio == 0:
         return "no comparison of times, as runs diverged"
     time = f"{row.seconds_ratio:.2f} times the training time"
+    if row.several_machines:
+        return f"{time}, which is not judged: the runs are of several machines"
     if row.speed:
         time += f" (times {row.speed.verdict}: {row.speed.low:.2f} to {row.speed.high:.2f})"
     return time
 
 
-def _lacking(judged: Judged) -> str:
+def _lacking(row: ContrastRow) -> str:
     """What an undecided comparison lacks, and what it could have found."""
-    if judged.seeds_needed is None:
+    judged = row.judged
+    if judged is None or judged.seeds_needed is None:
         return ""
-    needed = f" About {judged.seeds_needed:,} seeds would decide between the two"
+    would = (
+        "decide between the two"
+        if abs(judged.paired.mean) > row.rope
+        else "show them to be equivalent, if the difference is as seen"
+    )
+    needed = f" About {judged.seeds_needed:,} seeds would {would}"
     if judged.detectable is None:
         return f"{needed}; {judged.paired.n} are too few to find any difference in this family."
     return (
         f"{needed}; {judged.paired.n} find a true difference of {judged.detectable:.2f} or more in "
         "four studies of five."
     )
+
+
+def _left_out(row: ContrastRow) -> str:
+    """The seeds that cannot be paired."""
+    if not row.missing:
+        return ""
+    seeds = ", ".join(map(str, row.missing))
+    return f" Left out, as only one of the two has them: seeds {seeds}."
 
 
 def verdict_table(analysis: Analysis) -> str:
@@ -220,7 +237,8 @@ def _family_cells(row: ContrastRow) -> list[str]:
     paired = row.judged.paired
     verdict: str = row.judged.verdict
     if row.judged.seeds_needed:
-        verdict += f" (about {row.judged.seeds_needed} seeds)"
+        end = "" if abs(paired.mean) > row.rope else " to equivalence"
+        verdict += f" (about {row.judged.seeds_needed} seeds{end})"
     interval = f"{paired.low:+.2f} to {paired.high:+.2f}"
     return [*cells, f"{paired.mean:+.2f}", interval, f"{row.judged.p_adjusted:.4f}", verdict]
 

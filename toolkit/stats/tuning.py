@@ -41,7 +41,7 @@ class TuningCost:
     """Expected score after a number of random tries of the base LR.
 
     Attributes:
-        tries: numbers of different LRs tried, those of 1, 2, 4, 8 that the grid has.
+        tries: numbers of different LRs tried: 1, 2, 4, 8 as far as the grid goes, and all of it.
         scores: expected test score of the LR that was best in validation, mean over the seeds.
     """
 

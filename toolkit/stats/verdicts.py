@@ -64,27 +64,30 @@ class Speed:
     judged: Judged
 
 
-def judge(family: Sequence[Paired], rope: Sequence[float]) -> list[Judged]:
+def judge(family: Sequence[Paired], rope: Sequence[float], declared: int = 0) -> list[Judged]:
     """The verdicts of a primary family.
 
     Args:
-        family: every comparison of the family, in any order.
+        family: the comparisons of the family that can be made, in any order.
         rope: for each, the difference that does not matter in practice, in units of the score.
+        declared: comparisons of the family, if that is more: those that cannot be made, or not
+            yet, count for Holm as p = 1.
     """
     if not family:
         return []
-    adjusted = holm([paired.p for paired in family])
+    size = max(len(family), declared)
+    adjusted = holm([paired.p for paired in family] + [1.0] * (size - len(family)))
     return [
-        _judge(paired, float(p), limit, len(family))
-        for paired, p, limit in zip(family, adjusted, rope, strict=True)
+        _judge(paired, float(p), limit, size)
+        for paired, p, limit in zip(family, adjusted[: len(family)], rope, strict=True)
     ]
 
 
-def judge_seconds(family: Sequence[Paired]) -> list[Speed]:
+def judge_seconds(family: Sequence[Paired], declared: int = 0) -> list[Speed]:
     """The verdicts on the times of a primary family, each from ``compare_seconds``."""
     names: dict[Verdict, SpeedVerdict] = {"better": "faster", "worse": "slower"}
     speeds = []
-    for judged in judge(family, [float(np.log1p(SECONDS_ROPE))] * len(family)):
+    for judged in judge(family, [float(np.log1p(SECONDS_ROPE))] * len(family), declared):
         paired, detectable = judged.paired, judged.detectable
         ratio, low, high = (float(np.exp(-x)) for x in (paired.mean, paired.high, paired.low))
         verdict: SpeedVerdict = names.get(judged.verdict, judged.verdict)  # type: ignore[arg-type]
@@ -115,22 +118,22 @@ def decide(
 def seeds_needed(paired: Paired, rope: float, family: int = 1) -> int:
     """About how many pairs decide a comparison with a power of 80 %.
 
-    The difference and its spread are taken as observed. A difference beyond the ROPE must become
-    significant at the strictest step of Holm, with a p that so many pairs can reach, and stay
-    beyond the ROPE; one within it must get an interval inside the ROPE.
+    The difference and its spread are taken as observed. One beyond the ROPE must be
+    ``detectable``; one within it must get an interval inside the ROPE.
     """
     mean, spread = abs(paired.mean), paired.spread
     floor = max(paired.n + 1, fewest_pairs(family))
     if spread == 0:
         return floor
-    if mean > rope:
-        needed = max(
-            _pairs(lambda n: _power(mean / spread, n, ALPHA / family) >= POWER),
-            _pairs(lambda n: (mean - rope) * n**0.5 >= stats.norm.ppf(POWER) * spread),
-        )
-    else:
-        needed = _pairs(lambda n: _power_of_equivalence(mean, spread, n, rope) >= POWER)
-    return max(floor, needed)
+
+    def found(n: int) -> bool:
+        least = detectable(spread, n, rope, family)
+        return least is not None and least <= mean
+
+    def equivalent(n: int) -> bool:
+        return _power_of_equivalence(mean, spread, n, rope) >= POWER
+
+    return max(floor, _pairs(found if mean > rope else equivalent))
 
 
 def fewest_pairs(family: int) -> int:
@@ -170,13 +173,6 @@ def _judge(paired: Paired, p: float, rope: float, family: int) -> Judged:
         return Judged(paired, p, verdict, None, None)
     found = detectable(paired.spread, paired.n, rope, family)
     return Judged(paired, p, verdict, seeds_needed(paired, rope, family), found)
-
-
-def _power(effect: float, n: int, alpha: float) -> float:
-    """Of the two-sided paired t-test, to find a difference with the sign that it has."""
-    # Beyond a noncentrality of 20 scipy's noncentral t overflows, and the power has long been 1.
-    effect = min(effect, 20 / n**0.5)
-    return float(TTestPower().power(effect, n, alpha / 2, alternative="larger"))
 
 
 def _power_of_equivalence(mean: float, spread: float, n: int, rope: float) -> float:

@@ -39,7 +39,7 @@ setup: .venv/.ready ## Make the environment in .venv (needs Python 3.11 or newer
 	$(BIN)/python -m toolkit.vision_compat
 	touch $@
 
-demo: setup ## Five schedules on handwritten digits: under 5 minutes, ends with a report
+demo: setup ## Five schedules on handwritten digits: a few minutes, ends with a report
 	$(LAUNCHER) -m toolkit.sweep demo
 	$(BIN)/python -m toolkit.report runs/demo
 
@@ -91,8 +91,8 @@ check: setup ## Lint, format, types, layers: under 30 s
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-test: setup ## All tests
-	$(BIN)/pytest $(ARGS)
+test: setup ## All tests, a worker for each core up to 8
+	$(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal $(ARGS)
 
 bench: setup ## The cost of the loop beside bare PyTorch
 	$(BIN)/python benchmarks/throughput.py

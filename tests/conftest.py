@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from filelock import ReadWriteLock
 
 ROOT = Path(__file__).parent.parent
 IN_CI = os.environ.get("CI") == "true"
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 os.environ["WANDB_MODE"] = "offline"  # whoever runs the tests may have a key
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["OMP_NUM_THREADS"] = "1"  # several threads a process wait for each other on few cores
 
 Env = dict[str, str | None] | None
 """Changes of the environment; None removes a variable."""
@@ -21,6 +23,21 @@ Launch = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: [bool(item.get_closest_marker(mark)) for mark in ("slow", "ranks")])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item):
+    """Each of several workers keeps to a core; a test marked ``alone`` has all and no neighbour."""
+    worker = getattr(item.config, "workerinput", None)
+    if worker is None:
+        return (yield)
+    alone = item.get_closest_marker("alone") is not None
+    room = ReadWriteLock(item.config.cache.mkdir("turns") / "lock")
+    with room.write_lock() if alone else room.read_lock():
+        if CORES:
+            own = CORES[int(worker["workerid"].removeprefix("gw")) % len(CORES)]
+            os.sched_setaffinity(0, CORES if alone else {own})
+        return (yield)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -46,7 +63,7 @@ def real_data() -> Path:
 def launch(tmp_path: Path) -> Launch:
     """Run ``accelerate launch`` with one of the shipped launch files, in an empty folder."""
 
-    def run(config: str, *command: str, env: Env = None, timeout: int = 120):
+    def run(config: str, *command: str, env: Env = None, timeout: int = 300):
         accelerate = Path(sys.executable).with_name("accelerate")
         file = ROOT / "launch_configs" / f"{config}.yaml"
         return _run(
@@ -63,7 +80,7 @@ def launch(tmp_path: Path) -> Launch:
 def python(tmp_path: Path) -> Launch:
     """Run this Python in an empty folder."""
 
-    def run(*command: str, env: Env = None, timeout: int = 120):
+    def run(*command: str, env: Env = None, timeout: int = 300):
         return _run([sys.executable, *command], tmp_path, env, timeout)
 
     return run

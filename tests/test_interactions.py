@@ -120,12 +120,12 @@ def test_the_users_warm_up_is_kept(warmup: float) -> None:
     assert rates[0] == (0 if warmup else 0.003)
 
 
-def test_shuffled_labels_raise_the_lr_four_times_at_most() -> None:
+def test_shuffled_labels_raise_the_lr_twice_at_most() -> None:
     loop = Loop(Adaptive(window=64), torch.optim.AdamW, lr=0.003, budget=None)
     loop.labels = loop.labels[torch.randperm(len(loop.labels))]
     factors = []
     for _ in range(150):
         loop.go(10)
         factors.append(loop.lr.factor)
-    assert max(factors) <= 1.5**4
+    assert max(factors) <= 1.5**2
     assert all(torch.isfinite(weight).all() for weight in loop.weights())

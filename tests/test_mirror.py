@@ -160,6 +160,7 @@ def test_without_a_key_a_run_is_offline_and_syncs_later(python: Launch, tmp_path
         assert server.strangers == []
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("status", "delay"), [(500, 0.0), (200, 5.0)], ids=["500", "slow"])
 def test_a_bad_server_does_not_hold_up_the_end(tmp_path: Path, status: int, delay: float) -> None:
     with FakeWandb() as server:
@@ -187,6 +188,7 @@ class Held(Cosine):
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("trouble", ["server", "disk"])
 def test_what_breaks_in_mid_run_does_not_stop_it(tmp_path: Path, trouble: str) -> None:
     (tmp_path / "held.py").write_text(HELD)
@@ -272,6 +274,7 @@ def test_two_ranks_open_one_run(launch: Launch, tmp_path: Path) -> None:
         assert len(server.asked("RunResumeStatus")) == 1
 
 
+@pytest.mark.alone
 def test_the_training_process_does_not_wait_for_the_mirror(tmp_path: Path) -> None:
     """Its own share is the recorder's; another process's use of the cores is not in it."""
     with FakeWandb() as server:

@@ -87,6 +87,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert json.loads(file.read_text()) == {"a": 1}
 
 
+@pytest.mark.alone
 def test_the_stopwatch_leaves_evaluation_out_and_goes_on() -> None:
     watch = Stopwatch({"train": 100.0, "evaluation": 50.0})
     with watch.span("evaluation"):

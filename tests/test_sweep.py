@@ -183,7 +183,7 @@ def test_a_cost_is_measured_or_scaled(tmp_path: Path, monkeypatch: pytest.Monkey
     (folder / "result.json").write_text(json.dumps(result))
     (tmp_path / "runs" / "broken").mkdir()
     known = costs.from_finished()
-    assert costs.total([config], known) == (0.1 * 800, set())
+    assert costs.total([config], known) == (0.1 * 400, set())
     assert [costs.in_words(s) for s in (42, 500, 12_600, 1e6)] == [
         "42 s",
         "8 min",

@@ -80,7 +80,7 @@ def judged() -> Study:
 
 def long() -> Study:
     """Two runs that last, with checkpoints."""
-    return _study("long", (Constant(), Cosine()), seeds=1, updates=800, save_every=20)
+    return _study("long", (Constant(), Cosine()), seeds=1, updates=400, save_every=20)
 
 
 def failing() -> Study:

@@ -22,7 +22,8 @@ Launch = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: [bool(item.get_closest_marker(mark)) for mark in ("slow", "ranks")])
+    last = ("slow", "ranks", "alone")  # alone side by side: the other workers wait once
+    items.sort(key=lambda item: [bool(item.get_closest_marker(mark)) for mark in last])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -121,7 +121,7 @@ def export_encoder(model: Any, name: str, recipe: TextRecipe, folder: Path) -> s
     """Write a trained model and its tokenizer, and return the expression that loads the model."""
     model.save_pretrained(folder)
     fitting_tokenizer(name, recipe).save_pretrained(folder)
-    return f"transformers.{type(model).__name__}.from_pretrained('{folder}')"
+    return f"transformers.{type(model).__name__}.from_pretrained({str(folder)!r})"
 
 
 def config_of(name: str, **settings: Any) -> "PretrainedConfig":

@@ -76,9 +76,13 @@ class ImageClassification(Task):
     def export(self, model: nn.Module, name: str, recipe: Any, folder: Path) -> str | None:
         from timm.models import save_for_hf
 
-        pixels = {"mean": self.mean, "std": self.std, "input_size": self.shape}
+        if not hasattr(model, "pretrained_cfg"):
+            return None
+        # The pixels as they are: timm would crop by what the model was published with.
+        pixels = {"mean": self.mean, "std": self.std, "input_size": self.shape, "crop_pct": 1.0}
+        model = model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         save_for_hf(model, str(folder), safe_serialization=True, data_config=pixels)
-        return f"timm.create_model('local-dir:{folder}', pretrained=True)"
+        return f"timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
 
     def normalise(self, images: Tensor, model: nn.Module) -> Tensor:
         """uint8 pixels to zero mean and unit variance, in the model's own precision."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def pytest_runtest_protocol(item: pytest.Item):
     if worker is None:
         return (yield)
     alone = item.get_closest_marker("alone") is not None
-    room = ReadWriteLock(item.config.cache.mkdir("turns") / "lock")
+    room = ReadWriteLock(Path(tempfile.gettempdir()) / f"toolkit-tests-{os.getuid()}.lock")
     with room.write_lock() if alone else room.read_lock():
         if CORES:
             own = CORES[int(worker["workerid"].removeprefix("gw")) % len(CORES)]
@@ -67,8 +68,9 @@ def launch(tmp_path: Path) -> Launch:
     def run(config: str, *command: str, env: Env = None, timeout: int = 300):
         accelerate = Path(sys.executable).with_name("accelerate")
         file = ROOT / "launch_configs" / f"{config}.yaml"
+        port = () if config == "cpu" else ("--main_process_port", "0")  # any that is free
         return _run(
-            [str(accelerate), "launch", "--quiet", "--config_file", str(file), *command],
+            [str(accelerate), "launch", "--quiet", "--config_file", str(file), *port, *command],
             tmp_path,
             env,
             timeout,

@@ -95,6 +95,7 @@ def test_a_claim_that_is_being_written_counts(tmp_path: Path) -> None:
         assert not mine
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs signals that stop a process")
 def test_who_slept_through_the_lease_leaves_the_run_alone(tmp_path: Path) -> None:
     sleeper = start(HOLD, str(tmp_path / "run"), "1")
@@ -108,6 +109,7 @@ def test_who_slept_through_the_lease_leaves_the_run_alone(tmp_path: Path) -> Non
     assert "another has taken over" in sleeper.communicate()[1]
 
 
+@pytest.mark.alone
 def test_a_live_owner_keeps_a_short_lease(tmp_path: Path) -> None:
     with claims.take(tmp_path / "run", lease=0.5) as mine:
         assert mine

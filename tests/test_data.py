@@ -87,6 +87,7 @@ def test_an_empty_folder_is_named(root: Path) -> None:
         load_splits("mine", "somebody/mine", COLUMNS, SPLITS)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("offline", ["1", ""])
 def test_no_data_and_no_hub_is_one_sentence_within_seconds(python, offline: str) -> None:
     # An endpoint where nobody listens stands for a machine without a network.
@@ -105,6 +106,7 @@ def test_no_data_and_no_hub_is_one_sentence_within_seconds(python, offline: str)
     assert float(done.stdout) < 5
 
 
+@pytest.mark.alone
 def test_the_probe_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import timm
 import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
 from transformers import AutoTokenizer, BertForSequenceClassification
 
 import toolkit
 from tests import hub
 from tests.hub import write_split
-from toolkit import cli, loop
+from toolkit import checkpoint, cli, loop
 from toolkit.config import RunConfig, parse
 from toolkit.run import Run, build, weights_sha
 
@@ -51,7 +53,7 @@ def test_a_finished_run_keeps_its_weights_and_no_checkpoint(digits: Run) -> None
 def test_a_timm_model_is_made_by_timm(
     digits: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    loads = exported(digits, tmp_path / "model", capsys)
+    loads = exported(digits, tmp_path / "it's mine", capsys)
     model = eval(loads, {"timm": timm}).eval()
     test = digits.splits.test
     batch = test.__getitems__(list(range(len(test))))
@@ -63,20 +65,35 @@ def test_a_timm_model_is_made_by_timm(
     assert 100 * right == pytest.approx(result["metrics"]["test"]["accuracy"], abs=1e-4)
 
 
-def test_a_model_that_timm_would_make_otherwise_stays_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def resnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Trains a ResNet-18 for an update on made-up images, without evaluation."""
     monkeypatch.setenv("TOOLKIT_DATA", str(hub.cifar(tmp_path)))
-    flags = ("--recipe.updates", "1", "--recipe.global-batch", "4", "--recipe.stem", "cifar")
-    config = parse(["cifar10/resnet18", *flags, "--eval-every", "9", *SILENT])
-    run = build(config, tmp_path / "runs")
     monkeypatch.setattr(loop, "evaluate", lambda *_: {})
-    loop.fit(run)
-    loop.release(run)
-    loads = exported(run, tmp_path / "model", capsys)
-    model = eval(loads, {"toolkit": toolkit})
+    flags = ("--recipe.updates", "1", "--recipe.global-batch", "4", "--eval-every", "9", *SILENT)
+    return lambda *more: trained_run(parse(["cifar10/resnet18", *flags, *more]), tmp_path)
+
+
+def test_a_model_that_timm_would_make_otherwise_stays_ours(
+    resnet: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = resnet("--recipe.stem", "cifar")
+    model = eval(exported(run, tmp_path / "model", capsys), {"toolkit": toolkit})
     assert model.conv1.stride == (1, 1)
     assert same(model, run.model)
+
+
+def test_timm_prepares_the_images_as_they_were_trained_on(
+    resnet: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = resnet("--recipe.stem", "imagenet", "--recipe.channels-last", "True")
+    model = eval(exported(run, tmp_path / "model", capsys), {"timm": timm})
+    assert same(model, run.model)
+    prepare = create_transform(**resolve_model_data_config(model))
+    batch = run.splits.test.__getitems__([0])
+    seen = prepare(Image.fromarray(batch["image"][0].permute(1, 2, 0).numpy()))
+    ours = run.task.normalise(batch["image"], run.model)[0]
+    assert torch.allclose(seen, ours, atol=1e-6)
 
 
 def same(model: torch.nn.Module, other: torch.nn.Module) -> bool:
@@ -118,6 +135,77 @@ def test_a_model_of_no_library_stays_ours(
     run = trained_run(parse(["imdb/lstm-glove", *flags]), tmp_path)
     loads = exported(run, tmp_path / "model", capsys)
     assert same(eval(loads, {"toolkit": toolkit}), run.model)
+
+
+OWN = """
+from torch import nn
+from toolkit.task import load
+
+class Own(type(load("digits"))):
+    def model(self, name, recipe):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+TASK = Own()
+"""
+
+
+def test_a_model_of_the_users_own_stays_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(OWN)
+    run = trained_run(parse(["own.py/vit_micro", "--recipe.updates", "2", *SILENT]), tmp_path)
+    assert same(eval(exported(run, Path("model"), capsys), {"toolkit": toolkit}), run.model)
+
+
+def as_cudnn_has_it(run: Run) -> Run:
+    """The weights of all LSTMs as parts of one memory."""
+    for module in run.model.modules():
+        if isinstance(module, torch.nn.LSTM):
+            weights = list(module.parameters())
+            memory = torch.cat([weight.detach().flatten() for weight in weights])
+            for weight, part in zip(
+                weights, memory.split([w.numel() for w in weights]), strict=True
+            ):
+                weight.data = part.view_as(weight)
+    return run
+
+
+def test_weights_that_share_memory_are_all_kept_and_continued(
+    reviews: Path, tmp_path: Path
+) -> None:
+    glove = ("--recipe.glove", str(reviews / "words.txt"))
+    flags = ("--recipe.updates", "4", "--save-every", "2", "--eval-every", "2", *glove, *SILENT)
+    config = parse(["imdb/lstm-glove", *flags])
+    whole = as_cudnn_has_it(build(config, tmp_path / "whole"))
+    sha = loop.fit(whole)["final_weights_sha"]
+    loop.release(whole)
+    assert weights_sha(toolkit.trained(whole.folder).state_dict()) == sha
+    stopped = as_cudnn_has_it(build(config, tmp_path / "again"))
+    step = stopped.optimizer.step
+
+    def stop_in_the_second() -> None:
+        step()
+        stopped.stop_asked = stopped.update == 1
+
+    stopped.optimizer.step = stop_in_the_second  # type: ignore[method-assign]
+    assert loop.fit(stopped) == {"status": "preempted", "updates": 2}
+    loop.release(stopped)
+    again = as_cudnn_has_it(build(config, tmp_path / "again"))
+    assert loop.fit(again)["final_weights_sha"] == sha
+    loop.release(again)
+
+
+def test_a_disk_that_is_full_costs_the_weights_and_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoint, "keep_weights", full)
+    run = trained_run(parse(["digits/vit_micro", "--recipe.updates", "2", *SILENT]), tmp_path)
+    notes = json.loads((run.folder / "result.json").read_text())["notes"]
+    assert notes == ["the weights could not be kept: No space left on device"]
 
 
 def test_what_cannot_be_exported_is_one_line(

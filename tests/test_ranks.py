@@ -121,6 +121,20 @@ def test_ranks_that_disagree_are_stopped(launch: Launch, tmp_path: Path) -> None
     assert not list(tmp_path.glob("runs/*/*/result.json"))
 
 
+def test_averaged_weights_have_one_set_of_batch_statistics(launch: Launch, tmp_path: Path) -> None:
+    program = str(ROOT / "tests/programs/average_ranks.py")
+    flags = ["--recipe.updates", "20", "--recipe.optimizer", "schedule-free", "--wandb", "off"]
+    command = [program, str(tmp_path), "digits/resnetv2_micro", *flags, "schedule:constant"]
+    done = launch("cpu2", *command)
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert first["first"] != {}
+    kept = run_weights(tmp_path, "single")
+    for name, value in first["last"].items():
+        assert torch.allclose(kept[name], torch.tensor(value, dtype=kept[name].dtype), atol=1e-6)
+
+
 def test_a_wrong_command_is_one_line_from_all_ranks_together(launch: Launch) -> None:
     done = launch("cpu2", "-m", "toolkit.train", "digits/vit_micro", "schedule:cosin")
     assert done.returncode != 0

@@ -18,38 +18,43 @@ def has_batch_statistics(model: nn.Module) -> bool:
 
 
 @contextmanager
-def retaken(model: nn.Module, forward: Iterable[Callable[[], object]]) -> Iterator[None]:
+def retaken(
+    model: nn.Module,
+    forward: Iterable[Callable[[], object]],
+    mean: Callable[[torch.Tensor], torch.Tensor],
+) -> Iterator[None]:
     """Within it the running statistics are the mean of those of the batches of ``forward``.
 
     Afterwards they, the mode of the model and torch's random numbers are as before.
 
     Args:
         model: in any mode; each call of ``forward`` passes one batch through it.
+        mean: of a tensor over all ranks, each of which has batches of its own.
     """
-    layers = _layers(model)
-    before = [(layer.momentum, *map(torch.clone, _buffers(layer))) for layer in layers]
-    training = model.training
+    layers, training = _layers(model), model.training
+    before = [(layer.momentum, *map(torch.clone, layer.buffers(recurse=False))) for layer in layers]
     devices = {weight.device for weight in model.parameters() if weight.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # the plain mean over batches
-        model.train()
-        for call in forward:
-            call()
-    model.train(training)
     try:
+        with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
+            for layer in layers:
+                layer.reset_running_stats()
+                layer.momentum = None  # the plain mean over batches
+            model.train()
+            for call in forward:
+                call()
+            for layer in layers:
+                for buffer in (layer.running_mean, layer.running_var):
+                    assert buffer is not None
+                    buffer.copy_(mean(buffer))
+        model.train(training)
         yield
     finally:
+        model.train(training)
         for layer, (momentum, *values) in zip(layers, before, strict=True):
             layer.momentum = momentum
-            for buffer, value in zip(_buffers(layer), values, strict=True):
+            for buffer, value in zip(layer.buffers(recurse=False), values, strict=True):
                 buffer.copy_(value)
 
 
 def _layers(model: nn.Module) -> list[_BatchNorm]:
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-
-
-def _buffers(layer: _BatchNorm) -> list[torch.Tensor]:
-    return [buffer for buffer in layer.buffers(recurse=False) if buffer is not None]

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from toolkit.record import write_json
 
@@ -34,7 +35,8 @@ def save(
     if accelerator.is_main_process and partial.exists():
         shutil.rmtree(partial)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial), safe_serialization=True)
+    # Not as safetensors, which would drop weights that share memory, as those of an LSTM on CUDA.
+    accelerator.save_state(str(partial), safe_serialization=False)
     if snapshot:
         torch.save(snapshot, partial / _snapshot_file(accelerator.process_index))
     accelerator.wait_for_everyone()
@@ -57,9 +59,23 @@ def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return found[-1], json.loads((found[-1] / STATE).read_text())
 
 
-def keep_weights(accelerator: Accelerator, model: nn.Module, file: Path) -> None:
-    """Write the weights of a prepared model into one file, however large. A collective."""
-    accelerator.save_model(model, file.parent, max_shard_size=2**62)
+def keep_weights(state: dict[str, torch.Tensor], file: Path) -> None:
+    """Write weights and buffers into one file, whole or not at all.
+
+    Each is stored by itself: cuDNN lays all weights of an LSTM into one memory, of which the
+    library's own functions would keep one name.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    file.parent.mkdir(exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    try:
+        save_file(copies, partial)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    partial.replace(file)
 
 
 def clear(folder: Path) -> None:

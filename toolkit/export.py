@@ -2,7 +2,7 @@
 
 A transformers or timm model is written in its library's own format, for ``from_pretrained`` or
 ``timm.create_model``; any other as weights that ``toolkit.trained`` reads. Exit codes: 0 done,
-2 wrong usage.
+1 failed, 2 wrong usage.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.config import WEIGHTS, RunConfig, from_json
 from toolkit.errors import ConfigError
-from toolkit.process import DONE, WRONG
+from toolkit.process import DONE, FAILED, WRONG
 from toolkit.task import load, parse_target
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 def trained(run: str | Path) -> "nn.Module":
     """The model of a finished run with its trained weights: on the CPU, in evaluation mode.
 
+    It is made again, so what its task needs for that must be at hand: the task's file, a model's
+    folder or configuration, for ``lstm-glove`` the reviews and the word vectors.
+
     Args:
         run: the run's folder, or one that ``toolkit export`` wrote.
 
@@ -33,7 +36,7 @@ def trained(run: str | Path) -> "nn.Module":
         ConfigError: if the folder has no weights, or the model cannot be made again.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_model
+    from safetensors.torch import load_file
 
     from toolkit.run import fresh_model
 
@@ -42,7 +45,7 @@ def trained(run: str | Path) -> "nn.Module":
     recipe = replace(config.recipe, init="random")  # the weights are at hand
     model = fresh_model(load(target.task), target.model, recipe)
     try:
-        load_model(model, Path(run) / WEIGHTS)
+        model.load_state_dict(load_file(Path(run) / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:
         why = str(error).splitlines()[0]
         raise ConfigError(f"{Path(run) / WEIGHTS} cannot be read: {why}") from error
@@ -60,17 +63,22 @@ def export(run: Path, folder: Path) -> str:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there already: name a new folder, or an empty one")
-    config = _config(run)
-    target = parse_target(config.target)
-    model = trained(run)
+    model, target = trained(run), parse_target(_config(run).target)
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    loads = load(target.task).export(model, target.model, config.recipe, folder)
-    if loads is not None:
-        return loads
-    (folder / WEIGHTS).parent.mkdir()
-    for name in ("config.json", WEIGHTS):
-        shutil.copyfile(run / name, folder / name)
-    return f"toolkit.trained('{folder}')"
+    try:
+        loads = load(target.task).export(model, target.model, _config(run).recipe, folder)
+        if loads is not None:
+            return loads
+        (folder / WEIGHTS).parent.mkdir()
+        for name in ("config.json", "result.json", WEIGHTS):
+            shutil.copyfile(run / name, folder / name)
+        return f"toolkit.trained({str(folder)!r})"
+    except BaseException:
+        shutil.rmtree(folder)
+        if not new:
+            folder.mkdir()
+        raise
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,22 +88,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="where to write; must not exist")
     options = parser.parse_args(argv)
     try:
-        print(f"{options.folder}: load it with {export(options.run, options.folder)}")
+        print(f"load it with {export(options.run, options.folder.resolve())}")
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG
+        return _say(error, WRONG)
+    except Exception as error:  # of the task, or of the library that the model is of
+        return _say(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", FAILED)
     return DONE
+
+
+def _say(error: object, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
 
 
 def _config(run: Path) -> RunConfig:
     """The configuration of a run that has kept its weights."""
     if not (run / "config.json").exists():
         raise ConfigError(f"{run} is no run's folder: it has no config.json")
+    if not (run / "result.json").exists():
+        raise ConfigError(f"{run} is not finished: its command continues it")
     if not (run / WEIGHTS).exists():
-        why = "is not finished: its command continues it"
-        if (run / "result.json").exists():
-            why = "has kept no weights: it diverged, or was made by a study or --keep-weights False"
-        raise ConfigError(f"{run} {why}")
+        raise ConfigError(
+            f"{run} has kept no weights: it diverged, or was made by a study or with "
+            "--keep-weights False; toolkit train with --fresh makes them"
+        )
     try:
         return from_json(json.loads((run / "config.json").read_text()))
     except (ValueError, KeyError) as error:

@@ -53,8 +53,6 @@ def fit(run: Run) -> dict[str, Any]:
         run.record.close()
         return {"status": "preempted", "updates": run.update}
     result = _result(run)
-    if run.config.keep_weights and not run.diverged:
-        _keep_weights(run)
     run.record.finish(result)
     run.record.status(result["status"], run.update)
     if run.accelerator.is_main_process:
@@ -213,7 +211,8 @@ def _batch_statistics(run: Run) -> AbstractContextManager[None]:
         return nullcontext()
     updates = math.ceil(STATISTICS_OVER / run.shares.accumulation)
     batches = _batches_of(run, 0, updates)
-    return retaken(run.model, (partial(run.task.loss, run.model, batch) for batch in batches))
+    forward = (partial(run.task.loss, run.model, batch) for batch in batches)
+    return retaken(run.model, forward, partial(run.accelerator.reduce, reduction="mean"))
 
 
 def _check_ranks(run: Run) -> None:
@@ -249,12 +248,23 @@ def _save(run: Run) -> None:
     run.saved = run.update
 
 
-def _keep_weights(run: Run) -> None:
-    """Leave the weights as they were judged. A collective."""
+def _last_weights(run: Run) -> tuple[str, list[str]]:
+    """Hash the weights as they were judged, and keep them if that is wanted. A collective.
+
+    Returns:
+        The hash on rank 0, and what to note in the result.
+    """
     run.optimizer.eval()
     with _batch_statistics(run):
-        checkpoint.keep_weights(run.accelerator, run.model, run.folder / WEIGHTS)
+        state, notes = run.accelerator.get_state_dict(run.model), []
+        sha = weights_sha(state) if run.accelerator.is_main_process else ""
+        if sha and run.config.keep_weights and not run.diverged:
+            try:
+                checkpoint.keep_weights(state, run.folder / WEIGHTS)
+            except OSError as error:  # hours of training are not lost to a full disk
+                notes = [f"the weights could not be kept: {error}"]
     run.optimizer.train()
+    return sha, notes
 
 
 def _resume(run: Run) -> None:
@@ -292,7 +302,8 @@ def _result(run: Run) -> dict[str, Any]:
     """Touch the test split once and put the result together."""
     config, accelerator = run.config, run.accelerator
     train_seconds = run.record.stopwatch.train_seconds
-    target, state = parse_target(config.target), accelerator.get_state_dict(run.model)
+    target = parse_target(config.target)
+    sha, notes = _last_weights(run)
     metrics = {"test": {} if run.diverged else evaluate(run, "test"), **run.last_metrics}
     return {
         "status": "diverged" if run.diverged else "done",
@@ -316,10 +327,10 @@ def _result(run: Run) -> dict[str, Any]:
         "timing": {"train_seconds": train_seconds, **run.record.stopwatch.spans()},
         "initial_weights_sha": run.initial_weights_sha,
         "batch_order_sha": run.plan.sha(run.update),
-        "final_weights_sha": weights_sha(state) if accelerator.is_main_process else "",
+        "final_weights_sha": sha,
         "rollbacks": run.rollbacks,
         "snapshots": run.snapshots(),
-        "notes": list(run.notes),
+        "notes": [*run.notes, *notes],
         "versions": versions(),
         "machine": machine(),
         "code": code()._asdict(),

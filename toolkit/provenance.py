@@ -31,7 +31,7 @@ class Code(NamedTuple):
 
 @lru_cache(maxsize=1)
 def code() -> Code:
-    """The code that this process runs: looked at once, as it was loaded once."""
+    """The code that this process runs, as it was at the first call: call it early."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(ROOT), *arguments]

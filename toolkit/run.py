@@ -18,6 +18,7 @@ from toolkit.lr import ScheduledLR
 from toolkit.meter import LossMeter
 from toolkit.optim import build_optimizer
 from toolkit.process import world_size
+from toolkit.provenance import code
 from toolkit.ranks import Shares, check_engine, cut, make_accelerator
 from toolkit.record import Recorder
 from toolkit.task import Batch, Recipe, Splits, Task, load, parse_target, recipe_of
@@ -84,6 +85,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     Raises:
         ConfigError: if the configuration cannot be carried out; nothing has been written then.
     """
+    code()  # looks at the checkout as it is now
     config = resolve(config)
     target, recipe = parse_target(config.target), config.recipe
     task = load(target.task)
@@ -96,6 +98,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     budget = _budget(recipe, plan)
     torch.manual_seed(derive_seed(config.seed, INIT_STREAM))
     model = fresh_model(task, target.model, recipe)
+    dtype = next(model.parameters()).dtype  # prepared, DeepSpeed's may be bfloat16
     initial_weights_sha = weights_sha(model.state_dict())
     model, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
     check_engine(model, recipe, shares)
@@ -113,7 +116,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         model=model,
         optimizer=optimizer,
         lr=_scheduled(config, model, optimizer, budget),
-        meter=LossMeter(accelerator, next(model.parameters()).dtype),
+        meter=LossMeter(accelerator, dtype),
         plan=plan,
         splits=splits,
         evaluation=evaluation,

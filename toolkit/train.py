@@ -44,6 +44,8 @@ def train(config: RunConfig, fresh: bool = False) -> int:
     if not fresh:
         check_folder(folder, config)
         if (folder / "result.json").exists():
+            if is_rank_zero():  # a kill may have come between the result and their end
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             _show(json.loads((folder / "result.json").read_text()), folder)
             return DONE
     threads = settle()

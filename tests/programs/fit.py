@@ -32,6 +32,7 @@ result = loop.fit(run)
 weights = run.accelerator.get_state_dict(run.model)
 if run.accelerator.is_main_process:
     kept = {"weights": weights, "rates": rates, "status": result["status"]}
+    kept["meter"] = str(run.meter._sums.dtype)
     torch.save(kept, out)
 loop.release(run)
 run.accelerator.end_training()

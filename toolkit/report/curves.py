@@ -206,7 +206,7 @@ def _highest(run: RunRecord) -> float:
     ends = [action.update for action in run.actions if action.action == "restore"]
     begin = ends[-1] if ends else 0
     used = [lr for update, lr in zip(run.lr.update, run.lr.value, strict=True) if update > begin]
-    return max(used or run.lr.value, default=0.0)
+    return max(used, default=0.0) or max(run.lr.value, default=0.0)
 
 
 def _drawn(runs: Sequence[RunRecord]) -> tuple[int, int]:

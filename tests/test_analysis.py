@@ -109,6 +109,19 @@ def test_the_summary_says_where_verdicts_fell_and_equivalence_is_told_apart(tmp_
     assert "seeds to equivalence)" in markdown(analysis)
 
 
+def test_the_summary_names_no_places_where_all_went_one_way(tmp_path: Path) -> None:
+    study = tmp_path / "mine"
+    for lr in (0.01, 0.1):
+        for seed in range(8):
+            write_run(study, "plan", seed, 93.0 + seed / 10, lr=lr)
+            write_run(study, "cosine", seed, 90.0, lr=lr)
+    family = [
+        {"pair": PAIR, "lr": lr, "candidate": "plan", "baseline": "cosine"} for lr in (0.01, 0.1)
+    ]
+    analysis = analyse(load_study(declare(study, family=family)))
+    assert summary(analysis)[0].startswith("plan against cosine, 2 comparisons: better in all;")
+
+
 def test_an_undecided_comparison_says_what_it_could_have_found(tmp_path: Path) -> None:
     study = tmp_path / "mine"
     rng = np.random.default_rng(0)

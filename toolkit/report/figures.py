@@ -8,12 +8,18 @@ from toolkit.report.load import Group, RunRecord
 from toolkit.report.panels import Section, schedules
 
 
-def overview(analysis: Analysis) -> list[Section]:
-    """Figures over all pairs."""
-    sections = [outcomes.differences(analysis)]
-    if analysis.overall is not None:
-        sections.append(outcomes.profiles(analysis.overall, schedules(analysis)))
-    return [section for section in sections if section.panels]
+def differences(analysis: Analysis) -> list[Section]:
+    """The comparisons of the primary family in one figure; none without them."""
+    section = outcomes.differences(analysis)
+    return [section] if section.panels else []
+
+
+def profiles(analysis: Analysis) -> list[Section]:
+    """Who reaches the targets how soon; none with fewer than two schedules."""
+    if analysis.overall is None:
+        return []
+    section = outcomes.profiles(analysis.overall, schedules(analysis))
+    return [section] if section.panels else []
 
 
 def by_pair(analysis: Analysis) -> dict[str, list[Section]]:

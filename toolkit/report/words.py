@@ -80,6 +80,8 @@ def _counts(analysis: Analysis) -> Iterator[str]:
 
 def _where(verdict: str, rows: Sequence[ContrastRow], all_rows: Sequence[ContrastRow]) -> str:
     """A verdict, how often it was reached, and where, if those are few places."""
+    if len(rows) == len(all_rows) > 1:
+        return f"{verdict} in all"
     told = f"{verdict} in {len(rows)}"
     if not 1 < len(all_rows) <= MOST_PLACES:
         return told

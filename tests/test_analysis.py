@@ -122,6 +122,25 @@ def test_the_summary_names_no_places_where_all_went_one_way(tmp_path: Path) -> N
     assert summary(analysis)[0].startswith("plan against cosine, 2 comparisons: better in all;")
 
 
+def test_the_summary_says_that_nothing_is_decided_and_who_did_nothing(tmp_path: Path) -> None:
+    study, rng = tmp_path / "mine", np.random.default_rng(1)
+    for lr in (0.01, 0.1):
+        for seed in range(8):
+            for schedule in ("plan", "greedy"):
+                write_run(study, schedule, seed, 90 + rng.normal(), lr=lr)
+    write_run(study, "plan", 9, 80.0, task="imdb", updates=15)
+    family = [
+        {"pair": PAIR, "lr": lr, "candidate": "plan", "baseline": "greedy"} for lr in (0.01, 0.1)
+    ]
+    analysis = analyse(load_study(declare(study, family=family)))
+    told = summary(analysis)
+    assert told[0] == "None of the 2 comparisons is decided."
+    assert "greedy never changed the LR in 16 runs: it is a constant LR here." in told
+    assert "plan never changed" not in " ".join(told)
+    assert any(text.startswith("plan made no decision on imdb/vit_micro:") for text in told)
+    assert "do not decide: 0 is in the interval, p is not below 0.05" in str(findings(analysis)[0])
+
+
 def test_an_undecided_comparison_says_what_it_could_have_found(tmp_path: Path) -> None:
     study = tmp_path / "mine"
     rng = np.random.default_rng(0)

@@ -40,7 +40,7 @@ def render(analysis: Analysis) -> str:
         pairs=figures.by_pair(analysis),
         tables=page_tables,
         seeds=sorted({run.seed for run in runs}),
-        notes=_distinct(note for run in runs for note in run.result.get("notes", ())),
+        notes=_notes(runs),
         settings=_settings(runs),
         machines=_machines(runs),
         commits=Counter(code["commit"] for run in runs if (code := run.code)["commit"]),
@@ -122,6 +122,17 @@ def _settings(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
         for name in WHERE
     ]
     return [(name, value) for name, value in found if value]
+
+
+def _notes(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
+    """What a reader of the results should know -> the pairs that it concerns."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for note in run.result.get("notes", ()):
+            pairs = found.setdefault(note, [])
+            if (label := words.pair_label(run.group.pair)) not in pairs:
+                pairs.append(label)
+    return found
 
 
 def _machines(runs: Sequence[RunRecord]) -> list[str]:

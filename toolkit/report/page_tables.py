@@ -12,6 +12,8 @@ from toolkit.schedules import SCHEDULES
 
 NUMBERS_FROM = 2
 """Tables begin with so many columns of words, unless they say otherwise."""
+OF_A_RUN = ("lr", "epochs", "updates", "micro_batch", "eval_batch")
+"""Settings of a recipe that are told elsewhere, or change no result."""
 FOLD_FROM = 25
 """Longer tables are folded."""
 
@@ -96,6 +98,26 @@ def entrants(analysis: Analysis) -> Table:
     return Table("The schedules", caption, ["schedule", "rule", "settings"], rows, words=3)
 
 
+def recipes(analysis: Analysis) -> Table:
+    """What all schedules of a pair share."""
+    found: dict[tuple[str, str], None] = {}
+    for run in analysis.study.runs:
+        if run.diverged:
+            continue
+        settings = run.result["recipe_settings"]
+        told = ", ".join(
+            f"{name.replace('_', ' ')} {_plain(value)}"
+            for name, value in settings.items()
+            if value is not None and name not in OF_A_RUN
+        )
+        budget = f"{run.result['updates']:,} updates"
+        if epochs := run.result.get("epoch"):
+            budget += f", {epochs:.3g} epochs"
+        found[run.group.pair, f"{budget}; {told}"] = None
+    caption = "The budget, and all settings but the base LR."
+    return Table("The recipes", caption, ["pair", "recipe"], list(map(list, found)))
+
+
 def _rule(name: str) -> str:
     kind = SCHEDULES.get(name)
     if kind is None or not kind.__doc__:
@@ -148,8 +170,10 @@ def aggregates(analysis: Analysis) -> Table:
         rows.append([*cells, f"{race.profile.scores[i].value:.2f}" if race else ""])
     caption = (
         f"Over {len(found.problems)} problems (pairs at a base LR); intervals by the bootstrap "
-        f"over seeds. The reference is {found.reference}. A run that misses the target counts "
-        "with its whole budget, which is too kind to it."
+        f"over seeds. None of it was declared before the runs: no verdicts. The interquartile mean "
+        "is that of the middle half of all scores, whatever their metric. The reference is "
+        f"{found.reference}. In the speed-up a run that misses the target counts with its whole "
+        "budget, which is too kind to it."
     )
     return Table("Over all problems", caption, head, rows, words=1)
 
@@ -203,8 +227,9 @@ def times(analysis: Analysis) -> Table:
     spans = [name.replace("_", "/") for name in SPANS]
     head = ["pair", "schedule", "base LR", "training", "ms an update", *spans]
     caption = (
-        "Seconds a run, mean over the seeds. Training is without evaluation and checkpoints; the "
-        "spans are the host's."
+        "Seconds a run, mean over the seeds; the ratios of the verdicts are geometric means of the "
+        "ratios seed by seed. Training is without evaluation and checkpoints. On an accelerator "
+        "the spans are what the host waited."
     )
     return Table("Time", caption, head, rows)
 

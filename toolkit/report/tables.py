@@ -43,7 +43,8 @@ def markdown(analysis: Analysis) -> str:
     lines = [f"# {study.name}", ""]
     if question := study.plan.get("question"):
         lines += [str(question), ""]
-    lines += [f"* {sentence}" for sentence in words.verdict_sentences(analysis)]
+    lines += [f"* {sentence}" for sentence in words.summary(analysis)]
+    lines += ["", *(f"* {sentence}" for sentence in words.verdict_sentences(analysis))]
     lines += ["", "```", words.verdict_table(analysis), "```", ""]
     lines += [f"* {_coverage(row)}" for row in analysis.coverage]
     lines += ["", f"{len(study.runs)} runs, seeds {', '.join(map(str, seeds))}."]

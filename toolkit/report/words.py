@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from toolkit.report.analyse import Analysis, ContrastRow, GroupRow
+from toolkit.report.load import RunRecord
 from toolkit.report.rates import TunedRow
+from toolkit.stats import ALPHA, Judged
 from toolkit.task import parse_target
 
 UNITS = {"accuracy": "points of accuracy", "f1": "points of F1", "exact": "points of EM"}
@@ -58,7 +60,40 @@ def verdict_sentences(analysis: Analysis) -> list[str]:
 
 def summary(analysis: Analysis) -> list[str]:
     """The whole study in a few sentences: who won how often, and what it cost."""
-    return [*_counts(analysis), *_highest(analysis), _cost(analysis)]
+    return [
+        *_answer(analysis),
+        *_counts(analysis),
+        *_highest(analysis),
+        *_idle(analysis),
+        _cost(analysis),
+    ]
+
+
+def _answer(analysis: Analysis) -> Iterator[str]:
+    """The answer, where it is that there is none."""
+    judged = [row.judged for row in analysis.family if row.judged]
+    if len(judged) > 1 and all(one.verdict == "undecided" for one in judged):
+        yield f"None of the {len(judged)} comparisons is decided."
+
+
+def _idle(analysis: Analysis) -> Iterator[str]:
+    """Schedules that did not do what they are for: their names promise more than they did."""
+    runs: dict[str, dict[str, list[RunRecord]]] = {}
+    for run in analysis.study.runs:
+        runs.setdefault(run.group.schedule, {}).setdefault(run.group.pair, []).append(run)
+    for schedule, by_pair in runs.items():
+        every = [run for several in by_pair.values() for run in several]
+        acted = any(run.actions for run in every)
+        flat = not acted and all(len(set(run.lr.value)) == 1 for run in every)
+        if flat and schedule != "constant":
+            yield f"{schedule} never changed the LR in {len(every)} runs: it is a constant LR here."
+        elif acted:
+            for pair, several in by_pair.items():
+                if not any(run.actions for run in several):
+                    yield (
+                        f"{schedule} made no decision on {pair_label(pair)}: its shape alone set "
+                        "the LR there."
+                    )
 
 
 def _counts(analysis: Analysis) -> Iterator[str]:
@@ -158,7 +193,8 @@ def _finding(row: ContrastRow, analysis: Analysis) -> Finding:
         case _:
             side = "ahead of" if paired.mean >= 0 else "behind"
             headline = (
-                f"undecided. {a} is {apart} {side} {b}, which these {paired.n} seeds do not decide."
+                f"undecided. {a} is {apart} {side} {b}, which these {paired.n} seeds do not "
+                f"decide: {_open(row.judged, row.rope)}."
             )
     details = (
         f"95 % interval of the difference {paired.low:+.2f} to {paired.high:+.2f} from {paired.n} "
@@ -166,6 +202,17 @@ def _finding(row: ContrastRow, analysis: Analysis) -> Finding:
         f"{_time(row)}.{_lacking(row)}{_left_out(row)}"
     )
     return Finding(row.judged.verdict, f"{place}: {headline}", details)
+
+
+def _open(judged: Judged, rope: float) -> str:
+    """What a verdict lacks."""
+    paired = judged.paired
+    lacking = {
+        "0 is in the interval": paired.low <= 0 <= paired.high,
+        f"p is not below {ALPHA:g}": judged.p_adjusted >= ALPHA,
+        "the difference is within the ROPE": abs(paired.mean) <= rope,
+    }
+    return ", ".join(words for words, holds in lacking.items() if holds)
 
 
 def _time(row: ContrastRow) -> str:

@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -66,17 +67,28 @@ def launch(tmp_path: Path) -> Launch:
     """Run ``accelerate launch`` with one of the shipped launch files, in an empty folder."""
 
     def run(config: str, *command: str, env: Env = None, timeout: int = 300):
-        accelerate = Path(sys.executable).with_name("accelerate")
-        file = ROOT / "launch_configs" / f"{config}.yaml"
-        port = () if config == "cpu" else ("--main_process_port", "0")  # any that is free
-        return _run(
-            [str(accelerate), "launch", "--quiet", "--config_file", str(file), *port, *command],
-            tmp_path,
-            env,
-            timeout,
-        )
+        # As accelerate launch, which first imports what its other subcommands need.
+        accelerate = str(Path(sys.executable).with_name("accelerate-launch"))
+        file = str(ROOT / "launch_configs" / f"{config}.yaml")
+        start = [accelerate, "--quiet", "--config_file", file]
+        if config == "cpu":
+            return _run([*start, *command], tmp_path, env, timeout)
+        with _all_cores():  # ranks on one core would wait for each other
+            return _run([*start, "--main_process_port", "0", *command], tmp_path, env, timeout)
 
     return run
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    own = os.sched_getaffinity(0) if CORES else set()
+    if CORES:
+        os.sched_setaffinity(0, CORES)
+    try:
+        yield
+    finally:
+        if CORES:
+            os.sched_setaffinity(0, own)
 
 
 @pytest.fixture

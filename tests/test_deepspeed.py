@@ -1,12 +1,15 @@
 """DeepSpeed over gloo: the same run as without it, and what it does read back."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from transformers import BertForQuestionAnswering
 
@@ -17,6 +20,7 @@ from tests.test_ranks import run_events, run_result
 from toolkit import loop
 from toolkit.batches import BatchPlan
 from toolkit.config import parse
+from toolkit.errors import RunError
 from toolkit.run import build
 
 pytestmark = pytest.mark.ranks
@@ -134,9 +138,6 @@ def test_zero3_continues_where_it_was_stopped(launch: Launch, tmp_path: Path) ->
     )
     state = json.loads(next(tmp_path.glob("runs/single/*/state.json")).read_text())
     assert state["status"] == "preempted", stopped.stderr
-    alone = launch("zero3", "--num_processes", "1", FIT, "x.pt", *flags, *QUIET, "schedule:cosine")
-    assert alone.returncode == 1
-    assert "is of 2 ranks, these are 1: DeepSpeed's checkpoints continue on as" in alone.stderr
     again = fit(launch, "zero3", tmp_path / "b.pt", *flags, "schedule:cosine")
     assert again["rates"] == whole["rates"][-len(again["rates"]) :]
     assert 0 < len(again["rates"]) < 50
@@ -145,6 +146,17 @@ def test_zero3_continues_where_it_was_stopped(launch: Launch, tmp_path: Path) ->
     (kept,) = tmp_path.glob("runs/single/*/weights/model.safetensors")
     for name, weight in load_file(kept).items():
         assert torch.equal(whole["weights"][name], weight), name
+
+
+def test_a_checkpoint_of_other_ranks_is_refused() -> None:
+    """Under DeepSpeed alone: elsewhere all of a checkpoint is on every rank."""
+    for kind, refused in ((DistributedType.DEEPSPEED, True), (DistributedType.NO, False)):
+        run: Any = SimpleNamespace(
+            accelerator=SimpleNamespace(distributed_type=kind), shares=SimpleNamespace(ranks=1)
+        )
+        loop._check_world_size(run, Path("update-3"), 1)
+        with pytest.raises(RunError, match="is of 2 ranks") if refused else nullcontext():
+            loop._check_world_size(run, Path("update-3"), 2)
 
 
 @pytest.mark.usefixtures("configs")

@@ -142,7 +142,8 @@ def test_a_wrong_command_is_one_line_from_all_ranks_together(launch: Launch) -> 
 
 
 def test_two_ranks_stop_together_and_continue(launch: Launch, tmp_path: Path) -> None:
-    command = ["-m", "toolkit.train", *EXACT, "--save-every", "50", *PLAN]
+    budget = ["--recipe.updates", "120", "--save-every", "50"]
+    command = ["-m", "toolkit.train", *EXACT, *budget, *PLAN]
     assert launch("cpu2", *command, "--study", "whole").returncode == 0
     program = str(ROOT / "tests/programs/stop_rank_one.py")
     stopped = launch("cpu2", program, *command[2:], "--study", "stopped")

@@ -12,6 +12,11 @@ class RunError(RuntimeError):
     """The run could not be carried out; exit code 1."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's words; empty if it has none."""
+    return next(iter(str(error).strip().splitlines()), "")
+
+
 def unknown(what: str, name: str, valid: Iterable[str]) -> ConfigError:
     """The error for a name that does not exist, with the nearest that do.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.config import WEIGHTS, RunConfig, from_json
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, first_line
 from toolkit.process import DONE, FAILED, WRONG
 from toolkit.task import load, parse_target
 
@@ -35,21 +35,7 @@ def trained(run: str | Path) -> "nn.Module":
     Raises:
         ConfigError: if the folder has no weights, or the model cannot be made again.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from toolkit.run import fresh_model
-
-    config = _config(Path(run))
-    target = parse_target(config.target)
-    recipe = replace(config.recipe, init="random")  # the weights are at hand
-    model = fresh_model(load(target.task), target.model, recipe)
-    try:
-        model.load_state_dict(load_file(Path(run) / WEIGHTS))
-    except (SafetensorError, RuntimeError) as error:
-        why = str(error).splitlines()[0]
-        raise ConfigError(f"{Path(run) / WEIGHTS} cannot be read: {why}") from error
-    return model.eval()
+    return _model(_config(Path(run)), Path(run) / WEIGHTS)
 
 
 def export(run: Path, folder: Path) -> str:
@@ -63,11 +49,12 @@ def export(run: Path, folder: Path) -> str:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there already: name a new folder, or an empty one")
-    model, target = trained(run), parse_target(_config(run).target)
+    config = _config(run)
+    model, target = _model(config, run / WEIGHTS), parse_target(config.target)
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        loads = load(target.task).export(model, target.model, _config(run).recipe, folder)
+        loads = load(target.task).export(model, target.model, config.recipe, folder)
         if loads is not None:
             return loads
         (folder / WEIGHTS).parent.mkdir()
@@ -92,13 +79,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return _say(error, WRONG)
     except Exception as error:  # of the task, or of the library that the model is of
-        return _say(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", FAILED)
+        return _say(f"{type(error).__name__}: {first_line(error)}", FAILED)
     return DONE
 
 
 def _say(error: object, code: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return code
+
+
+def _model(config: RunConfig, weights: Path) -> "nn.Module":
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from toolkit.run import fresh_model
+
+    target = parse_target(config.target)
+    recipe = replace(config.recipe, init="random")  # the weights are at hand
+    model = fresh_model(load(target.task), target.model, recipe)
+    try:
+        model.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError) as error:
+        raise ConfigError(f"{weights} cannot be read: {first_line(error)}") from error
+    return model.eval()
 
 
 def _config(run: Path) -> RunConfig:

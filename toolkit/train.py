@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.config import RunConfig, check_folder, parse, resolve, run_folder
-from toolkit.errors import ConfigError, RunError
+from toolkit.errors import ConfigError, RunError, first_line
 from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, is_rank_zero, settle
 
 
@@ -84,11 +84,7 @@ def _failure(error: Exception, folder: Path, update: int, rank: int) -> RunError
         return error
     log = folder / f"error-{rank}.log"
     log.write_text(traceback.format_exc())
-    return RunError(f"{type(error).__name__}: {_first_line(error)}; see {log}")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")
+    return RunError(f"{type(error).__name__}: {first_line(error)}; see {log}")
 
 
 def _announce(run: Any, threads: int) -> None:

@@ -11,18 +11,12 @@ import numpy as np
 from toolkit import stats
 from toolkit.errors import ConfigError
 from toolkit.report.aggregate import Overall, TargetRow, overall, target_rows
+from toolkit.report.caveats import warnings
 from toolkit.report.load import Group, RunRecord, StudyRecord
 from toolkit.report.rates import RateRow, TunedRow, rate_rows, tuned_rows
 
 SPANS = ("data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint")
 DEFAULT_ROPE = 0.5
-ALIKE = {
-    "versions": "in one environment",
-    "commit": "from one commit",
-    "device": "on one kind of device",
-    "world_size": "on as many ranks",
-}
-"""What all runs of a study should have in common -> how to repeat those that differ."""
 EQUAL_SHARE = 0.05
 """Two arms of one schedule of which more pairs are the same run prove nothing."""
 
@@ -195,13 +189,8 @@ def analyse(study: StudyRecord) -> Analysis:
         rates=rate_rows(members, ropes),
         tuned=tuned_rows(members) if study.plan.get("tuning") else [],
         coverage=_coverage(study),
-        warnings=_warnings(study),
+        warnings=warnings(study),
     )
-
-
-def score(run: RunRecord) -> float:
-    """The headline metric on the test split at the last update; 0 for a diverged run."""
-    return run.score
 
 
 def _the_one(names: Sequence[str]) -> str:
@@ -364,41 +353,6 @@ def _coverage(study: StudyRecord) -> list[CoverageRow]:
     for pair, why in study.plan.get("left_out", {}).items():
         rows.append(CoverageRow(pair, "not run", why, 0, 0))
     return rows
-
-
-def _warnings(study: StudyRecord) -> list[str]:
-    found = []
-    for key, advice in ALIKE.items():
-        by_value: dict[str, list[RunRecord]] = defaultdict(list)
-        for run in study.runs:
-            by_value[
-                str(run.code["commit"] if key == "commit" else run.result.get(key, ""))
-            ].append(run)
-        rare = sorted(by_value.values(), key=len)[:-1]
-        if rare:
-            files = ", ".join(str(runs[0].folder / "result.json") for runs in rare)
-            count = sum(map(len, rare))
-            found.append(
-                f"{count} of {len(study.runs)} runs differ from the rest in their {key}, such as "
-                f"{files}: repeat them {advice} with --fresh before you rely on a difference"
-            )
-    if len({run.speed_class for run in study.runs}) > 1:
-        found.append(
-            "the runs are of several machines: training times are judged only where the machine "
-            "is the same"
-        )
-    if study.not_started:
-        found.append(f"{study.not_started} planned runs have not been started")
-    if study.unfinished:
-        names = ", ".join(f"{path.name} ({state})" for path, state in study.unfinished[:5])
-        found.append(f"{len(study.unfinished)} runs have no result, such as {names}")
-    if diverged := [run for run in study.runs if run.diverged]:
-        found.append(f"{len(diverged)} runs diverged and score 0, such as {diverged[0].folder}")
-    changed = dict.fromkeys(name for run in study.runs for name in run.code["uncommitted"])
-    if changed:
-        names = ", ".join([*changed][:5])
-        found.append(f"the code of some runs was not that of a commit: {names} differed")
-    return found
 
 
 def _distinct(items: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:

@@ -72,18 +72,8 @@ def rate_curves(rows: Sequence[GroupRow], members: Members, known: Sequence[str]
             traces += _rate_traces(members[row.group], row, known)
             counts = _drawn(members[row.group])
             runs, drawn = runs + counts[0], drawn + counts[1]
-        axes = layout("update", "learning rate")
-        values = [value for trace in traces for value in trace["y"] if value]
-        if values:
-            top = max(
-                _highest(run) for row in ordered(rows, lr, known) for run in members[row.group]
-            )
-            bounds = (top * LEAST_SHARE, top * MOST_SHARE)
-            shown = [min(max(value, bounds[0]), bounds[1]) for value in values]
-            axes = layout("update", "learning rate", log_y=shown)
-            span = (math.log10(min(shown) * 0.8), math.log10(max(shown) * 1.25))
-            axes["yaxis"]["range"] = rounded(span)
-        figure = {"data": _marks_on_top(traces), "layout": axes}
+        here = [run for row in ordered(rows, lr, known) for run in members[row.group]]
+        figure = {"data": _marks_on_top(traces), "layout": _rate_axes(traces, here)}
         panels.append(Panel(f"base LR {lr:g}", figure, True))
     caption = (
         "The LR used; one line where all seeds have the same, else one for each of the first "
@@ -99,6 +89,18 @@ def rate_curves(rows: Sequence[GroupRow], members: Members, known: Sequence[str]
             "events.jsonl of each run."
         )
     return Section("Learning rate and decisions", caption, panels)
+
+
+def _rate_axes(traces: Sequence[Any], runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """The layout of a panel of LRs: an axis over what was trained with, not over all trials."""
+    values = [value for trace in traces for value in trace["y"] if value]
+    if not values:
+        return layout("update", "learning rate")
+    top = max(map(_highest, runs))
+    shown = [min(max(value, top * LEAST_SHARE), top * MOST_SHARE) for value in values]
+    axes = layout("update", "learning rate", log_y=shown)
+    axes["yaxis"]["range"] = rounded((math.log10(min(shown) * 0.8), math.log10(max(shown) * 1.25)))
+    return axes
 
 
 def _marks_on_top(traces: Sequence[Any]) -> list[Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from toolkit.report import words
-from toolkit.report.analyse import Analysis, CoverageRow, score
+from toolkit.report.analyse import Analysis, CoverageRow
 
 
 def write_tables(analysis: Analysis, folder: Path) -> None:
@@ -26,7 +26,7 @@ def run_table(analysis: Analysis) -> pd.DataFrame:
             **run.group._asdict(),
             "seed": run.seed,
             "status": result["status"],
-            analysis.metric: score(run),
+            analysis.metric: run.score,
         }
         for split, metrics in result["metrics"].items():
             row |= {f"{split}_{name}": value for name, value in metrics.items()}

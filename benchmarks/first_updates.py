@@ -119,11 +119,13 @@ def inside(stop: int, command: list[str]) -> None:
         part |= {"seconds": sorted(seconds)[len(seconds) // 2], "peak": peaks}
         Path("part.json").write_text(json.dumps(part))
     loop.release(run)
-    run.accelerator.end_training()
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--inside"]:
+        from toolkit.ranks import leave
+
         inside(int(sys.argv[2]), sys.argv[3:])
+        leave()
     else:
         main(sys.argv[1:])

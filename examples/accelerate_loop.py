@@ -4,6 +4,8 @@ see one number, take one decision and use one LR.
 usage: accelerate launch [--config_file launch_configs/cpu2.yaml] examples/accelerate_loop.py
 """
 
+import gc
+
 import torch
 from accelerate import Accelerator
 from sklearn.datasets import load_digits
@@ -18,10 +20,21 @@ EPOCHS, BATCH, ACCUMULATE = 8, 16, 2
 
 
 def main() -> None:
-    """Train a small network on handwritten digits."""
+    """Train, and leave the group of ranks."""
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), gradient_accumulation_steps=ACCUMULATE
     )
+    train(accelerator)
+    # The model first, then the process group that its gradients were reduced in: in the other
+    # order a rank can hang.
+    accelerator.free_memory()
+    gc.collect()
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def train(accelerator: Accelerator) -> None:
+    """Train a small network on handwritten digits."""
     torch.manual_seed(0)
     images, labels = load_digits(return_X_y=True)
     data = TensorDataset(torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels))
@@ -52,9 +65,6 @@ def main() -> None:
         f"rank {accelerator.process_index} of {accelerator.num_processes}: {lr.updates} updates, "
         f"loss {reading.loss!r}, last LR {lr.used[0]!r}"
     )
-    accelerator.wait_for_everyone()
-    accelerator.free_memory()
-    accelerator.end_training()
 
 
 if __name__ == "__main__":

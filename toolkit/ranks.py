@@ -1,5 +1,6 @@
 """The ranks of a run: their shares of the global batch, and the accelerator they meet in."""
 
+import gc
 import os
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -98,6 +99,18 @@ def check_engine(model: nn.Module, recipe: Recipe, shares: Shares) -> None:
     for key, wanted in _stated(recipe, shares).items():
         if used[key] != wanted:
             raise ConfigError(f"DeepSpeed uses {key} = {used[key]}, the recipe asks for {wanted}")
+
+
+def leave() -> None:
+    """End this process's part in the group of ranks, when nothing of a run is referred to any more.
+
+    A DistributedDataParallel model must go before its gloo group. If it holds the last reference,
+    it waits for gloo's threads and keeps the interpreter's lock meanwhile, which a thread may need
+    to let go of a tensor: the rank hangs, or aborts if this happens while the interpreter exits.
+    """
+    gc.collect()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _stated(recipe: Recipe, shares: Shares) -> dict[str, Any]:

@@ -4,7 +4,6 @@ The same command continues an unfinished run and prints the result of a finished
 starts over. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 pre-empted.
 """
 
-import gc
 import json
 import shutil
 import sys
@@ -50,6 +49,7 @@ def train(config: RunConfig, fresh: bool = False) -> int:
             return DONE
     threads = settle()
     from toolkit import loop
+    from toolkit.ranks import leave
     from toolkit.run import build
 
     run = build(config)
@@ -59,11 +59,9 @@ def train(config: RunConfig, fresh: bool = False) -> int:
         result = loop.fit(run)
     except Exception as error:
         raise _failure(error, folder, run.update, run.accelerator.process_index) from error
-    accelerator = run.accelerator
     loop.release(run)
     del run
-    gc.collect()
-    accelerator.end_training()  # with nothing of the run alive, gloo does not abort at exit
+    leave()
     if result["status"] == "preempted":
         if is_rank_zero():
             print(f"stopped after update {result['updates']}: the same command continues")

@@ -95,6 +95,15 @@ def work(
         RunError: under a launcher of several ranks, if a run failed: the ranks cannot go on.
     """
     settle()
+    code = _work(todo, lease, wait, done)
+    if world_size() > 1:
+        from toolkit.ranks import leave
+
+        leave()
+    return code
+
+
+def _work(todo: Sequence[Item], lease: float, wait: bool, done: Callable[[], object]) -> int:
     while left := [item for item in todo if item.open]:
         statuses = []
         for status in _one_pass(left, lease):

@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 
 from toolkit.lr import ScheduledLR
 from toolkit.meter import LossMeter
+from toolkit.ranks import leave
 from toolkit.schedules import Adaptive
 
 UPDATES, SKIPPED, LOST, BASE = 400, 100, 300, 2e-5
@@ -70,4 +71,4 @@ result = {str(split): train(split) for split in (False, True)}
 accelerator = Accelerator(cpu=True)
 (out / f"rank{accelerator.process_index}.json").write_text(json.dumps(result))
 accelerator.wait_for_everyone()
-accelerator.end_training()
+leave()

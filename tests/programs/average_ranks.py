@@ -10,23 +10,27 @@ from pathlib import Path
 from toolkit import loop
 from toolkit.config import parse
 from toolkit.process import settle
+from toolkit.ranks import leave
 from toolkit.run import build
 
-out = Path(sys.argv[1])
-settle()
-run = build(parse(sys.argv[2:]))
-predict, judged = run.task.predict, []
+
+def main():
+    out = Path(sys.argv[1])
+    settle()
+    run = build(parse(sys.argv[2:]))
+    predict, judged = run.task.predict, []
+
+    def look(model, batch):
+        buffers = {n.removeprefix("module."): b.tolist() for n, b in model.named_buffers()}
+        judged.append(buffers)
+        return predict(model, batch)
+
+    run.task.predict = look
+    loop.fit(run)
+    rank = run.accelerator.process_index
+    (out / f"rank{rank}.json").write_text(json.dumps({"first": judged[0], "last": judged[-1]}))
+    loop.release(run)
 
 
-def look(model, batch):
-    buffers = {n.removeprefix("module."): b.tolist() for n, b in model.named_buffers()}
-    judged.append(buffers)
-    return predict(model, batch)
-
-
-run.task.predict = look
-loop.fit(run)
-rank = run.accelerator.process_index
-(out / f"rank{rank}.json").write_text(json.dumps({"first": judged[0], "last": judged[-1]}))
-loop.release(run)
-run.accelerator.end_training()
+main()
+leave()

@@ -11,28 +11,32 @@ import torch
 from toolkit import loop
 from toolkit.config import parse
 from toolkit.process import settle
+from toolkit.ranks import leave
 from toolkit.run import build
 
-out = Path(sys.argv[1])
-settle()
-run = build(parse(sys.argv[2:]))
-rates = []
-step = run.lr.step
+
+def main():
+    out = Path(sys.argv[1])
+    settle()
+    run = build(parse(sys.argv[2:]))
+    rates = []
+    step = run.lr.step
+
+    def step_and_look() -> None:
+        used = run.lr.used
+        held = run.model.get_lr() if hasattr(run.model, "get_lr") else used
+        rates.append((used, list(held)))
+        step()
+
+    run.lr.step = step_and_look
+    result = loop.fit(run)
+    weights = run.accelerator.get_state_dict(run.model)
+    if run.accelerator.is_main_process:
+        kept = {"weights": weights, "rates": rates, "status": result["status"]}
+        kept["meter"] = str(run.meter._sums.dtype)
+        torch.save(kept, out)
+    loop.release(run)
 
 
-def step_and_look() -> None:
-    used = run.lr.used
-    held = run.model.get_lr() if hasattr(run.model, "get_lr") else used
-    rates.append((used, list(held)))
-    step()
-
-
-run.lr.step = step_and_look
-result = loop.fit(run)
-weights = run.accelerator.get_state_dict(run.model)
-if run.accelerator.is_main_process:
-    kept = {"weights": weights, "rates": rates, "status": result["status"]}
-    kept["meter"] = str(run.meter._sums.dtype)
-    torch.save(kept, out)
-loop.release(run)
-run.accelerator.end_training()
+main()
+leave()

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from toolkit.ranks import leave
+
 example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "hf_trainer.py"))
 out, rank = Path(sys.argv[1]), int(os.environ["RANK"])
 
@@ -44,18 +46,21 @@ def train(resume_from):
     return trainer, weights
 
 
-whole, weights = train(None)
-resumed, again = train(str(out / "run" / "checkpoint-20"))
-(out / f"rank{rank}.json").write_text(
-    json.dumps(
-        {
-            "ranks": whole.accelerator.num_processes,
-            "seen": whole.seen,
-            "local": whole.local,
-            "resumed": resumed.seen,
-            "same_weights": torch.equal(weights, again),
-        }
+def main():
+    whole, weights = train(None)
+    resumed, again = train(str(out / "run" / "checkpoint-20"))
+    (out / f"rank{rank}.json").write_text(
+        json.dumps(
+            {
+                "ranks": whole.accelerator.num_processes,
+                "seen": whole.seen,
+                "local": whole.local,
+                "resumed": resumed.seen,
+                "same_weights": torch.equal(weights, again),
+            }
+        )
     )
-)
-whole.accelerator.wait_for_everyone()
-whole.accelerator.end_training()
+
+
+main()
+leave()

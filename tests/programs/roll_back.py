@@ -13,68 +13,70 @@ import torch
 from toolkit import loop
 from toolkit.config import parse
 from toolkit.process import settle
+from toolkit.ranks import leave
 from toolkit.run import build
 from toolkit.snapshot import Snapshot
 
 BEFORE, AFTER = 4, 5
 
-out = Path(sys.argv[1])
-settle()
-run = build(parse(sys.argv[2:]))
-loop._resume(run)
-run.model.train()
-snapshot = Snapshot(run.model, run.optimizer)
-batches = list(islice(loop._training_batches(run), (BEFORE + AFTER) * run.shares.accumulation))
+
+def main():
+    out = Path(sys.argv[1])
+    settle()
+    run = build(parse(sys.argv[2:]))
+    loop._resume(run)
+    run.model.train()
+    snapshot = Snapshot(run.model, run.optimizer)
+    batches = list(islice(loop._training_batches(run), (BEFORE + AFTER) * run.shares.accumulation))
+
+    def copies():
+        """Everything that a snapshot keeps, as it is now."""
+        present = snapshot._present()
+        return {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in present}
+
+    def train(first, count):
+        """Losses of so many updates, from the batches of update ``first`` on."""
+        losses = []
+        window = run.shares.accumulation
+        stream = iter(batches[first * window :])
+        for _ in range(count):
+            loop._update(run, stream)
+            losses.append(run.meter.read(run.update, 0.0)[0].loss)
+        return losses
+
+    def equal(a, b):
+        same = [
+            k
+            for k in a
+            if (torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k])
+        ]
+        return a.keys() == b.keys() and len(same) == len(a)
+
+    results = {}
+    fresh = copies()
+    snapshot.take()
+    first = train(0, BEFORE)
+    snapshot.restore()
+    results["untouched"] = equal(copies(), fresh)
+    results["again from the start"] = train(0, BEFORE) == first
+    snapshot.take()
+    kept = copies()
+    after = train(BEFORE, AFTER)
+    weights = run.accelerator.get_state_dict(run.model)
+    moved = copies()
+    snapshot.restore()
+    results["moved"] = not equal(moved, kept)
+    results["restored"] = equal(copies(), kept)
+    results["same losses"] = train(BEFORE, AFTER) == after
+    results["same state"] = equal(copies(), moved)
+    again = run.accelerator.get_state_dict(run.model)
+    if run.accelerator.is_main_process:
+        results["same weights"] = all(torch.equal(weights[name], again[name]) for name in weights)
+    results["shards"] = sum(name.startswith(("shard/", "master/")) for name in kept)
+    results["moments"] = sum(name.startswith("state/") for name in kept)
+    (out / f"rank{run.accelerator.process_index}.json").write_text(json.dumps(results))
+    loop.release(run)
 
 
-def copies():
-    """Everything that a snapshot keeps, as it is now."""
-    present = snapshot._present()
-    return {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in present}
-
-
-def train(first, count):
-    """Losses of so many updates, from the batches of update ``first`` on."""
-    losses = []
-    window = run.shares.accumulation
-    stream = iter(batches[first * window :])
-    for _ in range(count):
-        loop._update(run, stream)
-        losses.append(run.meter.read(run.update, 0.0)[0].loss)
-    return losses
-
-
-def equal(a, b):
-    same = [
-        k
-        for k in a
-        if (torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k])
-    ]
-    return a.keys() == b.keys() and len(same) == len(a)
-
-
-results = {}
-fresh = copies()
-snapshot.take()
-first = train(0, BEFORE)
-snapshot.restore()
-results["untouched"] = equal(copies(), fresh)
-results["again from the start"] = train(0, BEFORE) == first
-snapshot.take()
-kept = copies()
-after = train(BEFORE, AFTER)
-weights = run.accelerator.get_state_dict(run.model)
-moved = copies()
-snapshot.restore()
-results["moved"] = not equal(moved, kept)
-results["restored"] = equal(copies(), kept)
-results["same losses"] = train(BEFORE, AFTER) == after
-results["same state"] = equal(copies(), moved)
-again = run.accelerator.get_state_dict(run.model)
-if run.accelerator.is_main_process:
-    results["same weights"] = all(torch.equal(weights[name], again[name]) for name in weights)
-results["shards"] = sum(name.startswith(("shard/", "master/")) for name in kept)
-results["moments"] = sum(name.startswith("state/") for name in kept)
-(out / f"rank{run.accelerator.process_index}.json").write_text(json.dumps(results))
-loop.release(run)
-run.accelerator.end_training()
+main()
+leave()

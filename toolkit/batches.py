@@ -114,9 +114,30 @@ def training_loader(split: Split, batches: MicroBatches) -> "DataLoader[Batch]":
 
 def evaluation_loader(split: Split, batch_size: int) -> "DataLoader[Batch]":
     """The whole split, in order or, with lengths, from the longest; the last batch may be short."""
+    return _loader(split, batch_size=batch_size, sampler=_evaluation_order(split))
+
+
+def shares_of(
+    split: Split, batch_size: int, rank: int, ranks: int
+) -> Iterator[tuple[list[int], bool]]:
+    """A rank's batches of an evaluation, as many as any other rank's.
+
+    Yields:
+        The ids of a batch, and whether it is this rank's own; one that is not fills a round up, so
+        that all ranks call their model equally often.
+    """
+    order = _evaluation_order(split)
+    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    for first in range(0, len(batches), ranks):
+        own = first + rank < len(batches)
+        yield batches[first + rank if own else first], own
+
+
+def _evaluation_order(split: Split) -> list[int]:
     lengths = getattr(split, "lengths", None)
     order = np.arange(len(split)) if lengths is None else np.argsort(-lengths, kind="stable")
-    return _loader(split, batch_size=batch_size, sampler=order.tolist())
+    ids: list[int] = order.tolist()
+    return ids
 
 
 def _loader(split: Split, **batching: Any) -> "DataLoader[Batch]":

@@ -37,6 +37,9 @@ class RunConfig:
     """Seeds the initial weights and the order of the data."""
     arm: int = 0
     """With the seed, seeds dropout and augmentation: two arms of a seed share all the rest."""
+    sees: Literal["training", "validation"] = "training"
+    """The losses that the schedule decides on: the training loss of each reading, or the loss on
+    the validation split at each evaluation. What it then scores there is no longer unseen."""
     read_every: int = 1
     """Updates between readings."""
     eval_every: int | None = None
@@ -58,11 +61,18 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"{name} = {value}: it must be {bound} or above")
+        if self.sees == "validation" and hasattr(self.schedule, "inform"):
+            raise ValueError(
+                f"sees = validation: {schedule_name(self.schedule)} needs the training loss of "
+                "every reading"
+            )
         if not self.study or set(self.study) & set("/\\"):
             raise ValueError(f"study = '{self.study}': it is the name of a folder below runs/")
 
 
 NOT_PART_OF_THE_EXPERIMENT = ("save_every", "keep_weights", "study", "wandb", "progress")
+LATER_DEFAULTS = {"sees": "training"}
+"""Fields that older stored configurations lack. At these values they are not in a run id."""
 NOT_PART_OF_THE_RECIPE = ("micro_batch", "eval_batch")
 
 
@@ -99,11 +109,8 @@ def check_folder(folder: Path, config: RunConfig) -> None:
         return
     try:
         stored = json.loads(file.read_text())
-        differing = [
-            key
-            for key, value in _experiment(to_json(config)).items()
-            if _experiment(stored)[key] != value
-        ]
+        wanted, found = _experiment(to_json(config)), _experiment(stored)
+        differing = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}; start over with --fresh") from error
     if differing:
@@ -212,6 +219,7 @@ def schedule_from_json(stored: Mapping[str, Any]) -> Schedule[Any]:
 def _experiment(data: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a stored configuration that changes the experiment, in its JSON form."""
     kept = {k: v for k, v in data.items() if k not in NOT_PART_OF_THE_EXPERIMENT}
+    kept = {k: v for k, v in kept.items() if v != LATER_DEFAULTS.get(k, ...)}
     recipe = {k: v for k, v in data["recipe"].items() if k not in NOT_PART_OF_THE_RECIPE}
     experiment: dict[str, Any] = json.loads(json.dumps({**kept, "recipe": recipe}))
     return experiment

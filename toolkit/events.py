@@ -6,6 +6,15 @@ from typing import Any
 
 from toolkit.reading import Decision, Reading
 
+VALIDATION_READING = "validation_reading"
+"""The kind of an event that is the reading of a schedule which sees validation losses. In such a
+run the readings of training losses are there, too, and decide nothing."""
+
+
+def entrant(schedule: str, sees: str) -> str:
+    """What reports call a schedule: its name, marked if it sees validation losses."""
+    return schedule if sees == "training" else f"{schedule} (sees {sees})"
+
 
 def to_event(reading: Reading, decision: Decision, lr: float, factor: float) -> dict[str, Any]:
     """The event of a reading, as JSON; a loss that is not finite is None."""

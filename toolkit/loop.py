@@ -19,10 +19,12 @@ from torch import Tensor
 
 from toolkit import checkpoint
 from toolkit.batch_statistics import has_batch_statistics, retaken
-from toolkit.batches import MicroBatches, derive_seed, training_loader
+from toolkit.batches import MicroBatches, derive_seed, shares_of, training_loader
 from toolkit.config import WEIGHTS, schedule_name, to_json
 from toolkit.errors import RunError
+from toolkit.meter import LossMeter
 from toolkit.provenance import code, machine, versions
+from toolkit.reading import HOLD
 from toolkit.record import Recorder, Stopwatch
 from toolkit.run import Run, weights_sha
 from toolkit.task import Batch, Split, parse_target
@@ -63,10 +65,8 @@ def fit(run: Run) -> dict[str, Any]:
 def evaluate(run: Run, split: str) -> dict[str, float]:
     """The metrics of ``validation`` or ``test``, over all ranks; empty on every rank but 0."""
     data: Split = getattr(run.splits, split)
-    run.model.eval()
-    run.optimizer.eval()  # schedule-free optimizers swap in their averaged weights
     gathered = []
-    with torch.no_grad(), run.record.span("evaluation"), _batch_statistics(run):
+    with _judging(run):
         for batch in run.evaluation[split]:
             outputs = run.task.predict(run.model, batch)
             gathered.append([part.cpu() for part in run.accelerator.gather_for_metrics(outputs)])
@@ -76,8 +76,6 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
                 torch.cat(parts).numpy() for parts in zip(*gathered, strict=True)
             )
             metrics = run.task.metrics(predictions, labels, data)
-    run.optimizer.train()
-    run.model.train()
     run.record.evaluation(split, run.update, run.epoch, metrics)
     return metrics
 
@@ -134,15 +132,18 @@ def _train(run: Run) -> None:
             action = _read(run, rates, factor)
             if action in ("trial", "restore"):
                 batches = _training_batches(run)
+        due = last or run.update % eval_every == 0
+        if due and config.sees == "validation":
+            _read_validation(run, rates, factor)
         run.lr.step()
         if run.lr.searching:  # its weights are on trial: neither to be judged nor to be kept
             continue
-        if last or run.update % eval_every == 0:
+        if due:
             _check_ranks(run)
             run.last_metrics["validation"] = evaluate(run, "validation")
         # At a reading the meter is empty: nothing of it is lost with the process.
-        due = save_every > 0 and run.update // save_every > run.saved // save_every
-        if reading and not last and (run.stopping or due):
+        save = save_every > 0 and run.update // save_every > run.saved // save_every
+        if reading and not last and (run.stopping or save):
             _save(run)
 
 
@@ -182,11 +183,26 @@ def _read(run: Run, rates: list[float], factor: float) -> str:
     """Reduce the loss and let the schedule decide: the same numbers on every rank."""
     with run.record.span("reading"):
         reading, run.stopping = run.meter.read(run.update, run.epoch, run.stop_asked)
-        decision = run.lr.observe(reading)
+        decision = run.lr.observe(reading) if run.config.sees == "training" else HOLD
     run.nonfinite_readings = 0 if math.isfinite(reading.loss) else run.nonfinite_readings + 1
     run.rollbacks += decision.action == "rollback"
     run.record.reading(reading, decision, rates, factor)
     return decision.action
+
+
+def _read_validation(run: Run, rates: list[float], factor: float) -> None:
+    """Let the schedule decide on the mean loss of the validation split, each sample once."""
+    meter = LossMeter(run.accelerator, run.meter.dtype)
+    split, size = run.splits.validation, run.config.recipe.eval_batch
+    rank, ranks = run.accelerator.process_index, run.shares.ranks
+    with _judging(run):
+        for ids, own in shares_of(split, size, rank, ranks):
+            batch = send_to_device(split.__getitems__(ids), run.accelerator.device)
+            total, count = run.task.loss(run.model, batch)
+            if own:
+                meter.add(total, count)
+    reading, _ = meter.read(run.update, run.epoch)
+    run.record.validation_reading(reading, run.lr.observe(reading), rates, factor)
 
 
 def _training_batches(run: Run) -> "Iterator[Batch]":
@@ -203,6 +219,17 @@ def _batches_of(run: Run, first: int, last: int) -> "Iterator[Batch]":
     for number, batch in enumerate(training_loader(run.splits.train, order)):
         epoch = plan.epoch(first + number // run.shares.accumulation)
         yield run.task.augment(send_to_device(batch, accelerator.device), seed, epoch)
+
+
+@contextmanager
+def _judging(run: Run) -> Iterator[None]:
+    """Model and optimizer as they are judged, without gradients."""
+    run.model.eval()
+    run.optimizer.eval()  # schedule-free optimizers swap in their averaged weights
+    with torch.no_grad(), run.record.span("evaluation"), _batch_statistics(run):
+        yield
+    run.optimizer.train()
+    run.model.train()
 
 
 def _batch_statistics(run: Run) -> AbstractContextManager[None]:
@@ -315,6 +342,7 @@ def _result(run: Run) -> dict[str, Any]:
         "recipe_settings": to_json(config)["recipe"],
         "schedule": schedule_name(config.schedule),
         "schedule_config": to_json(config)["schedule"]["fields"],
+        "sees": config.sees,
         "seed": config.seed,
         "arm": config.arm,
         "init": config.recipe.init,

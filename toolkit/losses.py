@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from toolkit.errors import ConfigError
-from toolkit.events import reading_of
+from toolkit.events import VALIDATION_READING, reading_of
 from toolkit.reading import Facts, Reading
 
 EVENTS, CONFIG = "events.jsonl", "config.json"
@@ -108,13 +108,15 @@ def _from_events(file: Path, text: str) -> Losses:
             raise ConfigError(f"{file}, row {number} is not JSON: {error.msg}") from error
         if not isinstance(lines[-1][1], dict):
             raise ConfigError(f"{file}, row {number} is not a JSON object")
-    entries = [(row, event) for row, event in lines if "kind" not in event]
+    run = _config_beside(file)
+    sees = "training" if run is None else run.get("sees", "training")
+    seen = VALIDATION_READING if sees == "validation" else None
+    entries = [(row, event) for row, event in lines if event.get("kind") == seen]
     if not entries or not all("action" in event and "factor" in event for _, event in entries):
         return Losses(file, _readings(file, entries), has_epochs=_have(entries, "epoch"))
     _readings(file, entries)  # says what is wrong with a field
     events = tuple(event for _, event in entries)
     readings = tuple(map(reading_of, events))
-    run = _config_beside(file)
     if run is None:
         return Losses(file, readings, events)
     start = next((event for _, event in lines if event.get("kind") == "start"), None)

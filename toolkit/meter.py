@@ -18,7 +18,7 @@ class LossMeter:
     """
 
     def __init__(self, accelerator: Accelerator, dtype: torch.dtype = torch.float32) -> None:
-        self.accelerator = accelerator
+        self.accelerator, self.dtype = accelerator, dtype
         self._sums = torch.zeros(4, dtype=dtype, device=accelerator.device)
 
     def add(self, total: Tensor, count: int) -> None:

@@ -18,11 +18,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolkit.events import VALIDATION_READING, entrant
 from toolkit.process import DONE, FAILED
 
 PROJECT = "adaptive-lr-toolkit"
 AXES = ("update", "epoch", "wall_clock")
 """On every row; wall_clock is in seconds since the run's first event."""
+VALIDATION_LOSS = "validation/loss"
 NOT_VALUES = ("kind", "split", "t", *AXES)
 DECISION_COLUMNS = (*AXES, "lr", "pattern", "statistic", "action", "reason")
 FROM_RESULT = ("world_size", "micro_batch", "precision", "init", "device", "versions", "argv")
@@ -99,7 +101,8 @@ def mirror(folder: Path, over: threading.Event, begin: int = 0, offline: bool = 
         axes["wall_clock"] = last - first
         if row := values(event):
             for name in [name for name in row if name.startswith("validation/")]:
-                run.define_metric(name, step_metric="update", summary="max,last")
+                best = "min" if name == VALIDATION_LOSS else "max"
+                run.define_metric(name, step_metric="update", summary=f"{best},last")
             run.log(axes | row)
         if row := decision(event):
             decisions.append([(axes | row).get(name) for name in DECISION_COLUMNS])
@@ -116,6 +119,8 @@ def values(event: Event) -> dict[str, float]:
     elif kind in ("evaluation", "timing"):
         prefix = event.get("split", kind)
         named = {f"{prefix}/{k}": v for k, v in event.items() if k not in NOT_VALUES}
+    elif kind == VALIDATION_READING:
+        named = {VALIDATION_LOSS: event["loss"]}
     else:
         named = {}
     return {name: value for name, value in named.items() if value is not None}
@@ -124,7 +129,7 @@ def values(event: Event) -> dict[str, float]:
 def decision(event: Event) -> dict[str, Any]:
     """The row of the table of decisions; empty for an event that is none."""
     kind = event.get("kind")
-    if kind is None:
+    if kind in (None, VALIDATION_READING):
         return dict(event) if event["action"] != "hold" else {}
     if kind in ("start", "evaluation", "timing"):
         return {}
@@ -140,7 +145,7 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
         **rest,
         "recipe_settings": config["recipe"],
         "base_lr": config["recipe"]["lr"],
-        "schedule": schedule["name"],
+        "schedule": entrant(schedule["name"], config.get("sees", "training")),
         "schedule_config": schedule["fields"],
         "schedule_source_sha": schedule.get("source_sha"),
     }

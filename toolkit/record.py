@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from toolkit.config import RunConfig, schedule_name, to_json
-from toolkit.events import to_event
+from toolkit.events import VALIDATION_READING, to_event
 from toolkit.mirror_process import Mirror, start_mirror
 from toolkit.reading import Decision, Reading
 
@@ -122,6 +122,13 @@ class Recorder:
         self._items += reading.count
         self._bar.set_postfix_str(f"loss {reading.loss:.4f}, lr {rates[0]:.2e}", refresh=False)
         self._bar.update(reading.update - self._bar.n)
+
+    def validation_reading(
+        self, reading: Reading, decision: Decision, rates: list[float], factor: float
+    ) -> None:
+        """Log a validation loss that the schedule saw, and what it made of it."""
+        event = to_event(reading, decision, rates[0], factor)
+        self._write({"kind": VALIDATION_READING, **event, "t": time.time()})
 
     def evaluation(
         self, split: str, update: int, epoch: float, metrics: Mapping[str, float]

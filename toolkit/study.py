@@ -7,6 +7,7 @@ from typing import Any
 
 from toolkit.config import RunConfig, schedule_name
 from toolkit.errors import ConfigError
+from toolkit.events import entrant
 
 ROPE = {"digits": 0.5, "cifar10": 0.2, "imdb": 0.3, "squad_v2": 0.5}
 """Points of the headline metric that do not matter in practice, by task. One image of the digits
@@ -20,7 +21,7 @@ class Contrast:
     Attributes:
         pair: ``TASK/MODEL@RECIPE``.
         lr: the base LR of both.
-        candidate, baseline: names of schedules.
+        candidate, baseline: the schedules, by the names that ``toolkit.events.entrant`` gives.
         candidate_arm, baseline_arm: their arms.
     """
 
@@ -95,7 +96,8 @@ class Study:
             (one.pair, one.lr, side, arm): set() for side, arm in sides
         }
         for c in self.configs:
-            found.get((c.target, c.recipe.lr, schedule_name(c.schedule), c.arm), set()).add(c.seed)
+            name = entrant(schedule_name(c.schedule), c.sees)
+            found.get((c.target, c.recipe.lr, name, c.arm), set()).add(c.seed)
         return found
 
     def to_json(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from toolkit import claims
 from toolkit.config import RunConfig, check_folder, resolve, run_folder, schedule_name
 from toolkit.config import to_json as config_to_json
 from toolkit.errors import ConfigError, RunError
+from toolkit.events import entrant
 from toolkit.process import DONE, FAILED, PREEMPTED, is_rank_zero, settle, world_size
 from toolkit.record import write_json, write_status
 from toolkit.study import Study
@@ -52,8 +53,8 @@ class Item:
         config = self.config
         arm = f" arm {config.arm}" if config.arm else ""
         return (
-            f"{config.target} lr {config.recipe.lr:g} {schedule_name(config.schedule)} "
-            f"seed {config.seed}{arm}"
+            f"{config.target} lr {config.recipe.lr:g} "
+            f"{entrant(schedule_name(config.schedule), config.sees)} seed {config.seed}{arm}"
         )
 
 

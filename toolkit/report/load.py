@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from toolkit.config import NOT_PART_OF_THE_RECIPE
 from toolkit.errors import ConfigError
+from toolkit.events import VALIDATION_READING, entrant
 
 
 class Group(NamedTuple):
@@ -75,7 +76,8 @@ class RunRecord:
         """What it is compared as."""
         r = self.result
         pair = f"{r['task']}/{r['model']}@{r['recipe']}"
-        return Group(pair, r["recipe_settings"]["lr"], r["schedule"], r["arm"])
+        schedule = entrant(r["schedule"], r.get("sees", "training"))
+        return Group(pair, r["recipe_settings"]["lr"], schedule, r["arm"])
 
     @property
     def seed(self) -> int:
@@ -256,6 +258,9 @@ def _is_finite(value: Any) -> bool:
 def _add_event(run: RunRecord, event: Mapping[str, Any], seconds: float) -> None:
     if "kind" not in event:
         _add_reading(run, event, seconds)
+        _add_action(run, event, seconds)
+    elif event["kind"] == VALIDATION_READING:
+        _add_action(run, event, seconds)
     elif event["kind"] == "evaluation" and event["split"] == "validation":
         value = event.get(run.metric)
         if value is not None:
@@ -267,9 +272,13 @@ def _add_reading(run: RunRecord, event: Mapping[str, Any], seconds: float) -> No
     if event["loss"] is not None:
         run.loss.add(update, epoch, seconds, event["loss"])
     run.lr.add(update, epoch, seconds, event["lr"])
+
+
+def _add_action(run: RunRecord, event: Mapping[str, Any], seconds: float) -> None:
     if event["action"] not in ("hold", "snapshot"):  # a snapshot changes nothing
+        place = (event["update"], event["epoch"], seconds, event["lr"])
         words = (event["pattern"], event["action"], event["reason"])
-        run.actions.append(Action(update, epoch, seconds, event["lr"], *words))
+        run.actions.append(Action(*place, *words))
 
 
 def _events(file: Path) -> Iterator[Mapping[str, Any]]:

@@ -88,12 +88,16 @@ def exploratory(analysis: Analysis) -> Table:
 
 def entrants(analysis: Analysis) -> Table:
     """What each schedule is, and its settings."""
-    found: dict[str, dict[str, None]] = {}
+    found: dict[tuple[str, str], dict[str, None]] = {}
     for run in analysis.study.runs:
         settings = run.result.get("schedule_config", {})
         told = ", ".join(f"{name} {_plain(value)}" for name, value in settings.items())
-        found.setdefault(run.result["schedule"], {}).setdefault(told or "none")
-    rows = [[name, _rule(name), "; or ".join(settings)] for name, settings in found.items()]
+        names = (run.group.schedule, run.result["schedule"])
+        found.setdefault(names, {}).setdefault(told or "none")
+    rows = [
+        [entrant, _rule(name), "; or ".join(settings)]
+        for (entrant, name), settings in found.items()
+    ]
     caption = "Shares are of the budget of updates; warmup 0 is none."
     return Table("The schedules", caption, ["schedule", "rule", "settings"], rows, words=3)
 

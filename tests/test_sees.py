@@ -1,0 +1,181 @@
+"""Schedules that see the validation loss instead of the training loss."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import toolkit
+from tests.conftest import Launch
+from tests.studies import write_run
+from toolkit import cli, loop, studies
+from toolkit.batches import shares_of
+from toolkit.config import check_folder, from_json, parse, run_id, to_json
+from toolkit.errors import ConfigError
+from toolkit.events import entrant
+from toolkit.mirror import decision, describe, values
+from toolkit.report.analyse import analyse
+from toolkit.report.load import load_study
+from toolkit.report.page import commands
+from toolkit.run import Run, build
+
+RULE = ["schedule:plateau", "--schedule.every", "1", "--schedule.patience", "0"]
+RULE += ["--schedule.threshold", "0.3"]
+FLAGS = ["--sees", "validation", "--eval-every", "10", "--wandb", "off", "--progress", "False"]
+SHORT = ["--recipe.updates", "60", "--recipe.eval-batch", "50"]
+
+
+def events_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    built = build(parse(["digits/vit_micro", *SHORT, *FLAGS, *RULE]), tmp_path_factory.mktemp("r"))
+    loop.fit(built)
+    loop.release(built)
+    return built
+
+
+def test_it_decides_on_validation_alone_and_from_the_next_update_on(run: Run) -> None:
+    events = events_of(run.folder)
+    seen = [event for event in events if event.get("kind") == "validation_reading"]
+    read = {event["update"]: event for event in events if "kind" not in event}
+    assert [event["update"] for event in seen] == [10, 20, 30, 40, 50, 60]
+    assert {event["count"] for event in seen} == {len(run.splits.validation)}
+    assert {event["action"] for event in read.values()} == {"hold"}
+    cuts = [event["update"] for event in seen if event["action"] == "cut"]
+    assert cuts
+    for event in seen[:-1]:
+        before, after = read[event["update"]]["lr"], read[event["update"] + 1]["lr"]
+        assert event["lr"] == before
+        assert after == pytest.approx(before * (0.1 if event["update"] in cuts else 1))
+
+
+def test_the_loss_is_the_mean_over_the_split_in_evaluation_mode(run: Run) -> None:
+    model = toolkit.trained(run.folder).eval()
+    split = run.splits.validation
+    batch = split.__getitems__(list(range(len(split))))
+    with torch.no_grad():
+        logits = model(run.task.normalise(batch["image"], model))  # type: ignore[attr-defined]
+    last = [e for e in events_of(run.folder) if e.get("kind") == "validation_reading"][-1]
+    expected = F.cross_entropy(logits, batch["label"]).item()
+    assert last["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_it_is_replayed_and_explained(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["replay", str(run.folder)]) == 0
+    assert "all 6 decisions and LRs of the run" in capsys.readouterr().out
+    cut = next(event for event in events_of(run.folder) if event.get("action") == "cut")
+    assert cli.main(["explain", str(run.folder), "--update", str(cut["update"])]) == 0
+    assert "action     cut" in capsys.readouterr().out
+
+
+def test_the_report_calls_it_by_what_it_sees(run: Run, tmp_path: Path) -> None:
+    study = load_study(run.folder.parent)
+    record = study.runs[0]
+    assert record.group.schedule == "plateau (sees validation)"
+    assert [action.action for action in record.actions] == [
+        event["action"] for event in events_of(run.folder) if event.get("action") == "cut"
+    ]
+    swept = write_run(tmp_path, "plateau", 0, 90.0, sees="validation", argv=["sweep.py"])
+    swept = swept.rename(tmp_path / "seeing")
+    (swept / "config.json").write_text(json.dumps(to_json(run.config)))
+    write_run(tmp_path, "plateau", 0, 90.0, final_weights_sha="another")
+    both = load_study(tmp_path)
+    assert {one.group.schedule for one in both.runs} == {"plateau", "plateau (sees validation)"}
+    (line,) = [line for line in commands(both.runs) if "sees" in line]
+    assert "--sees validation --read-every 1 --eval-every 10" in line
+    assert {row.group.schedule for row in analyse(both).groups} == {
+        *("plateau", "plateau (sees validation)")
+    }
+
+
+def test_wandb_is_told(run: Run) -> None:
+    described = describe(json.loads((run.folder / "config.json").read_text()))
+    assert described["schedule"] == "plateau (sees validation)"
+    seen = [e for e in events_of(run.folder) if e.get("kind") == "validation_reading"]
+    assert values(seen[0]) == {"validation/loss": seen[0]["loss"]}
+    cut = next(event for event in seen if event["action"] == "cut")
+    assert decision(cut) == cut
+    assert not any(decision(event) for event in seen if event["action"] == "hold")
+
+
+@pytest.mark.ranks
+def test_two_ranks_see_the_same_loss_as_one(launch: Launch, tmp_path: Path, run: Run) -> None:
+    """7 batches, the last of them short: one rank has a batch more than the other."""
+    exact = ["--recipe.precision", "fp64", "--recipe.eval-batch", "30", "--recipe.updates", "30"]
+    command = ["digits/vit_micro", *FLAGS, *exact, *RULE]
+    assert len(run.splits.validation) == 200
+    done = launch("cpu2", "-m", "toolkit.train", *command)
+    assert done.returncode == 0, done.stderr
+    two = events_of(next(tmp_path.glob("runs/single/*/events.jsonl")).parent)
+    alone = build(parse(command), tmp_path / "alone")
+    loop.fit(alone)
+    loop.release(alone)
+    one = events_of(alone.folder)
+    assert alone.folder.name == next(tmp_path.glob("runs/single/*")).name
+    pairs = [
+        [event for event in events if event.get("kind") == "validation_reading"]
+        for events in (one, two)
+    ]
+    assert len(pairs[0]) == 3
+    for a, b in zip(*pairs, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-12)
+        assert (a["count"], a["lr"], a["action"]) == (b["count"], b["lr"], b["action"])
+
+
+class Numbered:
+    def __init__(self, count: int, lengths: bool) -> None:
+        self.count = count
+        if lengths:
+            self.lengths = np.random.default_rng(count).integers(1, 9, count)
+
+    def __len__(self) -> int:
+        return self.count
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 7, 20, 61])
+def test_ranks_share_a_split_without_a_sample_twice(count: int, ranks: int, lengths: bool) -> None:
+    split = Numbered(count, lengths)
+    shares = [list(shares_of(split, 10, rank, ranks)) for rank in range(ranks)]  # type: ignore[arg-type]
+    assert len({len(share) for share in shares}) == 1
+    assert all(ids for share in shares for ids, _ in share)
+    owned = [sample for share in shares for ids, own in share if own for sample in ids]
+    assert sorted(owned) == list(range(count))
+
+
+def test_it_is_another_experiment_and_the_default_is_the_old_one(tmp_path: Path) -> None:
+    default, other = (parse(["digits/vit_micro", "--sees", sees]) for sees in SEES)
+    assert run_id(default) == "a32bfbbb11cfc83f"
+    assert run_id(other) != run_id(default)
+    stored = json.loads(json.dumps(to_json(default)))
+    stored.pop("sees")  # as older versions wrote it
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    check_folder(tmp_path, default)
+    assert from_json(stored) == default
+    with pytest.raises(ConfigError, match=r"\(sees differ\)"):
+        check_folder(tmp_path, other)
+    (tmp_path / "config.json").write_text(json.dumps(to_json(other)))
+    with pytest.raises(ConfigError, match=r"\(sees differ\)"):
+        check_folder(tmp_path, default)
+
+
+SEES = ("training", "validation")
+
+
+def test_adaptive_is_refused() -> None:
+    with pytest.raises(ConfigError, match="sees = validation: adaptive needs the training loss"):
+        parse(["digits/vit_micro", "--sees", "validation", "schedule:adaptive"])
+
+
+def test_the_headline_study_has_a_row_of_each_rival_that_its_authors_feed_so() -> None:
+    rows = {entrant(type(c.schedule).__name__.lower(), c.sees) for c in studies.headline().configs}
+    assert {"greedy", "greedy (sees validation)", "plateau", "plateau (sees validation)"} <= rows
+    assert sum("sees" in row for row in rows) == 2

@@ -1,11 +1,14 @@
 """Shared fixtures. Order: pure and CPU tests first, then several ranks, then the slow ones."""
 
+import json
 import os
+import select
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -62,19 +65,85 @@ def real_data() -> Path:
     pytest.skip("needs the real data sets: set TOOLKIT_DATA to their folder")
 
 
-@pytest.fixture
-def launch(tmp_path: Path) -> Launch:
-    """Run ``accelerate launch`` with one of the shipped launch files, in an empty folder."""
+class WarmLauncher:
+    """The other side of ``tests/warm.py``."""
 
-    def run(config: str, *command: str, env: Env = None, timeout: int = 300):
-        # As accelerate launch, which first imports what its other subcommands need.
-        accelerate = str(Path(sys.executable).with_name("accelerate-launch"))
+    def __init__(self) -> None:
+        program = [sys.executable, str(ROOT / "tests/warm.py")]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.server = subprocess.Popen(
+            program, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
+
+    def run(
+        self, arguments: Sequence[str], folder: Path, env: Env, timeout: int
+    ) -> "subprocess.CompletedProcess[str]":
+        """What ``subprocess.run`` returns for ``accelerate-launch`` with these arguments."""
+        with tempfile.TemporaryDirectory() as files:
+            out, err = Path(files, "out"), Path(files, "err")
+            request = {
+                "arguments": arguments,
+                "files": [str(folder), str(out), str(err)],
+                "environment": _environment(env),
+                "cores": sorted(os.sched_getaffinity(0)) if CORES else [],
+            }
+            self.server.stdin.write(json.dumps(request).encode() + b"\n")  # type: ignore[union-attr]
+            launcher = self._answer(60)
+            try:
+                code = self._answer(timeout)
+            except subprocess.TimeoutExpired:
+                os.killpg(launcher, signal.SIGKILL)
+                self._answer(60)
+                raise
+            return subprocess.CompletedProcess(arguments, code, out.read_text(), err.read_text())
+
+    def _answer(self, timeout: int) -> int:
+        answers = self.server.stdout
+        assert answers is not None
+        if not select.select([answers], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(self.server.args, timeout)
+        return int(answers.readline())
+
+    def close(self) -> None:
+        """End the server."""
+        with self.server:  # closes the pipes, which ends it
+            pass
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Callable[[], WarmLauncher]]:
+    """Gives the worker's warm launcher, which starts when it is first asked for."""
+    started: list[WarmLauncher] = []
+
+    def get() -> WarmLauncher:
+        if not started:
+            started.append(WarmLauncher())
+        return started[0]
+
+    yield get
+    for launcher in started:
+        launcher.close()
+
+
+@pytest.fixture
+def launch(tmp_path: Path, warm: Callable[[], WarmLauncher]) -> Launch:
+    """Run ``accelerate launch`` with one of the shipped launch files, in an empty folder.
+
+    With ``cold`` as a user does, else by the warm launcher, which saves the ranks their imports.
+    """
+
+    def run(config: str, *command: str, env: Env = None, timeout: int = 300, cold: bool = False):
         file = str(ROOT / "launch_configs" / f"{config}.yaml")
-        start = [accelerate, "--quiet", "--config_file", file]
-        if config == "cpu":
-            return _run([*start, *command], tmp_path, env, timeout)
-        with _all_cores():  # ranks on one core would wait for each other
-            return _run([*start, "--main_process_port", "0", *command], tmp_path, env, timeout)
+        arguments = ["--quiet", "--config_file", file, *command]
+        if config != "cpu":
+            arguments = ["--main_process_port", "0", *arguments]
+        # Ranks on one core would wait for each other.
+        with nullcontext() if config == "cpu" else _all_cores():
+            if not cold:
+                return warm().run(arguments, tmp_path, env, timeout)
+            # As accelerate launch, which first imports what its other subcommands need.
+            accelerate = str(Path(sys.executable).with_name("accelerate-launch"))
+            return _run([accelerate, *arguments], tmp_path, env, timeout)
 
     return run
 
@@ -104,8 +173,16 @@ def python(tmp_path: Path) -> Launch:
 def _run(
     command: Sequence[str], folder: Path, env: Env, timeout: int
 ) -> "subprocess.CompletedProcess[str]":
-    merged = {**os.environ, **(env or {})}
-    environment = {name: value for name, value in merged.items() if value is not None}
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout
+        command,
+        cwd=folder,
+        env=_environment(env),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
     )
+
+
+def _environment(changes: Env) -> dict[str, str]:
+    merged = {**os.environ, **(changes or {})}
+    return {name: value for name, value in merged.items() if value is not None}

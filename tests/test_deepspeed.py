@@ -38,8 +38,10 @@ def configs(tmp_path: Path) -> None:
     (tmp_path / "launch_configs").symlink_to(ROOT / "launch_configs")
 
 
-def fit(launch: Launch, config: str, out: Path, *command: str) -> dict[str, Any]:
-    done = launch(config, *TWO, FIT, str(out), *command, *QUIET)
+def fit(
+    launch: Launch, config: str, out: Path, *command: str, cold: bool = False
+) -> dict[str, Any]:
+    done = launch(config, *TWO, FIT, str(out), *command, *QUIET, cold=cold)
     assert done.returncode == 0, done.stderr
     kept: dict[str, Any] = torch.load(out, weights_only=True)
     return kept
@@ -133,9 +135,8 @@ def test_zero3_continues_where_it_was_stopped(launch: Launch, tmp_path: Path) ->
     flags = [*DIGITS, "--recipe.clip", "1", "--read-every", "5", "--save-every", "20"]
     whole = fit(launch, "zero3", tmp_path / "a.pt", *flags, "--study", "whole", "schedule:cosine")
     program = str(ROOT / "tests/programs/stop_rank_one.py")
-    stopped = launch(
-        "zero3", *TWO, program, *flags, *QUIET, "schedule:cosine", env={"STOP_AFTER": "33"}
-    )
+    command = [program, *flags, *QUIET, "schedule:cosine"]
+    stopped = launch("zero3", *TWO, *command, env={"STOP_AFTER": "33"}, cold=True)
     state = json.loads(next(tmp_path.glob("runs/single/*/state.json")).read_text())
     assert state["status"] == "preempted", stopped.stderr
     again = fit(launch, "zero3", tmp_path / "b.pt", *flags, "schedule:cosine")
@@ -162,7 +163,7 @@ def test_a_checkpoint_of_other_ranks_is_refused() -> None:
 @pytest.mark.usefixtures("configs")
 def test_bf16_is_asked_for_in_one_place(launch: Launch, tmp_path: Path) -> None:
     flags = [*DIGITS[:1], "--recipe.updates", "4", "--recipe.precision", "bf16"]
-    kept = fit(launch, "zero2", tmp_path / "out.pt", *flags, "schedule:constant")
+    kept = fit(launch, "zero2", tmp_path / "out.pt", *flags, "schedule:constant", cold=True)
     assert run_result(tmp_path, "single")["precision"] == "bf16"
     assert kept["meter"] == "torch.float32"
 

@@ -265,7 +265,7 @@ def test_a_mirror_goes_on_where_an_earlier_one_ended(tmp_path: Path) -> None:
 def test_two_ranks_open_one_run(launch: Launch, tmp_path: Path) -> None:
     with FakeWandb() as server:
         env = {**server.environment, "PYTHONPATH": str(ROOT)}
-        done = launch("cpu2", *TRAIN, "20", env=env)
+        done = launch("cpu2", *TRAIN, "20", env=env, cold=True)
         assert done.returncode == 0, done.stderr
         ((run_id, sent),) = server.runs.items()
         (folder,) = tmp_path.glob(f"runs/single/{run_id}")

@@ -51,7 +51,7 @@ def test_one_experiment_on_one_rank_two_ranks_and_two_micro_batches(
     }
     for study, (file, flags) in ways.items():
         command = ["-m", "toolkit.train", *EXACT, "--study", study, *flags, *PLAN]
-        done = launch(file, *command)
+        done = launch(file, *command, cold=study == "two")
         assert done.returncode == 0, done.stderr
     events = {study: run_events(tmp_path, study) for study in ways}
     results = {study: run_result(tmp_path, study) for study in ways}
@@ -115,7 +115,7 @@ def test_adaptive_in_a_users_loop_is_one_schedule_on_all_ranks(
 def test_ranks_that_disagree_are_stopped(launch: Launch, tmp_path: Path) -> None:
     schedule = f"schedule:{ROOT / 'tests/programs/disagree.py'}:Disagree"
     flags = ["--recipe.updates", "6", "--eval-every", "2", "--wandb", "off"]
-    done = launch("cpu2", "-m", "toolkit.train", "digits/vit_micro", *flags, schedule)
+    done = launch("cpu2", "-m", "toolkit.train", "digits/vit_micro", *flags, schedule, cold=True)
     assert done.returncode != 0
     assert done.stderr.count("error: the ranks disagree on the learning rate after update 2") == 1
     assert not list(tmp_path.glob("runs/*/*/result.json"))
@@ -136,7 +136,8 @@ def test_averaged_weights_have_one_set_of_batch_statistics(launch: Launch, tmp_p
 
 
 def test_a_wrong_command_is_one_line_from_all_ranks_together(launch: Launch) -> None:
-    done = launch("cpu2", "-m", "toolkit.train", "digits/vit_micro", "schedule:cosin")
+    command = ["-m", "toolkit.train", "digits/vit_micro", "schedule:cosin"]
+    done = launch("cpu2", *command, cold=True)
     assert done.returncode != 0
     assert done.stderr.count("error: unknown schedule 'cosin': did you mean cosine?") == 1
 
@@ -146,7 +147,7 @@ def test_two_ranks_stop_together_and_continue(launch: Launch, tmp_path: Path) ->
     command = ["-m", "toolkit.train", *EXACT, *budget, *PLAN]
     assert launch("cpu2", *command, "--study", "whole").returncode == 0
     program = str(ROOT / "tests/programs/stop_rank_one.py")
-    stopped = launch("cpu2", program, *command[2:], "--study", "stopped")
+    stopped = launch("cpu2", program, *command[2:], "--study", "stopped", cold=True)
     assert not list(tmp_path.glob("runs/stopped/*/result.json")), stopped.stderr
     assert stopped.stdout.count("0 wrapped models left\n") == 2
     state = json.loads(next(tmp_path.glob("runs/stopped/*/state.json")).read_text())

@@ -65,6 +65,7 @@ def test_a_run_leaves_what_the_formats_promise(fit: Any, tmp_path: Path) -> None
     ]
     assert (result["status"], result["updates"], result["world_size"]) == ("done", 30, 1)
     assert set(result["metrics"]) == {"test", "validation"}
+    assert result["samples"] == {"train": 1280, "validation": 200, "test": 317}
     spans = {"data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint"}
     assert set(result["timing"]) == {"train_seconds", *spans}
     assert 0 < result["timing"]["forward_backward"] < result["timing"]["train_seconds"]

@@ -19,6 +19,7 @@ from toolkit.report.analyse import analyse
 from toolkit.report.curves import corners, rate_curves, stack
 from toolkit.report.load import Curve, Group, RunRecord, load_study
 from toolkit.report.page import commands, render
+from toolkit.report.tables import markdown
 from toolkit.report.words import verdict_sentences
 from toolkit.task import parse_target
 
@@ -110,6 +111,25 @@ def test_the_page_says_where_the_runs_were_made_and_by_what(tmp_path: Path) -> N
     said = analyse(load_study(study)).warnings
     assert any("1 of 3 runs differ from the rest in their commit" in text for text in said)
     assert any("not that of a commit: toolkit/lr.py" in text for text in said)
+
+
+def test_a_reader_learns_what_was_scored_on_how_much_and_whence_the_rates_are(
+    tmp_path: Path,
+) -> None:
+    sizes = {"train": 7_654_321, "validation": 200, "test": 1_234}
+    for seed in range(6):
+        for schedule in ("plan", "cosine"):
+            metrics = {"test": {"f1": 80.0 + seed}, "validation": {"f1": 79.0}}
+            write_run(tmp_path, schedule, seed, 0.0, metrics=metrics, samples=sizes)
+    plan = {**studies.headline_cpu().to_json(), "family": [], "pairs": {}, "left_out": {}}
+    (tmp_path / "study.json").write_text(json.dumps(plan))
+    page, text = page_of(tmp_path), markdown(analyse(load_study(tmp_path)))
+    for told in (page, text):
+        assert "of the grids of headline_cpu-tuning the best for cosine" in told
+        assert "mean of seeds 1000 and 1001." in told
+    assert "of samples: train 7,654,321, validation 200, test 1,234;" in page
+    assert "the highest mean F1 is 82.50" in page
+    assert "f1" not in text
 
 
 def test_a_trial_does_not_push_the_training_off_the_axis(tmp_path: Path) -> None:

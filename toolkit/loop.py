@@ -32,6 +32,7 @@ from toolkit.task import Batch, Split, parse_target
 AUGMENT_STREAM = 4
 STATISTICS_OVER = 50
 """Micro-batches for the batch statistics of averaged weights, as schedule-free's authors advise."""
+SPLITS = ("train", "validation", "test")
 REHEARSED = 16
 """Test samples predicted in a rehearsal."""
 
@@ -348,6 +349,7 @@ def _result(run: Run) -> dict[str, Any]:
         "init": config.recipe.init,
         "updates": run.update,
         "epoch": run.epoch,
+        "samples": {name: len(getattr(run.splits, name)) for name in SPLITS},
         "world_size": accelerator.num_processes,
         "micro_batch": run.shares.micro_batch,
         "precision": config.recipe.precision,

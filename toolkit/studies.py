@@ -211,7 +211,18 @@ def _judging(
         question=question,
         configs=_grid(name, seeds, tuned, _existing(names), tiny, seeing=seeing),
         family=_family(tuned, CANDIDATE, _existing(RIVALS)) if CANDIDATE in SCHEDULES else (),
+        base_lrs=_chosen_by(name),
         judging=True,
+    )
+
+
+def _chosen_by(name: str) -> str:
+    if not TUNED[name]:
+        return "those of the recipes"
+    first, second = SEARCH_SEEDS
+    return (
+        f"of the grids of {name}-tuning the best for cosine, by validation at the last update, "
+        f"mean of seeds {first} and {second}"
     )
 
 

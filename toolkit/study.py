@@ -46,6 +46,7 @@ class Study:
         rope: per task, the difference in the headline metric that does not matter in practice.
         reference: the schedule that sets the targets of the times to a target, and that others
             are compared with where nothing was declared.
+        base_lrs: where the base LRs are from, in a phrase; empty if the question says it.
         reduced: pairs that are smaller than the question asks for -> what was made smaller.
         left_out: pairs that the question asks for and that are not run -> why.
         tuning: whether it chooses base LRs for another study, and judges nothing.
@@ -61,6 +62,7 @@ class Study:
     family: tuple[Contrast, ...] = ()
     rope: Mapping[str, float] = field(default_factory=lambda: ROPE)
     reference: str = "cosine"
+    base_lrs: str = ""
     reduced: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     tuning: bool = False

@@ -6,6 +6,7 @@ from toolkit.report import curves, outcomes
 from toolkit.report.analyse import Analysis
 from toolkit.report.load import Group, RunRecord
 from toolkit.report.panels import Section, schedules
+from toolkit.report.words import metric_of
 
 
 def differences(analysis: Analysis) -> list[Section]:
@@ -32,7 +33,7 @@ def by_pair(analysis: Analysis) -> dict[str, list[Section]]:
     for pair in dict.fromkeys(row.group.pair for row in analysis.groups):
         rows = [row for row in analysis.groups if row.group.pair == pair]
         grids = [row for row in analysis.rates if row.pair == pair]
-        metric = analysis.metrics.get(pair, analysis.metric)
+        metric = metric_of(analysis, pair)
         sections = [
             outcomes.final(rows, metric, known),
             curves.metric_curves(rows, members, metric, known),

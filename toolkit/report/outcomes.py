@@ -19,7 +19,7 @@ from toolkit.report.panels import (
     transparent,
 )
 from toolkit.report.rates import RateRow
-from toolkit.report.words import contrast_label, pair_label
+from toolkit.report.words import contrast_label, metric_of, pair_label
 from toolkit.stats import Estimate
 
 VERDICT_COLOURS = {"better": "#1a7f37", "worse": "#b42318", "equivalent": "#0072b2"}
@@ -35,8 +35,8 @@ def differences(analysis: Analysis) -> Section:
         rows = [row for row in analysis.family if row.pair == pair and row.judged]
         if not rows:
             continue
-        metric = analysis.metrics.get(pair, analysis.metric)
-        figure = layout(f"difference in {metric}", "", height=90 + ROW * len(rows), horizontal=True)
+        title = f"difference in {metric_of(analysis, pair)}"
+        figure = layout(title, "", height=90 + ROW * len(rows), horizontal=True)
         figure["shapes"] = [_rope(i, row.rope) for i, row in enumerate(rows)] + [
             {**_vertical(0.0), "line": {"color": UNDECIDED, "width": 1}}
         ]

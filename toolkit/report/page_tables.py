@@ -7,7 +7,7 @@ from typing import Any
 
 from toolkit.report.analyse import SPANS, Analysis, ContrastRow, GroupRow
 from toolkit.report.load import RunRecord
-from toolkit.report.words import contrast_label, schedule_label
+from toolkit.report.words import contrast_label, metric_of, schedule_label
 from toolkit.schedules import SCHEDULES
 
 NUMBERS_FROM = 2
@@ -117,8 +117,11 @@ def recipes(analysis: Analysis) -> Table:
         budget = f"{run.result['updates']:,} updates"
         if epochs := run.result.get("epoch"):
             budget += f", {epochs:.3g} epochs"
+        if samples := run.result.get("samples"):
+            sizes = (f"{name} {count:,}" for name, count in samples.items())
+            budget += f" of samples: {', '.join(sizes)}"
         found[run.group.pair, f"{budget}; {told}"] = None
-    caption = "The budget, and all settings but the base LR."
+    caption = "The budget, the splits, and all settings but the base LR."
     return Table("The recipes", caption, ["pair", "recipe"], list(map(list, found)))
 
 
@@ -145,7 +148,7 @@ def schedules(analysis: Analysis) -> Table:
         ]
         for row in analysis.groups
     ]
-    head = ["pair", "schedule", "base LR", "seeds", analysis.metric, "95 % interval", "worst"]
+    head = ["pair", "schedule", "base LR", "seeds", metric_of(analysis), "95 % interval", "worst"]
     head += ["best", "diverged", "decisions a run", "rollbacks"]
     caption = "The test metric at the last update, mean over the seeds. A diverged run scores 0."
     return Table("All schedules", caption, head, rows)

@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from toolkit.report import curves, panels
 from toolkit.report.analyse import Analysis, GroupRow
 from toolkit.report.load import Group, RunRecord
-from toolkit.report.words import pair_label, schedule_label
+from toolkit.report.words import metric_of, pair_label, schedule_label
 
 STYLE: Any = {
     "font.size": 9,
@@ -45,7 +45,7 @@ def write_figures(analysis: Analysis, folder: Path) -> None:
     with plt.rc_context(STYLE):
         for number, pair in enumerate(dict.fromkeys(row.group.pair for row in analysis.groups), 1):
             rows = [row for row in analysis.groups if row.group.pair == pair]
-            metric = analysis.metrics.get(pair, analysis.metric)
+            metric = metric_of(analysis, pair)
             drawn = {
                 "final": _at_each_rate(pair, rows, known, metric, _dots),
                 "curves": _at_each_rate(pair, rows, known, "update", _curves(members, metric)),

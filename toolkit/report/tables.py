@@ -43,6 +43,8 @@ def markdown(analysis: Analysis) -> str:
     lines = [f"# {study.name}", ""]
     if question := study.plan.get("question"):
         lines += [str(question), ""]
+    if told := study.plan.get("base_lrs"):
+        lines += [f"Base LRs: {told}.", ""]
     lines += [f"* {sentence}" for sentence in words.summary(analysis)]
     lines += ["", *(f"* {sentence}" for sentence in words.verdict_sentences(analysis))]
     lines += ["", "```", words.verdict_table(analysis), "```", ""]

@@ -11,7 +11,8 @@ from toolkit.report.rates import TunedRow
 from toolkit.stats import ALPHA, Judged
 from toolkit.task import parse_target
 
-UNITS = {"accuracy": "points of accuracy", "f1": "points of F1", "exact": "points of EM"}
+METRIC_NAMES = {"f1": "F1", "exact": "EM"}
+"""How papers write a metric, where that is not its name here."""
 MOST_PLACES = 6
 """Comparisons of which the summary says where they went which way."""
 VERDICTS = ("better", "worse", "equivalent", "undecided")
@@ -137,10 +138,9 @@ def _highest(analysis: Analysis) -> Iterator[str]:
         rows = [row for row in analysis.groups if row.group.pair == pair]
         best = max(rows, key=lambda row: row.mean)
         name = schedule_label(best.group.schedule, best.group.arm)
-        metric = analysis.metrics.get(pair, analysis.metric)
         yield (
-            f"{pair_label(pair)}: the highest mean {metric} is {best.mean:.2f}, by {name} at base "
-            f"LR {best.group.lr:g}; as the best of {len(rows)} it is no verdict."
+            f"{pair_label(pair)}: the highest mean {metric_of(analysis, pair)} is {best.mean:.2f}, "
+            f"by {name} at base LR {best.group.lr:g}; as the best of {len(rows)} it is no verdict."
         )
 
 
@@ -150,6 +150,12 @@ def _cost(analysis: Analysis) -> str:
     diverged = sum(run.diverged for run in runs)
     lost = f"; {diverged} of them diverged" if diverged else "; none diverged"
     return f"{len(runs)} runs, {duration(seconds)} of training in all{lost}."
+
+
+def metric_of(analysis: Analysis, pair: str = "") -> str:
+    """What the headline metric is called: that of a pair, or without one that of all."""
+    name = analysis.metrics.get(pair, analysis.metric)
+    return METRIC_NAMES.get(name, name)
 
 
 def duration(seconds: float) -> str:
@@ -177,9 +183,8 @@ def _finding(row: ContrastRow, analysis: Analysis) -> Finding:
     )
     if row.judged is None:
         return Finding("", f"{place}: {a} against {b} cannot be judged; {row.problem}.")
-    paired, metric = row.judged.paired, analysis.metrics.get(row.pair, analysis.metric)
-    unit = UNITS.get(metric, f"points of {metric}")
-    apart = f"{abs(paired.mean):.2f} {unit}"
+    paired = row.judged.paired
+    apart = f"{abs(paired.mean):.2f} points of {metric_of(analysis, row.pair)}"
     match row.judged.verdict:
         case "better" | "worse" as verdict:
             headline = f"{a} is {verdict} than {b} by {apart}."
@@ -266,7 +271,7 @@ def family_rows(analysis: Analysis) -> list[list[str]]:
 
 def group_rows(analysis: Analysis) -> list[list[str]]:
     """Every schedule's mean as cells, the heads of the columns first."""
-    head = ["pair", "base LR", "schedule", "seeds", analysis.metric, "95 % interval", "s / run"]
+    head = ["pair", "base LR", "schedule", "seeds", metric_of(analysis), "95 % interval", "s / run"]
     return [head, *(_group_cells(row) for row in analysis.groups)]
 
 

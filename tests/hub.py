@@ -35,6 +35,31 @@ def cifar(root: Path, train: int = 12_300, test: int = 20, seed: int = 0) -> Pat
     return root
 
 
+WORDS = ("the", "film", "was", "good", "bad", "!", "``", "is", "n't")
+
+
+def imdb(root: Path, real_data: Path) -> Path:
+    """``imdb`` with few, short reviews, word vectors and the tokenizers; returns ``root``.
+
+    The vectors are in ``glove/tiny.txt``, of ``WORDS``: word i is (i / 10, -i, 0.25).
+    """
+    (root / "tokenizers").symlink_to(real_data / "tokenizers")
+    for split, count in (("train", 2100), ("test", 30)):
+        write_split(root / f"imdb/{split}.parquet", reviews(count))
+    (root / "glove").mkdir()
+    lines = (f"{word} {i / 10} {-i} 0.25" for i, word in enumerate(WORDS))
+    (root / "glove/tiny.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def reviews(count: int) -> dict[str, list[Any]]:
+    """The columns of so many reviews."""
+    texts = [
+        f"The film was {'good' if i % 2 else 'bad'}{' really' * (i % 5)}!" for i in range(count)
+    ]
+    return {"text": texts, "label": [i % 2 for i in range(count)]}
+
+
 def tiny_bert(
     folder: Path, real_data: Path, kind: type, vocabulary: int = 30_522, layers: int = 1
 ) -> Path:

@@ -13,13 +13,11 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 
 import toolkit
 from tests import hub
-from tests.hub import write_split
 from toolkit import checkpoint, cli, loop
 from toolkit.config import RunConfig, parse
 from toolkit.run import Run, build, weights_sha
 
 SILENT = ("--wandb", "off", "--progress", "False", "--study", "kept")
-WORDS = ("the", "film", "was", "good", "bad")
 
 
 def trained_run(config: RunConfig, folder: Path) -> Run:
@@ -102,16 +100,8 @@ def same(model: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 @pytest.fixture
 def reviews(tmp_path: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """IMDB with few, short reviews, a word list and the tokenizers; the folder of the data."""
     monkeypatch.setenv("TOOLKIT_DATA", str(tmp_path))
-    (tmp_path / "tokenizers").symlink_to(real_data / "tokenizers")
-    for split, count in (("train", 2100), ("test", 30)):
-        texts = [f"The film was {'good' if i % 2 else 'bad'}" for i in range(count)]
-        columns: dict[str, list[Any]] = {"text": texts, "label": [i % 2 for i in range(count)]}
-        write_split(tmp_path / f"imdb/{split}.parquet", columns)
-    vectors = (f"{word} {i / 10} {-i} 0.25" for i, word in enumerate(WORDS))
-    (tmp_path / "words.txt").write_text("\n".join(vectors) + "\n")
-    return tmp_path
+    return hub.imdb(tmp_path, real_data)
 
 
 def test_an_encoder_is_loaded_by_transformers(
@@ -131,7 +121,7 @@ def test_an_encoder_is_loaded_by_transformers(
 def test_a_model_of_no_library_stays_ours(
     reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ("--recipe.updates", "2", "--recipe.glove", str(reviews / "words.txt"), *SILENT)
+    flags = ("--recipe.updates", "2", "--recipe.glove", str(reviews / "glove/tiny.txt"), *SILENT)
     run = trained_run(parse(["imdb/lstm-glove", *flags]), tmp_path)
     loads = exported(run, tmp_path / "model", capsys)
     assert same(eval(loads, {"toolkit": toolkit}), run.model)

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from tests import hub
-from tests.hub import write_split
+from tests.hub import WORDS, write_split
 from toolkit import loop, task
 from toolkit.config import parse, resolve
 from toolkit.errors import ConfigError
@@ -32,26 +32,11 @@ imdb = task.load("imdb")
 from toolkit_tasks.glove import read_glove, tokenise  # noqa: E402, below the load that finds it
 from toolkit_tasks.lstm import WordLstm  # noqa: E402
 
-WORDS = ("the", "film", "was", "good", "bad", "!", "``", "is", "n't")
-
-
-def reviews(count: int) -> dict[str, list[Any]]:
-    texts = [
-        f"The film was {'good' if i % 2 else 'bad'}{' really' * (i % 5)}!" for i in range(count)
-    ]
-    return {"text": texts, "label": [i % 2 for i in range(count)]}
-
 
 @pytest.fixture
 def root(tmp_path: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TOOLKIT_DATA", str(tmp_path))
-    (tmp_path / "tokenizers").symlink_to(real_data / "tokenizers")
-    write_split(tmp_path / "imdb/train.parquet", reviews(2100))
-    write_split(tmp_path / "imdb/test.parquet", reviews(30))
-    (tmp_path / "glove").mkdir()
-    lines = (f"{word} {i / 10} {-i} 0.25" for i, word in enumerate(WORDS))
-    (tmp_path / "glove/tiny.txt").write_text("\n".join(lines) + "\n")
-    return tmp_path
+    return hub.imdb(tmp_path, real_data)
 
 
 def tiny_bert(folder: Path, real_data: Path, **settings: int) -> Path:

@@ -164,7 +164,7 @@ def as_cudnn_has_it(run: Run) -> Run:
 def test_weights_that_share_memory_are_all_kept_and_continued(
     reviews: Path, tmp_path: Path
 ) -> None:
-    glove = ("--recipe.glove", str(reviews / "words.txt"))
+    glove = ("--recipe.glove", str(reviews / "glove/tiny.txt"))
     flags = ("--recipe.updates", "4", "--save-every", "2", "--eval-every", "2", *glove, *SILENT)
     config = parse(["imdb/lstm-glove", *flags])
     whole = as_cudnn_has_it(build(config, tmp_path / "whole"))

@@ -221,7 +221,7 @@ def _chosen_by(name: str) -> str:
         return "those of the recipes"
     first, second = SEARCH_SEEDS
     return (
-        f"of the grids of {name}-tuning the best for cosine, by validation at the last update, "
+        f"the best for cosine in {name}-tuning, by validation at the last update, "
         f"mean of seeds {first} and {second}"
     )
 

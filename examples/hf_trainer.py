@@ -3,10 +3,12 @@
 usage: [accelerate launch --config_file launch_configs/cpu2.yaml] examples/hf_trainer.py OUT
 """
 
+import gc
 import sys
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -76,3 +78,7 @@ def main(out: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1])
+    # The model first, then the process group that its gradients were reduced in: in the other
+    # order a rank can hang.
+    gc.collect()
+    PartialState().destroy_process_group()

@@ -3,7 +3,6 @@
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import tempfile
@@ -47,11 +46,14 @@ def pytest_runtest_protocol(item: pytest.Item):
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu"):
-        import torch
+    if item.get_closest_marker("gpu") and not _has_gpu():
+        pytest.skip("needs an accelerator")
 
-        if not torch.cuda.is_available():
-            pytest.skip("needs an accelerator")
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @pytest.fixture(scope="session")
@@ -66,19 +68,20 @@ def real_data() -> Path:
 
 
 class WarmLauncher:
-    """The other side of ``tests/warm.py``."""
+    """The other side of ``tests/warm.py``; it starts when it is first needed."""
 
     def __init__(self) -> None:
-        program = [sys.executable, str(ROOT / "tests/warm.py")]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self.server = subprocess.Popen(
-            program, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
+        self.server: subprocess.Popen[bytes] | None = None
 
     def run(
         self, arguments: Sequence[str], folder: Path, env: Env, timeout: int
     ) -> "subprocess.CompletedProcess[str]":
-        """What ``subprocess.run`` returns for ``accelerate-launch`` with these arguments."""
+        """What ``subprocess.run`` returns for ``accelerate-launch`` with these arguments.
+
+        Whatever goes wrong ends the server and the launch, and the next one has a new server.
+        """
+        if early := [name for name in env or {} if name.startswith(("HF_", "PYTHON"))]:
+            raise ValueError(f"{early} are read before a warm rank begins: ask for cold=True")
         with tempfile.TemporaryDirectory() as files:
             out, err = Path(files, "out"), Path(files, "err")
             request = {
@@ -87,49 +90,54 @@ class WarmLauncher:
                 "environment": _environment(env),
                 "cores": sorted(os.sched_getaffinity(0)) if CORES else [],
             }
-            self.server.stdin.write(json.dumps(request).encode() + b"\n")  # type: ignore[union-attr]
-            launcher = self._answer(60)
             try:
-                code = self._answer(timeout)
-            except subprocess.TimeoutExpired:
-                os.killpg(launcher, signal.SIGKILL)
-                self._answer(60)
+                server = self._running()
+                server.stdin.write(json.dumps(request).encode() + b"\n")  # type: ignore[union-attr]
+                self._answer(60)  # the launcher's process id
+                code = int(self._answer(timeout))
+            except BaseException:
+                self.close()
                 raise
             return subprocess.CompletedProcess(arguments, code, out.read_text(), err.read_text())
 
-    def _answer(self, timeout: int) -> int:
+    def close(self) -> None:
+        """End the server, and with it the launch in progress."""
+        if self.server is not None:
+            with self.server:  # closes its input, which ends it
+                self.server = None
+
+    def _running(self) -> "subprocess.Popen[bytes]":
+        if self.server is None:
+            program = [sys.executable, str(ROOT / "tests/warm.py")]
+            pipe = subprocess.PIPE
+            self.server = subprocess.Popen(program, bufsize=0, stdin=pipe, stdout=pipe)
+            self._answer(300)
+        return self.server
+
+    def _answer(self, timeout: int) -> bytes:
+        assert self.server is not None
         answers = self.server.stdout
         assert answers is not None
         if not select.select([answers], [], [], timeout)[0]:
             raise subprocess.TimeoutExpired(self.server.args, timeout)
-        return int(answers.readline())
-
-    def close(self) -> None:
-        """End the server."""
-        with self.server:  # closes the pipes, which ends it
-            pass
+        if not (answer := answers.readline()):
+            raise RuntimeError("tests/warm.py has ended: see its standard error")
+        return answer
 
 
 @pytest.fixture(scope="session")
-def warm() -> Iterator[Callable[[], WarmLauncher]]:
-    """Gives the worker's warm launcher, which starts when it is first asked for."""
-    started: list[WarmLauncher] = []
-
-    def get() -> WarmLauncher:
-        if not started:
-            started.append(WarmLauncher())
-        return started[0]
-
-    yield get
-    for launcher in started:
-        launcher.close()
+def warm() -> Iterator[WarmLauncher]:
+    launcher = WarmLauncher()
+    yield launcher
+    launcher.close()
 
 
 @pytest.fixture
-def launch(tmp_path: Path, warm: Callable[[], WarmLauncher]) -> Launch:
+def launch(tmp_path: Path, warm: WarmLauncher) -> Launch:
     """Run ``accelerate launch`` with one of the shipped launch files, in an empty folder.
 
-    With ``cold`` as a user does, else by the warm launcher, which saves the ranks their imports.
+    With ``cold`` as a user does; else by the warm launcher, which saves the ranks their imports,
+    except with a GPU, which does not outlive a fork.
     """
 
     def run(config: str, *command: str, env: Env = None, timeout: int = 300, cold: bool = False):
@@ -139,8 +147,8 @@ def launch(tmp_path: Path, warm: Callable[[], WarmLauncher]) -> Launch:
             arguments = ["--main_process_port", "0", *arguments]
         # Ranks on one core would wait for each other.
         with nullcontext() if config == "cpu" else _all_cores():
-            if not cold:
-                return warm().run(arguments, tmp_path, env, timeout)
+            if not (cold or _has_gpu()):
+                return warm.run(arguments, tmp_path, env, timeout)
             # As accelerate launch, which first imports what its other subcommands need.
             accelerate = str(Path(sys.executable).with_name("accelerate-launch"))
             return _run([accelerate, *arguments], tmp_path, env, timeout)

@@ -121,6 +121,19 @@ def test_ranks_that_disagree_are_stopped(launch: Launch, tmp_path: Path) -> None
     assert not list(tmp_path.glob("runs/*/*/result.json"))
 
 
+def test_a_rank_that_fails_alone_is_heard_and_ends_the_others(
+    launch: Launch, tmp_path: Path
+) -> None:
+    program = str(ROOT / "tests/programs/fail_rank_one.py")
+    flags = ["digits/vit_micro", "--recipe.updates", "6", "--wandb", "off"]
+    done = launch("cpu2", program, *flags, timeout=60)
+    assert done.returncode == 1
+    assert "error on rank 1: MemoryError: no more; see runs/single/" in done.stderr
+    assert next(tmp_path.glob("runs/single/*/error-1.log")).read_text().endswith("no more\n")
+    assert "in a group: True" not in done.stdout
+    assert done.stdout.count("in a group: False") >= 1  # the other may be ended before it says so
+
+
 def test_averaged_weights_have_one_set_of_batch_statistics(launch: Launch, tmp_path: Path) -> None:
     program = str(ROOT / "tests/programs/average_ranks.py")
     flags = ["--recipe.updates", "20", "--recipe.optimizer", "schedule-free", "--wandb", "off"]

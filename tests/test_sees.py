@@ -15,7 +15,7 @@ from tests.studies import write_run
 from toolkit import cli, loop, studies
 from toolkit.batches import shares_of
 from toolkit.config import check_folder, from_json, parse, run_id, to_json
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, RunError
 from toolkit.events import entrant
 from toolkit.mirror import decision, describe, values
 from toolkit.report.analyse import analyse
@@ -90,6 +90,7 @@ def test_the_report_calls_it_by_what_it_sees(run: Run, tmp_path: Path) -> None:
     assert {one.group.schedule for one in both.runs} == {"plateau", "plateau (sees validation)"}
     (line,) = [line for line in commands(both.runs) if "sees" in line]
     assert "--sees validation --read-every 1 --eval-every 10" in line
+    assert not any("--sees training" in line for line in commands(both.runs))
     assert {row.group.schedule for row in analyse(both).groups} == {
         *("plateau", "plateau (sees validation)")
     }
@@ -171,11 +172,83 @@ SEES = ("training", "validation")
 
 
 def test_adaptive_is_refused() -> None:
-    with pytest.raises(ConfigError, match="sees = validation: adaptive needs the training loss"):
+    with pytest.raises(
+        ConfigError, match="sees = validation: adaptive may ask for more than an LR"
+    ):
         parse(["digits/vit_micro", "--sees", "validation", "schedule:adaptive"])
 
 
 def test_the_headline_study_has_a_row_of_each_rival_that_its_authors_feed_so() -> None:
-    rows = {entrant(type(c.schedule).__name__.lower(), c.sees) for c in studies.headline().configs}
-    assert {"greedy", "greedy (sees validation)", "plateau", "plateau (sees validation)"} <= rows
-    assert sum("sees" in row for row in rows) == 2
+    """Where its epochs are more than the patience; elsewhere it would be a constant LR."""
+    rows: dict[str, set[str]] = {}
+    for config in studies.headline().configs:
+        name = entrant(type(config.schedule).__name__.lower(), config.sees)
+        rows.setdefault(name, set()).add(config.target)
+    images = {"cifar10/resnet18@field", "cifar10/efficientnet_b0@field"}
+    for name in ("greedy", "plateau"):
+        assert len(rows[name]) == 6
+        assert rows[f"{name} (sees validation)"] == images
+    assert sum("sees" in name for name in rows) == 2
+
+
+def test_a_run_that_has_not_been_evaluated_yet_is_said_to_be_so(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (run.folder / "events.jsonl").read_text().splitlines(keepends=True)
+    early = [line for line in lines if json.loads(line)["update"] < 10]
+    (tmp_path / "events.jsonl").write_text("".join(early))
+    (tmp_path / "config.json").write_text((run.folder / "config.json").read_text())
+    assert cli.main(["replay", str(tmp_path)]) == 2
+    assert "holds no validation loss yet" in capsys.readouterr().err
+
+
+def test_replay_tells_which_losses_they_are_with_and_without_a_configuration(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "events.jsonl").write_text((run.folder / "events.jsonl").read_text())
+    for place in (run.folder, tmp_path):
+        assert cli.main(["replay", str(place), *RULE]) == 0
+        assert "6 readings, updates 10 to 60" in (told := capsys.readouterr().out)
+        assert "plateau (sees validation) from base LR 0.01" in told
+    assert cli.main(["replay", str(run.folder), "--json"]) == 0
+    seen = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    recorded = [e for e in events_of(run.folder) if e.get("kind") == "validation_reading"]
+    assert seen == recorded
+    assert cli.main(["explain", str(run.folder), "--update", "15"]) == 0
+    told = capsys.readouterr().out
+    assert "reading    update 20, epoch 1.00" in told
+    assert "over 200 validation items" in told
+
+
+BACK = """
+from dataclasses import dataclass
+from toolkit.reading import Decision
+from toolkit.schedules import Constant
+
+@dataclass(frozen=True)
+class Back(Constant):
+    def observe(self, memory, reading):
+        return memory._replace(decision=Decision("spike", 1.0, "rollback", "why not"))
+"""
+
+
+def test_more_than_an_lr_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "back.py").write_text(BACK)
+    flags = [*SHORT, *FLAGS, f"schedule:{tmp_path}/back.py:Back"]
+    built = build(parse(["digits/vit_micro", *flags]), tmp_path)
+    try:
+        with pytest.raises(RunError, match="asks for 'rollback' at update 10: a schedule that"):
+            loop.fit(built)
+    finally:
+        loop.release(built)
+
+
+@pytest.mark.parametrize(("sees", "every"), [("validation", "eval"), ("training", "read")])
+def test_runs_that_see_at_other_times_are_not_one_group(
+    tmp_path: Path, sees: str, every: str
+) -> None:
+    for seed, updates in enumerate((10, 20)):
+        folder = write_run(tmp_path, "plateau", seed, 90.0, sees=sees)
+        (folder / "config.json").write_text(json.dumps({f"{every}_every": updates}))
+    with pytest.raises(ConfigError, match=f"differ in {every}_every"):
+        load_study(tmp_path)

@@ -4,8 +4,13 @@ A process that imports what ranks import, once, and forks them: a rank takes 6 s
 the tests start a hundred. The launcher is Accelerate's own up to the point where torchrun would
 start the ranks; each is a process of its own, and ends as Python does.
 
-Reads a request a line from standard input, and answers with the launcher's process id, then with
-its exit code. ``tests.conftest`` has the other side.
+A rank differs from a real one in what happened before the fork: it has the server's hash seed and
+what libraries read from the environment when they are imported, and lacks torchrun's own variables.
+What is about these, or about the launcher, asks for ``cold=True``.
+
+Says ``ready``, reads a request a line from standard input, and answers each with the launcher's
+process id and then with its exit code; ends with its input, and its launch with it.
+``tests.conftest`` has the other side.
 """
 
 import gc
@@ -13,12 +18,15 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import sys
 import threading
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 LIBRARIES = (
     *("accelerate", "accelerate.commands.launch", "torch.distributed.run", "deepspeed"),
@@ -27,6 +35,7 @@ LIBRARIES = (
 )
 GRACE = 30
 """Seconds that the other ranks have once one has failed."""
+POLL_MILLISECONDS = 20
 
 
 class Rank(BaseException):
@@ -47,8 +56,9 @@ def main() -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
     if threading.active_count() > 1:
-        raise RuntimeError("a library has started a thread: a fork would not have it")
+        raise RuntimeError("a library has started a thread of Python's: a fork would not have it")
     gc.freeze()
+    os.write(answers, b"ready\n")
     try:
         serve(answers)
     except Rank as rank:
@@ -65,11 +75,30 @@ def serve(answers: int) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if (launcher := os.fork()) == 0:
-            os.setsid()
+            os.setpgid(0, 0)
+            os.close(answers)
             os._exit(launch(request))
+        os.setpgid(launcher, launcher)  # both do, whoever comes first
         os.write(answers, f"{launcher}\n".encode())
-        _, status = os.waitpid(launcher, 0)
-        os.write(answers, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        code = wait(launcher)
+        os.write(answers, f"{code}\n".encode())
+
+
+def wait(launcher: int) -> int:
+    """The launcher's exit code; if whoever asked is gone, it is killed, and its ranks with it."""
+    asker = select.poll()
+    asker.register(0, 0)  # nothing but a hang-up
+    try:
+        while True:
+            pid, status = os.waitpid(launcher, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            if asker.poll(POLL_MILLISECONDS):
+                sys.exit(1)
+    except BaseException:
+        os.killpg(launcher, signal.SIGKILL)
+        os.waitpid(launcher, 0)
+        raise
 
 
 def launch(request: dict[str, Any]) -> int:
@@ -81,9 +110,11 @@ def launch(request: dict[str, Any]) -> int:
     os.chdir(folder)
     for number, file in enumerate((os.devnull, out, err)):
         flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        os.dup2(os.open(file, flags, 0o600), number)
+        opened = os.open(file, flags, 0o600)
+        os.dup2(opened, number)
+        os.close(opened)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        stream.reconfigure(write_through=True)  # type: ignore[union-attr]  # as python -u, so torchrun
     os.environ.clear()
     os.environ.update(request["environment"])
     if request["cores"]:
@@ -152,14 +183,15 @@ def _end(ranks: set[int]) -> None:
 
 def run(command: list[str]) -> None:
     """What Python does with these arguments."""
+    np.random.seed()  # or all ranks would draw alike
     if command[0] == "-m":
         sys.argv = command[1:]
-        sys.path.insert(0, str(Path.cwd()))
+        sys.path[0] = str(Path.cwd())
         runpy.run_module(command[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv = command
-        sys.path.insert(0, str(Path(command[0]).resolve().parent))
-        runpy.run_path(command[0], run_name="__main__")
+        sys.path[0] = str(Path(command[0]).resolve().parent)
+        runpy.run_path(str(Path(command[0]).resolve()), run_name="__main__")
 
 
 if __name__ == "__main__":

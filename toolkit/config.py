@@ -63,8 +63,8 @@ class RunConfig:
                 raise ValueError(f"{name} = {value}: it must be {bound} or above")
         if self.sees == "validation" and hasattr(self.schedule, "inform"):
             raise ValueError(
-                f"sees = validation: {schedule_name(self.schedule)} needs the training loss of "
-                "every reading"
+                f"sees = validation: {schedule_name(self.schedule)} may ask for more than an LR "
+                "(it has 'inform'), for which it needs the training loss of every update"
             )
         if not self.study or set(self.study) & set("/\\"):
             raise ValueError(f"study = '{self.study}': it is the name of a folder below runs/")

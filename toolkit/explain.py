@@ -13,6 +13,7 @@ from typing import Any
 from toolkit import losses
 from toolkit.config import parse_schedule, schedule_to_json
 from toolkit.errors import ConfigError, RunError
+from toolkit.events import entrant
 from toolkit.process import DONE, FAILED, WRONG
 from toolkit.reading import Decision
 from toolkit.replay import Replay, check, prepare
@@ -60,21 +61,25 @@ def explain(replay: Replay, update: int) -> Iterator[str]:
         last = judged[-1].reading.update
         raise ConfigError(f"--update = {update}: {replay.losses.file} has updates 1 to {last}")
     before = judged[place - 1].reading.update if place else 0
-    yield from _reading(judged[place], before)
+    if replay.losses.sees == "validation":
+        before = judged[place].reading.update - 1  # it is of that moment
+    yield from _reading(judged[place], before, replay.losses.sees)
     yield from _decision(replay, judged[place])
     yield from _grounds(judged[place])
     settings = schedule_to_json(replay.schedule)
-    yield f"settings   {settings['name']}: {_named(settings['fields'])}"
+    name = entrant(settings["name"], replay.losses.sees)
+    yield f"settings   {name}: {_named(settings['fields'])}"
 
 
-def _reading(judged: Judged, before: int) -> Iterator[str]:
+def _reading(judged: Judged, before: int, sees: str) -> Iterator[str]:
     reading = judged.reading
     updates = f"updates {before + 1} to {reading.update}"
     if before + 1 == reading.update:
         updates = f"update {reading.update}"
     yield f"reading    {updates}, epoch {reading.epoch:.2f}"
     lost = f", {reading.nonfinite} micro-batches not finite" if reading.nonfinite else ""
-    yield f"loss       {reading.loss:.6g} over {reading.count:g} items{lost}"
+    of = "validation items" if sees == "validation" else "items"
+    yield f"loss       {reading.loss:.6g} over {reading.count:g} {of}{lost}"
 
 
 def _decision(replay: Replay, judged: Judged) -> Iterator[str]:

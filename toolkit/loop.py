@@ -202,8 +202,14 @@ def _read_validation(run: Run, rates: list[float], factor: float) -> None:
             total, count = run.task.loss(run.model, batch)
             if own:
                 meter.add(total, count)
-    reading, _ = meter.read(run.update, run.epoch)
-    run.record.validation_reading(reading, run.lr.observe(reading), rates, factor)
+        reading, _ = meter.read(run.update, run.epoch)  # waits for the device
+    decision = run.lr.observe(reading)
+    if decision.action not in ("hold", "raise", "cut", "anneal"):
+        raise RunError(
+            f"{schedule_name(run.config.schedule)} asks for '{decision.action}' at update "
+            f"{run.update}: a schedule that sees validation losses sets the LR, and no more"
+        )
+    run.record.validation_reading(reading, decision, rates, factor)
 
 
 def _training_batches(run: Run) -> "Iterator[Batch]":

@@ -30,6 +30,7 @@ class Losses:
         events: the lines of a run of this toolkit that they are from, else empty.
         run: that run's configuration, as stored beside them.
         facts: what the run knew before its first update, as far as the file tells.
+        sees: which losses they are; ``validation`` only for a run whose schedule saw those.
         has_epochs: whether the file tells epochs; else all readings are in epoch 0.
     """
 
@@ -38,6 +39,7 @@ class Losses:
     events: tuple[Mapping[str, Any], ...] = ()
     run: Mapping[str, Any] | None = None
     facts: Facts = NO_FACTS
+    sees: str = "training"
     has_epochs: bool = True
 
 
@@ -109,8 +111,11 @@ def _from_events(file: Path, text: str) -> Losses:
         if not isinstance(lines[-1][1], dict):
             raise ConfigError(f"{file}, row {number} is not a JSON object")
     run = _config_beside(file)
-    sees = "training" if run is None else run.get("sees", "training")
-    seen = VALIDATION_READING if sees == "validation" else None
+    kinds = {event.get("kind") for _, event in lines}
+    seeing = VALIDATION_READING in kinds or (run or {}).get("sees") == "validation"
+    if seeing and VALIDATION_READING not in kinds:
+        raise ConfigError(f"{file} holds no validation loss yet, which is what its schedule sees")
+    seen, sees = (VALIDATION_READING, "validation") if seeing else (None, "training")
     entries = [(row, event) for row, event in lines if event.get("kind") == seen]
     if not entries or not all("action" in event and "factor" in event for _, event in entries):
         return Losses(file, _readings(file, entries), has_epochs=_have(entries, "epoch"))
@@ -118,10 +123,10 @@ def _from_events(file: Path, text: str) -> Losses:
     events = tuple(event for _, event in entries)
     readings = tuple(map(reading_of, events))
     if run is None:
-        return Losses(file, readings, events)
+        return Losses(file, readings, events, sees=sees)
     start = next((event for _, event in lines if event.get("kind") == "start"), None)
     facts = _derived(run, readings[-1]) if start is None else _stated(start)
-    return Losses(file, readings, events, run, facts)
+    return Losses(file, readings, events, run, facts, sees)
 
 
 def _have(entries: Sequence[Entry], field: str) -> bool:

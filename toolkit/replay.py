@@ -24,7 +24,7 @@ from toolkit.config import (
     schedule_to_json,
 )
 from toolkit.errors import ConfigError, RunError
-from toolkit.events import to_event
+from toolkit.events import VALIDATION_READING, entrant, to_event
 from toolkit.losses import Losses
 from toolkit.process import DONE, FAILED, WRONG
 from toolkit.reading import Facts
@@ -60,8 +60,9 @@ class Replay:
     def events(self, judged: Sequence[Judged]) -> list[dict[str, Any]]:
         """The lines that a run with these losses would have left in ``events.jsonl``."""
         times = [event["t"] for event in self.losses.events] or [None] * len(judged)
+        kind = {"kind": VALIDATION_READING} if self.losses.sees == "validation" else {}
         return [
-            {**to_event(j.reading, j.decision, self.base_lr * j.factor, j.factor), "t": t}
+            {**kind, **to_event(j.reading, j.decision, self.base_lr * j.factor, j.factor), "t": t}
             for j, t in zip(judged, times, strict=True)
         ]
 
@@ -159,10 +160,11 @@ def _print_decisions(replay: Replay, judged: Sequence[Judged], seconds: float) -
     total, readings = replay.facts.total_updates, replay.losses.readings
     acted = [j for j in judged if j.decision.action not in ("hold", "snapshot")]
     snapshots = sum(j.decision.action == "snapshot" for j in judged)
+    name = entrant(schedule_name(replay.schedule), replay.losses.sees)
     print(
         f"{replay.losses.file}: {len(readings)} readings, updates {readings[0].update} to "
         f"{readings[-1].update} of {total or 'a run without a known end'}; "
-        f"{schedule_name(replay.schedule)} from base LR {replay.base_lr:g}: {len(acted)} decisions "
+        f"{name} from base LR {replay.base_lr:g}: {len(acted)} decisions "
         f"{f'and {snapshots} snapshots ' * bool(snapshots)}in {1000 * seconds:.1f} ms"
     )
     print(f"{'update':>8} {'epoch':>7} {'loss':>10} {'LR':>10}  decision")

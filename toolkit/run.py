@@ -147,8 +147,9 @@ def _scheduled(
     config: RunConfig, model: nn.Module, optimizer: Optimizer, budget: int
 ) -> ScheduledLR:
     pretrained = config.recipe.init == "pretrained"
+    restored = model if config.sees == "training" else None
     try:
-        return ScheduledLR(optimizer, config.schedule, budget, model, pretrained=pretrained)
+        return ScheduledLR(optimizer, config.schedule, budget, restored, pretrained=pretrained)
     except ValueError as error:  # the schedule does not fit the budget or the base LR
         raise ConfigError(str(error)) from error
 

@@ -45,12 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
     except KeyboardInterrupt:
         print("stopped: the same command continues", file=sys.stderr)
         return PREEMPTED
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+    from toolkit.ranks import leave
+
+    leave(failed=True)  # only here has what the error referred to gone
+    return FAILED
 
 
 def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> int:

@@ -27,7 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return _say(error, WRONG)
     except RunError as error:
-        return _say(error, FAILED)
+        code = _say(error, FAILED)
+    from toolkit.ranks import leave
+
+    leave(failed=True)  # only here has what the error referred to gone
+    return code
 
 
 def train(config: RunConfig, fresh: bool = False) -> int:
@@ -82,7 +86,10 @@ def _failure(error: Exception, folder: Path, update: int, rank: int) -> RunError
         return error
     log = folder / f"error-{rank}.log"
     log.write_text(traceback.format_exc())
-    return RunError(f"{type(error).__name__}: {first_line(error)}; see {log}")
+    told = f"{type(error).__name__}: {first_line(error)}; see {log}"
+    if rank > 0:  # it may be the only one that failed
+        print(f"error on rank {rank}: {told}", file=sys.stderr)
+    return RunError(told)
 
 
 def _announce(run: Any, threads: int) -> None:

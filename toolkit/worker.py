@@ -97,10 +97,9 @@ def work(
     """
     settle()
     code = _work(todo, lease, wait, done)
-    if world_size() > 1:
-        from toolkit.ranks import leave
+    from toolkit.ranks import leave
 
-        leave()
+    leave()
     return code
 
 

@@ -317,15 +317,25 @@ def _refuse_other_settings(runs: list[RunRecord]) -> None:
     first: dict[Group, RunRecord] = {}
     for run in runs:
         other = first.setdefault(run.group, run)
-        for key, free in (("recipe_settings", NOT_PART_OF_THE_RECIPE), ("schedule_config", ())):
-            a, b = (side.result.get(key, {}) for side in (run, other))
-            differing = [n for n in {*a, *b} if n not in free and a.get(n) != b.get(n)]
+        sides = [(*_settings_of(one),) for one in (run, other)]
+        for a, b in zip(*sides, strict=True):
+            differing = [n for n in {*a, *b} if a.get(n) != b.get(n)]
             if differing:
                 raise ConfigError(
                     f"{other.folder} and {run.folder} are both {run.group.schedule} at "
                     f"{run.group.lr:g}, but differ in {', '.join(sorted(differing))}: give each "
                     "its own --study"
                 )
+
+
+def _settings_of(run: RunRecord) -> Iterator[Mapping[str, Any]]:
+    """What the runs of a group must have in common."""
+    recipe = run.result.get("recipe_settings", {})
+    yield {name: value for name, value in recipe.items() if name not in NOT_PART_OF_THE_RECIPE}
+    yield run.result.get("schedule_config", {})
+    sees = run.result.get("sees", "training")
+    every = "read_every" if sees == "training" else "eval_every"
+    yield {every: run.config[every]} if every in run.config else {}
 
 
 def _refuse_duplicates(runs: list[RunRecord]) -> None:

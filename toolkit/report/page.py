@@ -80,7 +80,9 @@ def _arguments(run: RunRecord) -> tuple[str | None, ...]:
         )
     flags = [f"{result['task']}/{result['model']}@{result['recipe']}", "--seed", None]
     flags += ["--arm", str(result["arm"])]
-    for name in ("sees", "read_every", "eval_every"):
+    if run.config.get("sees", "training") != "training":
+        flags += ["--sees", str(run.config["sees"])]
+    for name in ("read_every", "eval_every"):
         if run.config.get(name) is not None:
             flags += [_flag(name), str(run.config[name])]
     for name, value in result["recipe_settings"].items():

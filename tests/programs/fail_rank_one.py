@@ -1,0 +1,24 @@
+"""toolkit.train, except that rank 1 alone fails after an update; each rank says at its exit whether
+it has left the process group.
+"""
+
+import atexit
+import os
+import sys
+
+from torch import distributed
+
+from toolkit import loop, train
+
+update = loop._update
+
+
+def update_and_fail(run, batches):
+    update(run, batches)
+    if run.update == 3 and os.environ["RANK"] == "1":
+        raise MemoryError("no more")
+
+
+loop._update = update_and_fail
+atexit.register(lambda: sys.stdout.write(f"in a group: {distributed.is_initialized()}\n"))
+sys.exit(train.main())

@@ -1,0 +1,72 @@
+"""The tests' own launcher: it tells what a real one tells, and leaves nothing behind."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Launch, WarmLauncher
+
+PROGRAM = str(ROOT / "tests/programs/end_as_told.py")
+pytestmark = pytest.mark.ranks
+
+
+def ended(pid: int) -> bool:
+    """Whether a process ends within seconds."""
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def ranks_of(folder: Path) -> list[tuple[int, float]]:
+    """Process id and a random number of each rank."""
+    told = (file.read_text().split() for file in sorted(folder.glob("rank*.txt")))
+    return [(int(pid), float(number)) for pid, number in told]
+
+
+@pytest.mark.parametrize(
+    ("config", "how", "code"),
+    [
+        ("cpu", ["0"], 0),
+        ("cpu", ["3"], 1),
+        ("cpu2", ["0", "0"], 0),
+        ("cpu2", ["sleep", "3"], 1),
+        ("cpu2", ["kill", "sleep"], 1),
+    ],
+)
+def test_codes_are_a_launchers_and_one_rank_ends_all(
+    launch: Launch, tmp_path: Path, config: str, how: list[str], code: int
+) -> None:
+    done = launch(config, PROGRAM, str(tmp_path), *how, timeout=60)
+    assert done.returncode == code, done.stderr
+    ranks = ranks_of(tmp_path)
+    assert len({pid for pid, _ in ranks}) == len({number for _, number in ranks}) == len(how)
+    assert all(ended(pid) for pid, _ in ranks)
+    assert sorted(done.stdout.splitlines())[0].startswith(f"rank 0 of {len(how)}")
+
+
+def test_what_goes_wrong_ends_the_launch_and_the_next_one_works(tmp_path: Path) -> None:
+    launcher, file = WarmLauncher(), str(ROOT / "launch_configs/cpu2.yaml")
+    arguments = ["--main_process_port", "0", "--config_file", file, PROGRAM, str(tmp_path)]
+    with pytest.raises(subprocess.TimeoutExpired):
+        launcher.run([*arguments, "sleep", "sleep"], tmp_path, None, 3)
+    asleep = ranks_of(tmp_path)
+    assert len(asleep) == 2
+    assert all(ended(pid) for pid, _ in asleep)
+    assert launcher.run([*arguments, "0", "0"], tmp_path, None, 60).returncode == 0
+    assert launcher.server is not None
+    launcher.server.kill()
+    with pytest.raises((RuntimeError, BrokenPipeError)):
+        launcher.run([*arguments, "0", "0"], tmp_path, None, 60)
+    launcher.close()
+
+
+def test_what_a_library_reads_at_its_import_is_refused(warm: WarmLauncher, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cold=True"):
+        warm.run([], tmp_path, {"HF_HUB_OFFLINE": "1"}, 60)

@@ -15,6 +15,7 @@ process id and then with its exit code; ends with its input, and its launch with
 
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
@@ -58,6 +59,7 @@ def main() -> None:
     if threading.active_count() > 1:
         raise RuntimeError("a library has started a thread of Python's: a fork would not have it")
     gc.freeze()
+    sys.stdout.flush()  # or every fork would say it again
     os.write(answers, b"ready\n")
     try:
         serve(answers)
@@ -113,8 +115,8 @@ def launch(request: dict[str, Any]) -> int:
         opened = os.open(file, flags, 0o600)
         os.dup2(opened, number)
         os.close(opened)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(write_through=True)  # type: ignore[union-attr]  # as python -u, so torchrun
+    raw = open(1, "wb", buffering=0, closefd=False)  # noqa: SIM115
+    sys.stdout = io.TextIOWrapper(raw, write_through=True)  # as by python -u, so by torchrun
     os.environ.clear()
     os.environ.update(request["environment"])
     if request["cores"]:

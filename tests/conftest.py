@@ -146,7 +146,7 @@ def launch(tmp_path: Path, warm: WarmLauncher) -> Launch:
         if config != "cpu":
             arguments = ["--main_process_port", "0", *arguments]
         # Ranks on one core would wait for each other.
-        with nullcontext() if config == "cpu" else _all_cores():
+        with nullcontext() if config == "cpu" else all_cores():
             if not (cold or _has_gpu()):
                 return warm.run(arguments, tmp_path, env, timeout)
             # As accelerate launch, which first imports what its other subcommands need.
@@ -157,7 +157,8 @@ def launch(tmp_path: Path, warm: WarmLauncher) -> Launch:
 
 
 @contextmanager
-def _all_cores() -> Iterator[None]:
+def all_cores() -> Iterator[None]:
+    """What is started inside is not kept to the worker's core."""
     own = os.sched_getaffinity(0) if CORES else set()
     if CORES:
         os.sched_setaffinity(0, CORES)

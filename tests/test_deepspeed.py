@@ -163,7 +163,7 @@ def test_a_checkpoint_of_other_ranks_is_refused() -> None:
 @pytest.mark.usefixtures("configs")
 def test_bf16_is_asked_for_in_one_place(launch: Launch, tmp_path: Path) -> None:
     flags = [*DIGITS[:1], "--recipe.updates", "4", "--recipe.precision", "bf16"]
-    kept = fit(launch, "zero2", tmp_path / "out.pt", *flags, "schedule:constant", cold=True)
+    kept = fit(launch, "zero2", tmp_path / "out.pt", *flags, "schedule:constant")
     assert run_result(tmp_path, "single")["precision"] == "bf16"
     assert kept["meter"] == "torch.float32"
 

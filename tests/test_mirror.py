@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import ROOT, Launch
+from tests.conftest import ROOT, Launch, all_cores
 from tests.fake_wandb import FakeWandb
 from tests.studies import write_run
 from toolkit.mirror import DECISION_COLUMNS, PROJECT, decision, describe, values
@@ -22,7 +22,7 @@ FLAGS = ["digits/vit_micro", "--seed", "3", "--recipe.updates"]
 TRAIN = ["-m", "toolkit.train", *FLAGS]
 TRAIN_AND_WAIT = [str(ROOT / "tests/programs/train_and_wait.py"), *FLAGS]
 WANDB = str(Path(sys.executable).with_name("wandb"))
-MOST_SECONDS_WAITED = 10
+MOST_SECONDS_WAITED = 12
 """15 seconds from the last update to the exit, less what a process without W&B takes to end; that
 depends on what else the machine does."""
 SPARE = ("_step", "_timestamp", "_runtime")
@@ -188,16 +188,15 @@ class Held(Cosine):
 """
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("trouble", ["server", "disk"])
 def test_what_breaks_in_mid_run_does_not_stop_it(tmp_path: Path, trouble: str) -> None:
     (tmp_path / "held.py").write_text(HELD)
     with FakeWandb() as server:
         env = environment(server.environment)
         command = [sys.executable, *TRAIN_AND_WAIT, "60", "schedule:held.py:Held"]
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        with all_cores():  # there are three processes, and the server
+            process = subprocess.Popen(command, cwd=tmp_path, env=env, **pipes)
         while not any(sent.history for sent in server.runs.values()):
             assert process.poll() is None
             time.sleep(0.05)

@@ -160,7 +160,7 @@ def test_two_ranks_stop_together_and_continue(launch: Launch, tmp_path: Path) ->
     command = ["-m", "toolkit.train", *EXACT, *budget, *PLAN]
     assert launch("cpu2", *command, "--study", "whole").returncode == 0
     program = str(ROOT / "tests/programs/stop_rank_one.py")
-    stopped = launch("cpu2", program, *command[2:], "--study", "stopped", cold=True)
+    stopped = launch("cpu2", program, *command[2:], "--study", "stopped")
     assert not list(tmp_path.glob("runs/stopped/*/result.json")), stopped.stderr
     assert stopped.stdout.count("0 wrapped models left\n") == 2
     state = json.loads(next(tmp_path.glob("runs/stopped/*/state.json")).read_text())

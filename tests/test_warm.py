@@ -51,20 +51,15 @@ def test_codes_are_a_launchers_and_one_rank_ends_all(
     assert sorted(done.stdout.splitlines())[0].startswith(f"rank 0 of {len(how)}")
 
 
-def test_what_goes_wrong_ends_the_launch_and_the_next_one_works(tmp_path: Path) -> None:
-    launcher, file = WarmLauncher(), str(ROOT / "launch_configs/cpu2.yaml")
-    arguments = ["--main_process_port", "0", "--config_file", file, PROGRAM, str(tmp_path)]
+def test_what_goes_wrong_ends_the_launch_and_the_next_one_works(
+    launch: Launch, tmp_path: Path
+) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
-        launcher.run([*arguments, "sleep", "sleep"], tmp_path, None, 3)
+        launch("cpu2", PROGRAM, str(tmp_path), "sleep", "sleep", timeout=3)
     asleep = ranks_of(tmp_path)
     assert len(asleep) == 2
     assert all(ended(pid) for pid, _ in asleep)
-    assert launcher.run([*arguments, "0", "0"], tmp_path, None, 60).returncode == 0
-    assert launcher.server is not None
-    launcher.server.kill()
-    with pytest.raises((RuntimeError, BrokenPipeError)):
-        launcher.run([*arguments, "0", "0"], tmp_path, None, 60)
-    launcher.close()
+    assert launch("cpu2", PROGRAM, str(tmp_path), "0", "0", timeout=60).returncode == 0
 
 
 def test_what_a_library_reads_at_its_import_is_refused(warm: WarmLauncher, tmp_path: Path) -> None:

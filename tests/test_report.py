@@ -120,14 +120,18 @@ def test_a_reader_learns_what_was_scored_on_how_much_and_whence_the_rates_are(
     for seed in range(6):
         for schedule in ("plan", "cosine"):
             metrics = {"test": {"f1": 80.0 + seed}, "validation": {"f1": 79.0}}
-            write_run(tmp_path, schedule, seed, 0.0, metrics=metrics, samples=sizes)
+            told = {"metrics": metrics, "samples": sizes, "argv": ["sweep.py"]}
+            write_run(tmp_path, schedule, seed, 0.0, **told)
     plan = {**studies.headline_cpu().to_json(), "family": [], "pairs": {}, "left_out": {}}
+    plan["source"] = "my studies.py:mine"
     (tmp_path / "study.json").write_text(json.dumps(plan))
     page, text = page_of(tmp_path), markdown(analyse(load_study(tmp_path)))
     for told in (page, text):
         assert "the best for cosine in headline_cpu-tuning" in told
         assert "mean of seeds 1000 and 1001." in told
-    assert "of samples: train 7,654,321, validation 200, test 1,234;" in page
+    assert "; samples: train 7,654,321, validation 200, test 1,234;" in page
+    assert "``" not in page.partition("<script")[0]
+    assert "python -m toolkit.sweep &#39;my studies.py:mine&#39;" in page
     assert "the highest mean F1 is 82.50" in page
     assert "f1" not in text
 

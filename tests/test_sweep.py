@@ -58,6 +58,8 @@ def test_a_study_is_run_once_and_its_commands_stand_alone(
     )
     every = results(tmp_path / "runs" / "small")
     assert len(every) == 4
+    declared = json.loads((tmp_path / "runs/small/study.json").read_text())
+    assert declared["source"] == f"{STUDIES}:small"
     assert every | first == every
     assert not list(tmp_path.glob("runs/small/*/claim-*"))
     assert sweep.main([f"{STUDIES}:small", "--dry-run"]) == 0

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _show_costs(options, study, items)
         if options.wandb_sweep:
             return _write_wandb_sweep(options, study, items)
-        _declare(study)
+        _declare(study, options.study)
         if options.retry_failed:
             print(f"{worker.forgive(items)} runs that were given up are tried again")
         return _sweep(options, study, items)
@@ -150,8 +150,8 @@ def _chosen(items: Sequence[Item], options: argparse.Namespace) -> list[Item]:
     return chosen
 
 
-def _declare(study: Study) -> None:
-    """Write study.json: what is judged, before the first result.
+def _declare(study: Study, source: str) -> None:
+    """Write study.json: what is judged, before the first result, and what the study was called by.
 
     Raises:
         ConfigError: if the folder has another declaration, or the study may not run from here.
@@ -163,7 +163,7 @@ def _declare(study: Study) -> None:
     if not is_rank_zero():
         return
     file = RUNS / study.name / "study.json"
-    new = json.loads(json.dumps(study.to_json()))
+    new = json.loads(json.dumps(study.to_json() | {"source": source}))
     if file.exists():
         try:
             old = json.loads(file.read_text())

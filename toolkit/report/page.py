@@ -44,6 +44,7 @@ def render(analysis: Analysis) -> str:
         settings=_settings(runs),
         machines=_machines(runs),
         commits=Counter(code["commit"] for run in runs if (code := run.code)["commit"]),
+        source=shlex.quote(str(analysis.study.plan.get("source", analysis.study.name))),
         swept=any(_trained_by(run.result) is None for run in runs),
         commands=commands(runs),
         as_json=_as_json,

@@ -119,7 +119,7 @@ def recipes(analysis: Analysis) -> Table:
             budget += f", {epochs:.3g} epochs"
         if samples := run.result.get("samples"):
             sizes = (f"{name} {count:,}" for name, count in samples.items())
-            budget += f" of samples: {', '.join(sizes)}"
+            budget += f"; samples: {', '.join(sizes)}"
         found[run.group.pair, f"{budget}; {told}"] = None
     caption = "The budget, the splits, and all settings but the base LR."
     return Table("The recipes", caption, ["pair", "recipe"], list(map(list, found)))
@@ -129,7 +129,7 @@ def _rule(name: str) -> str:
     kind = SCHEDULES.get(name)
     if kind is None or not kind.__doc__:
         return "a schedule of the user's own"
-    return " ".join(kind.__doc__.strip().partition("\n\n")[0].split())
+    return " ".join(kind.__doc__.strip().partition("\n\n")[0].split()).replace("``", "")
 
 
 def _plain(value: object) -> str:

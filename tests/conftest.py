@@ -20,6 +20,7 @@ CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else
 os.environ["WANDB_MODE"] = "offline"  # whoever runs the tests may have a key
 os.environ["OMP_NUM_THREADS"] = "1"  # several threads a process wait for each other on few cores
 
+STARTED_WITH = dict(os.environ)
 Env = dict[str, str | None] | None
 """Changes of the environment; None removes a variable."""
 Launch = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -67,6 +68,10 @@ def real_data() -> Path:
     pytest.skip("needs the real data sets: set TOOLKIT_DATA to their folder")
 
 
+AT_IMPORT = ("DS_", "HF_", "OMP_", "PYTHON", "TRANSFORMERS_")
+"""Begin the names of variables that libraries, or Python, read once."""
+
+
 class WarmLauncher:
     """The other side of ``tests/warm.py``; it starts when it is first needed."""
 
@@ -80,7 +85,7 @@ class WarmLauncher:
 
         Whatever goes wrong ends the server and the launch, and the next one has a new server.
         """
-        if early := [name for name in env or {} if name.startswith(("HF_", "PYTHON"))]:
+        if early := [name for name in env or {} if name.startswith(AT_IMPORT)]:
             raise ValueError(f"{early} are read before a warm rank begins: ask for cold=True")
         with tempfile.TemporaryDirectory() as files:
             out, err = Path(files, "out"), Path(files, "err")
@@ -110,7 +115,9 @@ class WarmLauncher:
         if self.server is None:
             program = [sys.executable, str(ROOT / "tests/warm.py")]
             pipe = subprocess.PIPE
-            self.server = subprocess.Popen(program, bufsize=0, stdin=pipe, stdout=pipe)
+            self.server = subprocess.Popen(
+                program, bufsize=0, stdin=pipe, stdout=pipe, env=STARTED_WITH, cwd=ROOT
+            )
             self._answer(300)
         return self.server
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import ROOT, Launch
+from tests.warm import GRACE
 
 pytestmark = pytest.mark.ranks
 
@@ -126,8 +128,10 @@ def test_a_rank_that_fails_alone_is_heard_and_ends_the_others(
 ) -> None:
     program = str(ROOT / "tests/programs/fail_rank_one.py")
     flags = ["digits/vit_micro", "--recipe.updates", "6", "--wandb", "off"]
+    begin = time.monotonic()
     done = launch("cpu2", program, *flags, timeout=60)
     assert done.returncode == 1
+    assert time.monotonic() - begin < GRACE  # or the launcher has killed the other
     assert "error on rank 1: MemoryError: no more; see runs/single/" in done.stderr
     assert next(tmp_path.glob("runs/single/*/error-1.log")).read_text().endswith("no more\n")
     assert "in a group: True" not in done.stdout

@@ -216,8 +216,18 @@ def test_replay_tells_which_losses_they_are_with_and_without_a_configuration(
     assert seen == recorded
     assert cli.main(["explain", str(run.folder), "--update", "15"]) == 0
     told = capsys.readouterr().out
+    assert told.startswith("update 15 has no evaluation; the next one is after update 20:")
     assert "reading    update 20, epoch 1.00" in told
     assert "over 200 validation items" in told
+
+
+def test_what_cannot_be_replayed_on_validation_losses_is_one_sentence(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["replay", str(run.folder), "schedule:adaptive"]) == 2
+    assert "adaptive needs the training loss of every update" in capsys.readouterr().err
+    assert cli.main(["explain", str(run.folder), "--update", "61"]) == 2
+    assert "has no evaluation after update 60" in capsys.readouterr().err
 
 
 BACK = """

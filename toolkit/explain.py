@@ -59,10 +59,21 @@ def explain(replay: Replay, update: int) -> Iterator[str]:
     place = next((i for i, j in enumerate(judged) if j.reading.update >= update), None)
     if place is None or update < 1:
         last = judged[-1].reading.update
-        raise ConfigError(f"--update = {update}: {replay.losses.file} has updates 1 to {last}")
+        raise ConfigError(
+            f"--update = {update}: {replay.losses.file} has "
+            + (
+                "updates 1 to "
+                if replay.losses.sees == "training"
+                else "no evaluation after update "
+            )
+            + str(last)
+        )
     before = judged[place - 1].reading.update if place else 0
     if replay.losses.sees == "validation":
-        before = judged[place].reading.update - 1  # it is of that moment
+        evaluated = judged[place].reading.update
+        if evaluated != update:
+            yield f"update {update} has no evaluation; the next one is after update {evaluated}:"
+        before = evaluated - 1  # its loss is of that moment
     yield from _reading(judged[place], before, replay.losses.sees)
     yield from _decision(replay, judged[place])
     yield from _grounds(judged[place])

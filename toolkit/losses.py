@@ -111,9 +111,9 @@ def _from_events(file: Path, text: str) -> Losses:
         if not isinstance(lines[-1][1], dict):
             raise ConfigError(f"{file}, row {number} is not a JSON object")
     run = _config_beside(file)
-    kinds = {event.get("kind") for _, event in lines}
-    seeing = VALIDATION_READING in kinds or (run or {}).get("sees") == "validation"
-    if seeing and VALIDATION_READING not in kinds:
+    saw = any(event.get("kind") == VALIDATION_READING for _, event in lines)
+    seeing = saw or (run or {}).get("sees") == "validation"
+    if seeing and not saw:
         raise ConfigError(f"{file} holds no validation loss yet, which is what its schedule sees")
     seen, sees = (VALIDATION_READING, "validation") if seeing else (None, "training")
     entries = [(row, event) for row, event in lines if event.get("kind") == seen]

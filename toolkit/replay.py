@@ -96,11 +96,17 @@ def prepare(
     """What to replay; None stands for what the recorded run has.
 
     Raises:
-        ConfigError: if a value is not allowed, or nothing says what it is.
+        ConfigError: if a value is not allowed, nothing says what it is, or the schedule cannot
+            judge such losses.
     """
     run = recorded.run
     if schedule is None:
         schedule = _schedule_of(recorded)
+    if recorded.sees == "validation" and hasattr(schedule, "inform"):
+        raise ConfigError(
+            f"{recorded.file} has validation losses for readings, and "
+            f"{schedule_name(schedule)} needs the training loss of every update"
+        )
     known_lr = BASE_LR if run is None else run["recipe"]["lr"]
     base_lr = known_lr if base_lr is None else base_lr
     if not 0 < base_lr < float("inf"):

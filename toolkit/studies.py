@@ -314,7 +314,7 @@ def _grid(
 
 
 def _acts_on_evaluations(name: str, recipe: task.Recipe) -> bool:
-    """Whether a rule with a patience can act before its last evaluation, of one an epoch or 5."""
+    """Whether a rule with a patience can cut before its last evaluation, of one an epoch or 5."""
     evaluations = 5 if recipe.epochs is None else int(recipe.epochs)
     patience: int = SCHEDULES[name]().patience  # type: ignore[attr-defined]
     return evaluations > patience + 2

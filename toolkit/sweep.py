@@ -169,6 +169,7 @@ def _declare(study: Study, source: str) -> None:
             old = json.loads(file.read_text())
         except ValueError as error:
             raise ConfigError(f"{file} cannot be read ({error}): remove it") from error
+        new["source"] = old.get("source", source)
         differing = [name for name in ("family", "rope") if old.get(name) != new[name]]
         if differing:
             raise ConfigError(

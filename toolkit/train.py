@@ -14,7 +14,7 @@ from typing import Any
 
 from toolkit.config import RunConfig, check_folder, parse, resolve, run_folder
 from toolkit.errors import ConfigError, RunError, first_line
-from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, is_rank_zero, settle
+from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, is_rank_zero, settle, world_size
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,12 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = resolve(parse([argument for argument in argv if argument != "--fresh"]))
         return train(config, fresh)
     except ConfigError as error:
-        return _say(error, WRONG)
+        code = _say(error, WRONG)
     except RunError as error:
         code = _say(error, FAILED)
-    from toolkit.ranks import leave
+    if world_size() > 1:
+        from toolkit.ranks import leave
 
-    leave(failed=True)  # only here has what the error referred to gone
+        leave(failed=True)  # only here has what the error referred to gone
     return code
 
 

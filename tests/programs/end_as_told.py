@@ -14,7 +14,7 @@ import numpy as np
 rank = int(os.environ.get("RANK", "0"))
 out, how = Path(sys.argv[1]), sys.argv[2 + rank]
 (out / f"rank{rank}.txt").write_text(f"{os.getpid()} {np.random.rand()}")
-print(f"rank {rank} of {os.environ.get('WORLD_SIZE', '1')}")
+sys.stdout.write(f"rank {rank} of {os.environ.get('WORLD_SIZE', '1')}\n")
 while len(list(out.glob("rank*.txt"))) < int(os.environ.get("WORLD_SIZE", "1")):
     time.sleep(0.02)
 if how == "kill":

@@ -333,9 +333,10 @@ def _settings_of(run: RunRecord) -> Iterator[Mapping[str, Any]]:
     recipe = run.result.get("recipe_settings", {})
     yield {name: value for name, value in recipe.items() if name not in NOT_PART_OF_THE_RECIPE}
     yield run.result.get("schedule_config", {})
-    sees = run.result.get("sees", "training")
-    every = "read_every" if sees == "training" else "eval_every"
-    yield {every: run.config[every]} if every in run.config else {}
+    if run.result.get("sees", "training") == "training":
+        yield {"read_every": run.config.get("read_every", 1)}
+    else:
+        yield {"eval_every": run.config.get("eval_every")}
 
 
 def _refuse_duplicates(runs: list[RunRecord]) -> None:

@@ -123,7 +123,7 @@ def inside(stop: int, command: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--inside"]:
-        from toolkit.ranks import leave
+        from toolkit.process import leave
 
         inside(int(sys.argv[2]), sys.argv[3:])
         leave()

@@ -98,7 +98,6 @@ class WarmLauncher:
             try:
                 server = self._running()
                 server.stdin.write(json.dumps(request).encode() + b"\n")  # type: ignore[union-attr]
-                self._answer(60)  # the launcher's process id
                 code = int(self._answer(timeout))
             except BaseException:
                 self.close()

@@ -9,8 +9,7 @@ what libraries read from the environment when they are imported, and lacks torch
 What is about these, or about the launcher, asks for ``cold=True``.
 
 Says ``ready``, reads a request a line from standard input, and answers each with the launcher's
-process id and then with its exit code; ends with its input, and its launch with it.
-``tests.conftest`` has the other side.
+exit code; ends with its input, and its launch with it. ``tests.conftest`` has the other side.
 """
 
 import gc
@@ -81,7 +80,6 @@ def serve(answers: int) -> None:
             os.close(answers)
             os._exit(launch(request))
         os.setpgid(launcher, launcher)  # both do, whoever comes first
-        os.write(answers, f"{launcher}\n".encode())
         code = wait(launcher)
         os.write(answers, f"{code}\n".encode())
 

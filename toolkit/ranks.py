@@ -1,6 +1,5 @@
 """The ranks of a run: their shares of the global batch, and the accelerator they meet in."""
 
-import gc
 import os
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -99,23 +98,6 @@ def check_engine(model: nn.Module, recipe: Recipe, shares: Shares) -> None:
     for key, wanted in _stated(recipe, shares).items():
         if used[key] != wanted:
             raise ConfigError(f"DeepSpeed uses {key} = {used[key]}, the recipe asks for {wanted}")
-
-
-def leave(failed: bool = False) -> None:
-    """End this process's part in the group of ranks, when nothing of a run is referred to any more.
-
-    A DistributedDataParallel model must go before its gloo group. If it holds the last reference,
-    it waits for gloo's threads and keeps the interpreter's lock meanwhile, which a thread may need
-    to let go of a tensor: the rank hangs, or aborts if this happens while the interpreter exits.
-
-    Args:
-        failed: the other ranks may be waiting for this one in a collective. It leaves a gloo group
-            all the same, which ends their waiting; others would wait here, too, for their part.
-    """
-    gc.collect()
-    distributed = torch.distributed
-    if distributed.is_initialized() and not (failed and distributed.get_backend() != "gloo"):
-        distributed.destroy_process_group()
 
 
 def _stated(recipe: Recipe, shares: Shares) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from toolkit import claims, costs, crew, provenance, studies, worker
 from toolkit.config import RUNS
 from toolkit.errors import ConfigError, RunError, unknown
-from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, is_rank_zero, settle
+from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, is_rank_zero, leave, settle
 from toolkit.record import write_json
 from toolkit.study import Study
 from toolkit.worker import Item
@@ -50,8 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return PREEMPTED
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
-    from toolkit.ranks import leave
-
     leave(failed=True)  # only here has what the error referred to gone
     return FAILED
 

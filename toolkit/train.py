@@ -14,7 +14,7 @@ from typing import Any
 
 from toolkit.config import RunConfig, check_folder, parse, resolve, run_folder
 from toolkit.errors import ConfigError, RunError, first_line
-from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, is_rank_zero, settle, world_size
+from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, is_rank_zero, leave, settle
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,10 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _say(error, WRONG)
     except RunError as error:
         code = _say(error, FAILED)
-    if world_size() > 1:
-        from toolkit.ranks import leave
-
-        leave(failed=True)  # only here has what the error referred to gone
+    leave(failed=True)  # only here has what the error referred to gone
     return code
 
 
@@ -54,7 +51,6 @@ def train(config: RunConfig, fresh: bool = False) -> int:
             return DONE
     threads = settle()
     from toolkit import loop
-    from toolkit.ranks import leave
     from toolkit.run import build
 
     run = build(config)

@@ -18,7 +18,7 @@ from toolkit.config import RunConfig, check_folder, resolve, run_folder, schedul
 from toolkit.config import to_json as config_to_json
 from toolkit.errors import ConfigError, RunError
 from toolkit.events import entrant
-from toolkit.process import DONE, FAILED, PREEMPTED, is_rank_zero, settle, world_size
+from toolkit.process import DONE, FAILED, PREEMPTED, is_rank_zero, leave, settle, world_size
 from toolkit.record import write_json, write_status
 from toolkit.study import Study
 
@@ -97,8 +97,6 @@ def work(
     """
     settle()
     code = _work(todo, lease, wait, done)
-    from toolkit.ranks import leave
-
     leave()
     return code
 

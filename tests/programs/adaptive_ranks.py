@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 
 from toolkit.lr import ScheduledLR
 from toolkit.meter import LossMeter
-from toolkit.ranks import leave
+from toolkit.process import leave
 from toolkit.schedules import Adaptive
 
 UPDATES, SKIPPED, LOST, BASE = 400, 100, 300, 2e-5

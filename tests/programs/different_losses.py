@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from toolkit.lr import ScheduledLR
 from toolkit.meter import LossMeter
-from toolkit.ranks import leave
+from toolkit.process import leave
 from toolkit.schedules import Plan
 
 

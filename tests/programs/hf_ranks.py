@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from toolkit.ranks import leave
+from toolkit.process import leave
 
 example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "hf_trainer.py"))
 out, rank = Path(sys.argv[1]), int(os.environ["RANK"])

@@ -12,8 +12,7 @@ import torch
 
 from toolkit import loop
 from toolkit.config import parse
-from toolkit.process import settle
-from toolkit.ranks import leave
+from toolkit.process import leave, settle
 from toolkit.run import build
 from toolkit.snapshot import Snapshot
 

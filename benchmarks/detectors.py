@@ -13,15 +13,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from toolkit.reading import Facts, Reading
 from toolkit.schedules import Adaptive
-from toolkit.schedules.pattern import (
+from toolkit.schedules.adaptive.detect import (
     FISHER_P,
     is_descent,
     is_plateau,
     oscillation,
     trend,
 )
+from toolkit.schedules.reading import Facts, Reading
 
 READINGS, LONG = 400, 1600
 PHIS = (0.0, 0.5, 0.8, 0.9)

@@ -82,10 +82,10 @@ def inside(stop: int, command: list[str]) -> None:
     """Fit one run up to an update; rank 0 writes ``part.json``."""
     import torch
 
-    from toolkit import loop
     from toolkit.config import parse
     from toolkit.process import settle
-    from toolkit.run import build
+    from toolkit.training import loop
+    from toolkit.training.build import build
 
     settle()
     run = build(parse(command))

@@ -16,8 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.studies import write_large_study
 from toolkit.report.__main__ import write_report
-from toolkit.report.analyse import analyse
-from toolkit.report.load import load_study
+from toolkit.report.numbers.analyse import analyse
+from toolkit.report.numbers.load import load_study
 
 
 def main(runs: int = 1_000) -> None:

@@ -21,12 +21,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.fake_wandb import FakeWandb
-from toolkit import loop, task
+from toolkit import task
 from toolkit.config import RunConfig, resolve
-from toolkit.mirror_process import end_mirrors
 from toolkit.process import settle
-from toolkit.run import build
+from toolkit.records.wandb_handle import end_mirrors
 from toolkit.stats import t_interval
+from toolkit.training import loop
+from toolkit.training.build import build
 
 
 def main() -> None:

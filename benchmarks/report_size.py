@@ -14,9 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from toolkit.reading import Reading
 from toolkit.report.__main__ import write_report
 from toolkit.schedules import SCHEDULES
+from toolkit.schedules.reading import Reading
 
 PAIRS = (("digits", "vit_micro"), ("cifar10", "resnet18"))
 NAMES = ("cosine", "plan", "constant", "step", "linear")

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap
 
-from toolkit import loop
 from toolkit.config import parse, resolve
 from toolkit.metrics import squad_f1, squad_golds
 from toolkit.process import settle
-from toolkit.run import Run, build
+from toolkit.training import loop
+from toolkit.training.build import Run, build
 
 RESAMPLES, SEED, CONFIDENCE = 9_999, 0, 0.95
 

@@ -18,12 +18,13 @@ import bare
 import numpy as np
 import torch
 
-from toolkit import loop, task
+from toolkit import task
 from toolkit.config import RunConfig, resolve
 from toolkit.process import settle
-from toolkit.provenance import versions
-from toolkit.run import build
+from toolkit.records.provenance import versions
 from toolkit.stats import t_interval
+from toolkit.training import loop
+from toolkit.training.build import build
 
 HERE = Path(__file__).parent
 DEFAULT = ["digits/vit_micro:200", f"{HERE}/synthetic.py/resnet18:16"]

@@ -8,8 +8,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.lr import ScheduledLR
-from toolkit.reading import Reading
+from toolkit.schedules.reading import Reading
+from toolkit.training.lr import ScheduledLR
 
 UPDATES, BATCH, TRAINED = 1000, 64, 1400
 

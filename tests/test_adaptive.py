@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.wind_tunnel import fly
-from toolkit.reading import Anneal, Facts, Reading
 from toolkit.schedules import Adaptive, memory_from_json, memory_to_json
-from toolkit.schedules import search as searching
+from toolkit.schedules.adaptive import search as searching
+from toolkit.schedules.reading import Anneal, Facts, Reading
 
 BUDGET = 1000
 FROM_SCRATCH = Facts(BUDGET, pretrained=False, restores=True)

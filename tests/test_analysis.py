@@ -8,10 +8,10 @@ import pytest
 
 from tests.studies import write_run, write_study
 from toolkit.errors import ConfigError
-from toolkit.report.analyse import analyse
-from toolkit.report.load import load_study
-from toolkit.report.tables import markdown
-from toolkit.report.words import findings, summary, verdict_sentences
+from toolkit.report.files import markdown
+from toolkit.report.numbers.analyse import analyse
+from toolkit.report.numbers.load import load_study
+from toolkit.report.text import findings, summary, verdict_sentences
 from toolkit.stats import compare, tuning_cost
 
 PAIR = "digits/vit_micro@field"

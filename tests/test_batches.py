@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.batches import (
+from toolkit.errors import ConfigError
+from toolkit.training.batches import (
     BatchPlan,
     MicroBatches,
     derive_seed,
     evaluation_loader,
     training_loader,
 )
-from toolkit.errors import ConfigError
 
 
 def shares(plan: BatchPlan, ranks: int, micro_batch: int, stop: int) -> list[set[int]]:

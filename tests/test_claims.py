@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from toolkit import claims
+from toolkit.studies import claims
 
 GRAB = """
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from toolkit import claims
+from toolkit.studies import claims
 with ExitStack() as stack:
     for folder in sorted(Path(sys.argv[1]).iterdir()):
         if stack.enter_context(claims.take(folder)):
@@ -27,7 +27,7 @@ with ExitStack() as stack:
 HOLD = """
 import sys
 from pathlib import Path
-from toolkit import claims
+from toolkit.studies import claims
 with claims.take(Path(sys.argv[1]), float(sys.argv[2])) as mine:
     print(mine, flush=True)
     input()

@@ -17,11 +17,11 @@ from tests.conftest import ROOT, Launch
 from tests.hub import tiny_bert
 from tests.programs.counted import samples
 from tests.test_ranks import run_events, run_result
-from toolkit import loop
-from toolkit.batches import BatchPlan
 from toolkit.config import parse
 from toolkit.errors import RunError
-from toolkit.run import build
+from toolkit.training import loop
+from toolkit.training.batches import BatchPlan
+from toolkit.training.build import build
 
 pytestmark = pytest.mark.ranks
 

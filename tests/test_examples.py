@@ -15,9 +15,9 @@ from accelerate.state import AcceleratorState, GradientState
 
 import toolkit
 from tests.conftest import ROOT, Launch
-from toolkit.lr import ScheduledLR
-from toolkit.reading import Decision, Reading
 from toolkit.schedules import SCHEDULES, Adaptive
+from toolkit.schedules.reading import Decision, Reading
+from toolkit.training.lr import ScheduledLR
 
 
 def example(name: str) -> Any:

@@ -13,9 +13,10 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 
 import toolkit
 from tests import hub
-from toolkit import checkpoint, cli, loop
+from toolkit import cli
 from toolkit.config import RunConfig, parse
-from toolkit.run import Run, build, weights_sha
+from toolkit.training import checkpoint, loop
+from toolkit.training.build import Run, build, weights_sha
 
 SILENT = ("--wandb", "off", "--progress", "False", "--study", "kept")
 

@@ -23,10 +23,11 @@ from transformers import (
 
 from tests import hub
 from tests.hub import WORDS, write_split
-from toolkit import loop, task
+from toolkit import task
 from toolkit.config import parse, resolve
 from toolkit.errors import ConfigError
-from toolkit.run import build
+from toolkit.training import loop
+from toolkit.training.build import build
 
 imdb = task.load("imdb")
 from toolkit_tasks.glove import read_glove, tokenise  # noqa: E402, below the load that finds it

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.small_net import digits
-from toolkit.lr import ScheduledLR
-from toolkit.reading import Reading
 from toolkit.schedules import Adaptive, Constant
+from toolkit.schedules.reading import Reading
+from toolkit.training.lr import ScheduledLR
 
 
 class Loop:

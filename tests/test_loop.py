@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from toolkit import loop
 from toolkit.config import RunConfig, parse, run_folder
 from toolkit.errors import ConfigError
-from toolkit.ranks import Shares, cut, make_accelerator
-from toolkit.reading import Decision, Facts, Reading
-from toolkit.run import Run, build
 from toolkit.schedules import Adaptive, Constant, Plan, memory_to_json
+from toolkit.schedules.reading import Decision, Facts, Reading
+from toolkit.training import loop
+from toolkit.training.build import Run, build
+from toolkit.training.ranks import Shares, cut, make_accelerator
 
 
 def config(*flags: str) -> RunConfig:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from toolkit.lr import ScheduledLR
-from toolkit.reading import Reading
 from toolkit.schedules import Constant, Cosine, Linear, Plan
+from toolkit.schedules.reading import Reading
+from toolkit.training.lr import ScheduledLR
 
 
 def optimizer(*rates: float) -> torch.optim.Optimizer:

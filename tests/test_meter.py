@@ -6,8 +6,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from toolkit.meter import LossMeter
-from toolkit.reading import Reading
+from toolkit.schedules.reading import Reading
+from toolkit.training.meter import LossMeter
 
 
 @pytest.fixture

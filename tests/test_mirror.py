@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import ROOT, Launch, all_cores
 from tests.fake_wandb import FakeWandb
 from tests.studies import write_run
-from toolkit.mirror import DECISION_COLUMNS, PROJECT, decision, describe, values
+from toolkit.records.wandb_mirror import DECISION_COLUMNS, PROJECT, decision, describe, values
 
 FLAGS = ["digits/vit_micro", "--seed", "3", "--recipe.updates"]
 TRAIN = ["-m", "toolkit.train", *FLAGS]
@@ -223,7 +223,7 @@ def test_a_mirror_follows_what_is_written_and_ends_with_its_run(tmp_path: Path) 
     (folder / "result.json").unlink()
     (folder / "events.jsonl").write_bytes(events[:2000])
     with FakeWandb() as server:
-        command = [sys.executable, "-m", "toolkit.mirror", "--follow", str(folder)]
+        command = [sys.executable, "-m", "toolkit.records.wandb_mirror", "--follow", str(folder)]
         process = subprocess.Popen(
             command, env=environment(server.environment), stdin=subprocess.PIPE
         )
@@ -243,7 +243,7 @@ def test_runs_can_be_mirrored_afterwards(tmp_path: Path) -> None:
     nothing = {"test": {}, "validation": {}}
     lost = made_up(tmp_path, "cosine", 1, status="diverged", metrics=nothing)
     with FakeWandb() as server:
-        run(["-m", "toolkit.mirror", str(done), str(lost)], tmp_path, server)
+        run(["-m", "toolkit.records.wandb_mirror", str(done), str(lost)], tmp_path, server)
         assert server.runs[done.name].summary["score"] == 90
         assert server.runs[lost.name].summary["score"] == 0
         (alert,) = server.asked("NotifyScriptableRunAlert")
@@ -256,7 +256,7 @@ def test_a_mirror_goes_on_where_an_earlier_one_ended(tmp_path: Path) -> None:
     lines = (folder / "events.jsonl").read_bytes().splitlines(keepends=True)
     begin = str(len(b"".join(lines[:20])))
     with FakeWandb() as server:
-        run(["-m", "toolkit.mirror", "--begin", begin, str(folder)], tmp_path, server)
+        run(["-m", "toolkit.records.wandb_mirror", "--begin", begin, str(folder)], tmp_path, server)
         assert logged_rows(server.runs[folder.name].history) == expected_rows(folder)[20:]
 
 

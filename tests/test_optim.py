@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from toolkit.optim import build_optimizer, parameter_groups
 from toolkit.task import Recipe
+from toolkit.training.optim import build_optimizer, parameter_groups
 
 RECIPE = Recipe(lr=0.1, weight_decay=0.5, decay="matrices", epochs=1)
 

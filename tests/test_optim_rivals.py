@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch.optim.swa_utils import update_bn
 
-from toolkit import checkpoint, loop
-from toolkit.batches import MicroBatches
 from toolkit.config import RunConfig, parse
 from toolkit.errors import ConfigError
 from toolkit.export import trained
-from toolkit.optim import build_optimizer
-from toolkit.ranks import Shares, make_accelerator
-from toolkit.run import Run, build
+from toolkit.training import checkpoint, loop
+from toolkit.training.batches import MicroBatches
+from toolkit.training.build import Run, build
+from toolkit.training.optim import build_optimizer
+from toolkit.training.ranks import Shares, make_accelerator
 
 RIVALS = {"schedule-free": ("schedulefree", "0.02"), "prodigy": ("prodigyopt", "1")}
 RESNET = "digits/resnetv2_micro@field"

@@ -21,7 +21,7 @@ from benchmarks.detectors import (
     open_ended,
     oscillating,
 )
-from toolkit.schedules.pattern import oscillation, spread_of, tame, trend
+from toolkit.schedules.adaptive.detect import oscillation, spread_of, tame, trend
 
 every_phi = pytest.mark.parametrize("phi", PHIS)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from toolkit import provenance
-from toolkit.provenance import Code, code, machine, versions
+from toolkit.records import provenance
+from toolkit.records.provenance import Code, code, machine, versions
 
 
 def git(folder: Path, *arguments: str) -> str:

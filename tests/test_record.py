@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Launch
-from toolkit.mirror import wandb_mode
 from toolkit.process import PREEMPTED
-from toolkit.record import Stopwatch, write_json
+from toolkit.records.recorder import Stopwatch, write_json
+from toolkit.records.wandb_mirror import wandb_mode
 
 RUN = ["-m", "toolkit.train", "digits/vit_micro", "--recipe.updates", "40"]
 
@@ -45,7 +45,8 @@ def test_a_wandb_that_is_set_up_wrong_is_left_out(python: Launch, tmp_path: Path
 
 def test_what_ends_a_run_is_one_line_and_a_log(python: Launch, tmp_path: Path) -> None:
     code = (
-        "from toolkit import loop, train\n"
+        "from toolkit import train\n"
+        "from toolkit.training import loop\n"
         "def broken(run, batches): raise RuntimeError('out of luck\\nand more')\n"
         "loop._update = broken\n"
         f"raise SystemExit(train.main({[*RUN[2:], '--wandb', 'off']!r}))"

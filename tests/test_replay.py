@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from toolkit import cli, loop, losses
+from toolkit import cli
 from toolkit.config import parse, to_json
-from toolkit.events import to_event
-from toolkit.lr import ScheduledLR
-from toolkit.reading import Reading
+from toolkit.records import recorded_losses
+from toolkit.records.events import to_event
 from toolkit.replay import main
-from toolkit.run import build
 from toolkit.schedules import SCHEDULES
+from toolkit.schedules.reading import Reading
+from toolkit.training import loop
+from toolkit.training.build import build
+from toolkit.training.lr import ScheduledLR
 
 BUDGET, PER_EPOCH, READ_EVERY = 240, 8, 2
 FIELDS = {
@@ -157,7 +159,7 @@ def test_the_base_rate_and_the_budget_are_those_given(
     assert {event["lr"] for event in open_ended} == {2.0}
     state = {"max_steps": 2 * BUDGET, "log_history": [{"step": BUDGET, "epoch": 1, "loss": 1.0}]}
     (tmp_path / "state.json").write_text(json.dumps(state))
-    assert losses.load(tmp_path / "state.json").facts.total_updates == 2 * BUDGET
+    assert recorded_losses.load(tmp_path / "state.json").facts.total_updates == 2 * BUDGET
 
 
 def test_decisions_after_a_change_of_the_rate_are_called_hypothetical(

@@ -11,16 +11,16 @@ import pytest
 from scipy import stats as scipy_stats
 
 from tests.studies import write_large_study, write_run, write_study
-from toolkit import studies
 from toolkit.config import parse, run_id, to_json
 from toolkit.errors import ConfigError
 from toolkit.report.__main__ import main, write_report
-from toolkit.report.analyse import analyse
-from toolkit.report.curves import corners, rate_curves, stack
-from toolkit.report.load import Curve, Group, RunRecord, load_study
-from toolkit.report.page import commands, render
-from toolkit.report.tables import markdown
-from toolkit.report.words import verdict_sentences
+from toolkit.report.files import markdown
+from toolkit.report.html.curves import corners, rate_curves, stack
+from toolkit.report.html.page import commands, render
+from toolkit.report.numbers.analyse import analyse
+from toolkit.report.numbers.load import Curve, Group, RunRecord, load_study
+from toolkit.report.text import verdict_sentences
+from toolkit.studies import shipped
 from toolkit.task import parse_target
 
 
@@ -122,7 +122,7 @@ def test_a_reader_learns_what_was_scored_on_how_much_and_whence_the_rates_are(
             metrics = {"test": {"f1": 80.0 + seed}, "validation": {"f1": 79.0}}
             told = {"metrics": metrics, "samples": sizes, "argv": ["sweep.py"]}
             write_run(tmp_path, schedule, seed, 0.0, **told)
-    plan = {**studies.headline_cpu().to_json(), "family": [], "pairs": {}, "left_out": {}}
+    plan = {**shipped.headline_cpu().to_json(), "family": [], "pairs": {}, "left_out": {}}
     plan["source"] = "my studies.py:mine"
     (tmp_path / "study.json").write_text(json.dumps(plan))
     page, text = page_of(tmp_path), markdown(analyse(load_study(tmp_path)))
@@ -279,7 +279,7 @@ def test_commands_can_be_repeated() -> None:
 
 @pytest.mark.parametrize("name", ["demo", "plan", "headline", "headline_cpu", "lr_robustness"])
 def test_the_command_of_a_run_of_a_sweep_is_that_very_run(name: str) -> None:
-    configs = studies.load(name).configs
+    configs = shipped.load(name).configs
     for config in (one for one in configs if one.seed == configs[0].seed):
         stored = json.loads(json.dumps(to_json(config)))
         target = parse_target(config.target)

@@ -10,8 +10,8 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers.optimization import GreedyLR
 
-from toolkit.reading import Reading
 from toolkit.schedules import Greedy, GreedyPaper, Plateau, Schedule
+from toolkit.schedules.reading import Reading
 
 STREAMS = 1000
 

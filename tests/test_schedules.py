@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.twins import schedules as twins
-from toolkit.reading import ACTIONS, PATTERNS, Anneal, Reading
 from toolkit.schedules import (
     SCHEDULES,
     WSD,
@@ -24,7 +23,8 @@ from toolkit.schedules import (
     memory_to_json,
     name_of,
 )
-from toolkit.schedules.stretch import Stretch
+from toolkit.schedules._common import Period
+from toolkit.schedules.reading import ACTIONS, PATTERNS, Anneal, Reading
 
 losses = st.floats(-10, 10) | st.just(math.nan)
 streams = st.lists(losses, min_size=1, max_size=80)
@@ -181,7 +181,7 @@ def test_plan_counts_a_reading_across_the_border_for_the_epoch_it_ends() -> None
     schedule = Plan()
     memory = schedule.observe(schedule.start(0.1), Reading(3, 0.75, 1.0, 8.0, 0))
     memory = schedule.observe(memory, Reading(6, 1.5, 3.0, 8.0, 0))
-    assert (memory.losses, memory.stretch) == ((2.0,), Stretch(epoch=1))
+    assert (memory.losses, memory.period) == ((2.0,), Period(epoch=1))
 
 
 def test_plan_holds_while_a_lost_epoch_is_in_the_window() -> None:

@@ -12,16 +12,18 @@ from torch.nn import functional as F
 import toolkit
 from tests.conftest import Launch
 from tests.studies import write_run
-from toolkit import cli, loop, studies
-from toolkit.batches import shares_of
+from toolkit import cli
 from toolkit.config import check_folder, from_json, parse, run_id, to_json
 from toolkit.errors import ConfigError, RunError
-from toolkit.events import entrant
-from toolkit.mirror import decision, describe, values
-from toolkit.report.analyse import analyse
-from toolkit.report.load import load_study
-from toolkit.report.page import commands
-from toolkit.run import Run, build
+from toolkit.records.events import entrant
+from toolkit.records.wandb_mirror import decision, describe, values
+from toolkit.report.html.page import commands
+from toolkit.report.numbers.analyse import analyse
+from toolkit.report.numbers.load import load_study
+from toolkit.studies import shipped
+from toolkit.training import loop
+from toolkit.training.batches import shares_of
+from toolkit.training.build import Run, build
 
 RULE = ["schedule:plateau", "--schedule.every", "1", "--schedule.patience", "0"]
 RULE += ["--schedule.threshold", "0.3"]
@@ -181,7 +183,7 @@ def test_adaptive_is_refused() -> None:
 def test_the_headline_study_has_a_row_of_each_rival_that_its_authors_feed_so() -> None:
     """Where its epochs are more than the patience; elsewhere it would be a constant LR."""
     rows: dict[str, set[str]] = {}
-    for config in studies.headline().configs:
+    for config in shipped.headline().configs:
         name = entrant(type(config.schedule).__name__.lower(), config.sees)
         rows.setdefault(name, set()).add(config.target)
     images = {"cifar10/resnet18@field", "cifar10/efficientnet_b0@field"}
@@ -232,7 +234,7 @@ def test_what_cannot_be_replayed_on_validation_losses_is_one_sentence(
 
 BACK = """
 from dataclasses import dataclass
-from toolkit.reading import Decision
+from toolkit.schedules.reading import Decision
 from toolkit.schedules import Constant
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch import nn
 
 from tests.conftest import ROOT, Launch
 from tests.small_net import recovered_after, train
-from toolkit.lr import ScheduledLR
-from toolkit.reading import Reading
 from toolkit.schedules import Adaptive, Cosine
-from toolkit.snapshot import Snapshot
+from toolkit.schedules.reading import Reading
+from toolkit.training.lr import ScheduledLR
+from toolkit.training.snapshot import Snapshot
 
 
 def net() -> nn.Module:

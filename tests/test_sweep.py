@@ -14,11 +14,13 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, Launch
-from toolkit import costs, provenance, studies, sweep, worker
+from toolkit import sweep
 from toolkit.config import RunConfig
 from toolkit.errors import ConfigError
-from toolkit.report.load import load_study
-from toolkit.study import Contrast, Study
+from toolkit.records import provenance
+from toolkit.report.numbers.load import load_study
+from toolkit.studies import costs, shipped, worker
+from toolkit.studies.study import Contrast, Study
 
 STUDIES = ROOT / "tests" / "programs" / "small_studies.py"
 SWEEP = ("-m", "toolkit.sweep")
@@ -120,7 +122,7 @@ def test_a_run_that_fails_is_tried_three_times_and_kept(
     monkeypatch.chdir(tmp_path)
     assert sweep.main([f"{STUDIES}:failing"]) == 1
     assert "2 runs, 0 to go" in capsys.readouterr().out
-    assert worker.forgive(worker.items(studies.load(f"{STUDIES}:failing"))) == 1
+    assert worker.forgive(worker.items(shipped.load(f"{STUDIES}:failing"))) == 1
     assert load_study(tmp_path / "runs" / "failing").unfinished[0][1] == "failed"
 
 
@@ -165,7 +167,7 @@ def test_runs_of_a_wandb_sweep_are_those_of_the_study(
     monkeypatch.chdir(tmp_path)
     assert sweep.main([f"{STUDIES}:small", "--wandb-sweep", "sweep.yaml"]) == 0
     written = yaml.safe_load(Path("sweep.yaml").read_text())
-    ids = [item.folder.name for item in worker.items(studies.load(f"{STUDIES}:small"))]
+    ids = [item.folder.name for item in worker.items(shipped.load(f"{STUDIES}:small"))]
     assert written["parameters"]["run"]["values"] == ids
     assert written["method"] == "grid"
     assert written["command"][1:] == [*("python", *SWEEP, f"{STUDIES}:small"), "${args}"]
@@ -173,7 +175,7 @@ def test_runs_of_a_wandb_sweep_are_those_of_the_study(
 
 def test_a_cost_is_measured_or_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    config = studies.load(f"{STUDIES}:long").configs[0]
+    config = shipped.load(f"{STUDIES}:long").configs[0]
     measured = costs.measure(config, 3)
     assert measured.updates_per_epoch == 1280 // 64
     assert 0 < measured.update < 5
@@ -235,7 +237,7 @@ def test_what_is_published_runs_from_a_commit(
 
 def test_every_prefix_of_a_study_is_a_smaller_study() -> None:
     for name in ("demo", "plan", "headline", "headline_cpu", "lr_robustness"):
-        configs = studies.load(name).configs
+        configs = shipped.load(name).configs
         seeds = [config.seed for config in configs]
         assert seeds == sorted(seeds)
         per_seed = len(configs) // len(set(seeds))
@@ -245,7 +247,7 @@ def test_every_prefix_of_a_study_is_a_smaller_study() -> None:
 
 def test_tuning_and_judging_share_no_seed_and_every_schedule_has_one_budget() -> None:
     for name in ("headline", "headline_cpu"):
-        judging, tuning = studies.load(name), studies.load(f"{name}-tuning")
+        judging, tuning = shipped.load(name), shipped.load(f"{name}-tuning")
         assert judging.judging
         assert tuning.tuning
         assert not {c.seed for c in judging.configs} & {c.seed for c in tuning.configs}
@@ -257,19 +259,19 @@ def test_tuning_and_judging_share_no_seed_and_every_schedule_has_one_budget() ->
 
 
 def test_the_plan_is_the_plan() -> None:
-    study = studies.load("plan")
+    study = shipped.load("plan")
     assert len({config.target for config in study.configs}) == 6
     for config in study.configs:
         recipe = config.recipe
         assert (recipe.global_batch, recipe.lr, recipe.optimizer) == (64, 0.01, "adam")
         assert (recipe.weight_decay, recipe.epochs) == (1e-4, 50)
     assert len(study.family) == 18
-    reduced = studies.load("plan_reduced")
+    reduced = shipped.load("plan_reduced")
     assert {*reduced.reduced, *reduced.left_out} == {c.target for c in study.configs}
 
 
 def test_a_study_refuses_what_it_cannot_judge() -> None:
-    study = studies.load("demo")
+    study = shipped.load("demo")
     config = study.configs[0]
     auto = config.recipe.__class__(**{**vars(config.recipe), "precision": "auto"})
     with pytest.raises(ConfigError, match=r"recipe.precision = auto"):

@@ -31,7 +31,7 @@ import numpy as np
 LIBRARIES = (
     *("accelerate", "accelerate.commands.launch", "torch.distributed.run", "deepspeed"),
     *("datasets", "evaluate", "sklearn.datasets", "timm", "transformers.trainer"),
-    *("toolkit.loop", "toolkit.run", "toolkit.metrics", "tyro"),
+    *("toolkit.training.loop", "toolkit.training.build", "toolkit.metrics", "tyro"),
 )
 GRACE = 30
 """Seconds that the other ranks have once one has failed."""

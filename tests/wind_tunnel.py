@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.reading import Facts, Reading
+from toolkit.schedules.reading import Facts, Reading
 
 MODES, NOISE, LOSS_NOISE, UPDATES, PER_EPOCH = 60, 0.1, 0.15, 10_000, 500
 CURVATURES = 10 ** np.linspace(-3, 0, MODES)

@@ -11,7 +11,7 @@ In a training loop of your own::
 
 Every schedule of ``toolkit.schedules.SCHEDULES`` can be imported from here by its name, with ``_``
 for ``-``. Importing the package imports nothing heavy; what is named here is imported on first use.
-See ``toolkit.run`` and ``toolkit.loop`` for training with the toolkit's own loop.
+Training with the toolkit's own loop: ``build`` and ``loop`` in ``toolkit.training``.
 """
 
 import importlib
@@ -21,8 +21,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "FeedLoss": "toolkit.hf",
-    "Reading": "toolkit.reading",
-    "ScheduledLR": "toolkit.lr",
+    "LossMeter": "toolkit.training.meter",
+    "Reading": "toolkit.schedules.reading",
+    "ScheduledLR": "toolkit.training.lr",
     "trained": "toolkit.export",
 }
 

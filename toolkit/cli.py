@@ -45,13 +45,14 @@ def _export(argv: Sequence[str]) -> int:
 
 
 def _list(argv: Sequence[str]) -> int:
-    from toolkit import studies, task
+    from toolkit import task
     from toolkit.schedules import SCHEDULES
+    from toolkit.studies import shipped
 
     for title, items in (
         ("targets", task.targets()),
         ("schedules", (f"schedule:{name}" for name in SCHEDULES)),
-        ("studies", studies.STUDIES),
+        ("studies", shipped.STUDIES),
     ):
         print(title, *(f"  {item}" for item in items), sep="\n")
     return 0

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from toolkit.data import ROOT_VARIABLE, hub_reachable
-from toolkit.mirror import wandb_mode
-from toolkit.provenance import versions
+from toolkit.records.provenance import versions
+from toolkit.records.wandb_mirror import wandb_mode
 from toolkit.vision_compat import repair_torchvision
 
 

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit import losses
 from toolkit.config import parse_schedule, schedule_to_json
 from toolkit.errors import ConfigError, RunError
-from toolkit.events import entrant
 from toolkit.process import DONE, FAILED, WRONG
-from toolkit.reading import Decision
+from toolkit.records import recorded_losses
+from toolkit.records.events import entrant
 from toolkit.replay import Replay, check, prepare
-from toolkit.schedules.drive import Judged, progress
+from toolkit.schedules.reading import Decision
+from toolkit.schedules.simulate import Judged, progress
 
 SHOWN = 6
 """Numbers of a long window that are printed: the newest."""
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--update", type=int, required=True, metavar="N")
     arguments, rest = parser.parse_known_args(argv)
     try:
-        recorded = losses.load(arguments.run)
+        recorded = recorded_losses.load(arguments.run)
         if recorded.run is None:
             raise ConfigError(f"{recorded.file} is no run's: there is no config.json beside it")
         replay = prepare(recorded, parse_schedule(rest, parser.prog))

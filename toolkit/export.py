@@ -92,7 +92,7 @@ def _model(config: RunConfig, weights: Path) -> "nn.Module":
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from toolkit.run import fresh_model
+    from toolkit.training.build import fresh_model
 
     target = parse_target(config.target)
     recipe = replace(config.recipe, init="random")  # the weights are at hand

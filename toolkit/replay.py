@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit import losses
 from toolkit.config import (
     parse_schedule,
     schedule_from_json,
@@ -24,12 +23,13 @@ from toolkit.config import (
     schedule_to_json,
 )
 from toolkit.errors import ConfigError, RunError
-from toolkit.events import VALIDATION_READING, entrant, to_event
-from toolkit.losses import Losses
 from toolkit.process import DONE, FAILED, WRONG
-from toolkit.reading import Facts
+from toolkit.records import recorded_losses
+from toolkit.records.events import VALIDATION_READING, entrant, to_event
+from toolkit.records.recorded_losses import Losses
 from toolkit.schedules import Schedule
-from toolkit.schedules.drive import Judged, drive
+from toolkit.schedules.reading import Facts
+from toolkit.schedules.simulate import Judged, drive
 
 BASE_LR = 0.01
 FIGURES = (".png", ".svg", ".pdf")
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         schedule = parse_schedule(rest, parser.prog)
         replay = prepare(
-            losses.load(arguments.losses), schedule, arguments.base_lr, arguments.budget
+            recorded_losses.load(arguments.losses), schedule, arguments.base_lr, arguments.budget
         )
         return _show(replay, arguments.json, arguments.figure)
     except (ConfigError, RunError) as error:

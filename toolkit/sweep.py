@@ -16,13 +16,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from toolkit import claims, costs, crew, provenance, studies, worker
 from toolkit.config import RUNS
 from toolkit.errors import ConfigError, RunError, unknown
 from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, is_rank_zero, leave, settle
-from toolkit.record import write_json
-from toolkit.study import Study
-from toolkit.worker import Item
+from toolkit.records import provenance
+from toolkit.records.recorder import write_json
+from toolkit.studies import claims, costs, pool, shipped, worker
+from toolkit.studies.study import Study
+from toolkit.studies.worker import Item
 
 SECONDS_BETWEEN_LINES = 15
 """How often the progress bar writes where there is no terminal."""
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = _parser().parse_args(argv)
     try:
-        study = studies.load(options.study)
+        study = shipped.load(options.study)
         items = _chosen(worker.items(study), options)
         if options.dry_run or options.measure:
             return _show_costs(options, study, items)
@@ -63,7 +64,7 @@ def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> 
         print(f"{len(items)} runs, {len(left)} to go", flush=True)
         print(*_hopeless(study), sep="", end="", flush=True)
     if options.slurm:
-        return crew.submit(options.slurm, options.cluster, _worker_flags(options), _slurm(options))
+        return pool.submit(options.slurm, options.cluster, _worker_flags(options), _slurm(options))
     with _bar(study, items) as bar:
 
         def done() -> None:
@@ -72,7 +73,7 @@ def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> 
         if options.slots_per_device:
             flags = _worker_flags(options)
             folder = RUNS / study.name
-            code = crew.run(options.slots_per_device, items, flags, folder / "workers", done)
+            code = pool.run(options.slots_per_device, items, flags, folder / "workers", done)
         else:
             code = worker.work(items, lease=options.lease, done=done)
     if code == PREEMPTED:
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="toolkit sweep", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
-        "study", help=f"{', '.join(studies.STUDIES)}, or a function: path/file.py:function"
+        "study", help=f"{', '.join(shipped.STUDIES)}, or a function: path/file.py:function"
     )
     add = parser.add_argument
     add("--only", metavar="TEXT", help="only runs whose target has this in it")

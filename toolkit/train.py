@@ -50,8 +50,8 @@ def train(config: RunConfig, fresh: bool = False) -> int:
             _show(json.loads((folder / "result.json").read_text()), folder)
             return DONE
     threads = settle()
-    from toolkit import loop
-    from toolkit.run import build
+    from toolkit.training import loop
+    from toolkit.training.build import build
 
     run = build(config)
     if is_rank_zero():
@@ -74,7 +74,7 @@ def train(config: RunConfig, fresh: bool = False) -> int:
 
 def _failure(error: Exception, folder: Path, update: int, rank: int) -> RunError:
     """Write down what ended the run, and say it in one line."""
-    from toolkit.record import write_status
+    from toolkit.records.recorder import write_status
 
     folder.mkdir(parents=True, exist_ok=True)
     if rank == 0:

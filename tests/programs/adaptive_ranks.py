@@ -13,10 +13,10 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState
 
-from toolkit.lr import ScheduledLR
-from toolkit.meter import LossMeter
 from toolkit.process import leave
 from toolkit.schedules import Adaptive
+from toolkit.training.lr import ScheduledLR
+from toolkit.training.meter import LossMeter
 
 UPDATES, SKIPPED, LOST, BASE = 400, 100, 300, 2e-5
 

@@ -7,10 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-from toolkit import loop
 from toolkit.config import parse
 from toolkit.process import leave, settle
-from toolkit.run import build
+from toolkit.training import loop
+from toolkit.training.build import build
 
 
 def main():

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from toolkit.lr import ScheduledLR
-from toolkit.meter import LossMeter
 from toolkit.process import leave
 from toolkit.schedules import Plan
+from toolkit.training.lr import ScheduledLR
+from toolkit.training.meter import LossMeter
 
 
 def main():

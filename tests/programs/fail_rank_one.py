@@ -8,7 +8,8 @@ import sys
 
 from torch import distributed
 
-from toolkit import loop, train
+from toolkit import train
+from toolkit.training import loop
 
 update = loop._update
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from toolkit import loop
 from toolkit.config import parse
 from toolkit.process import leave, settle
-from toolkit.run import build
+from toolkit.training import loop
+from toolkit.training.build import build
 
 
 def main():

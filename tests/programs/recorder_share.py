@@ -11,9 +11,9 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from toolkit import loop
 from toolkit.config import parse, resolve
-from toolkit.run import build
+from toolkit.training import loop
+from toolkit.training.build import build
 
 FLAGS = ["digits/vit_micro", "--recipe.updates", "60", "--save-every", "0", "--progress", "False"]
 spent = {"off": [], "auto": []}

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from toolkit import loop
 from toolkit.config import parse
 from toolkit.process import leave, settle
-from toolkit.run import build
-from toolkit.snapshot import Snapshot
+from toolkit.training import loop
+from toolkit.training.build import build
+from toolkit.training.snapshot import Snapshot
 
 BEFORE, AFTER = 4, 5
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from toolkit import task
 from toolkit.config import RunConfig
 from toolkit.schedules import Constant, Cosine
-from toolkit.study import Contrast, Study
+from toolkit.studies.study import Contrast, Study
 
 TARGET = "digits/vit_micro@field"
 RECIPE = task.recipe_of(task.load("digits"), task.parse_target(TARGET))

@@ -10,7 +10,8 @@ import sys
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from toolkit import loop, train
+from toolkit import train
+from toolkit.training import loop
 
 at = int(os.environ.get("STOP_AFTER", "77"))
 update, destroy = loop._update, distributed.destroy_process_group

@@ -4,15 +4,16 @@ import atexit
 import sys
 import time
 
-from toolkit import mirror_process, train
+from toolkit import train
+from toolkit.records import wandb_handle
 
 
 def end_and_tell() -> None:
     begin = time.monotonic()
-    mirror_process.end_mirrors()
+    wandb_handle.end_mirrors()
     print(f"waited {time.monotonic() - begin:.2f}", file=sys.stderr)
 
 
-atexit.unregister(mirror_process.end_mirrors)
+atexit.unregister(wandb_handle.end_mirrors)
 atexit.register(end_and_tell)
 sys.exit(train.main())

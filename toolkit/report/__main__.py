@@ -7,9 +7,9 @@ from pathlib import Path
 
 from toolkit.errors import ConfigError, RunError
 from toolkit.process import DONE, FAILED, WRONG
-from toolkit.report.analyse import analyse
-from toolkit.report.load import load_study
-from toolkit.report.words import verdict_sentences, verdict_table
+from toolkit.report.numbers.analyse import analyse
+from toolkit.report.numbers.load import load_study
+from toolkit.report.text import verdict_sentences, verdict_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,12 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE
 
 
-def write_report(folder: Path, wandb: str | None = None) -> Path:
+def write_report(folder: Path, destination: str | None = None) -> Path:
     """Print the verdicts, write ``folder/report``, and return the page.
 
     Args:
         folder: ``runs/STUDY``.
-        wandb: ENTITY/PROJECT, to save a W&B report there as well.
+        destination: ENTITY/PROJECT, to save a W&B report there as well.
 
     Raises:
         ConfigError: if the folder's files cannot be reported on, naming the file.
@@ -49,17 +49,18 @@ def write_report(folder: Path, wandb: str | None = None) -> Path:
     for warning in analysis.warnings:
         print(f"mind: {warning}", file=sys.stderr)
     # Drawing takes longer to import than the numbers to compute: they are shown first.
-    from toolkit.report import page, paper, tables
+    from toolkit.report import figures, files
+    from toolkit.report.html import page
 
     target = folder / "report"
     target.mkdir(exist_ok=True)
-    tables.write_tables(analysis, target)
-    paper.write_figures(analysis, target / "figures")
+    files.write_tables(analysis, target)
+    figures.write_figures(analysis, target / "figures")
     (target / "index.html").write_text(page.render(analysis))
-    if wandb is not None:
-        from toolkit.report import wandb_report
+    if destination is not None:
+        from toolkit.report import wandb
 
-        print(f"\n{wandb_report.publish(analysis, target, wandb)}")
+        print(f"\n{wandb.publish(analysis, target, destination)}")
     return target / "index.html"
 
 

@@ -10,7 +10,7 @@ import matplotlib as mpl
 mpl.use("agg")
 from matplotlib import pyplot as plt
 
-from toolkit.report.paper import STYLE
+from toolkit.report.figures import STYLE
 
 MARKS = {
     "raise": ("^", "#009e73"),

@@ -10,12 +10,12 @@ Nothing in this package imports torch, reads a file, looks at a clock or draws a
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
-from toolkit.reading import Anneal, Decision, Facts, Reading
-from toolkit.schedules.adaptive import Adaptive
+from toolkit.schedules.adaptive.schedule import Adaptive
 from toolkit.schedules.greedy import Greedy, GreedyPaper
 from toolkit.schedules.open_loop import WSD, Constant, Cosine, Linear, OneCycle, Step
 from toolkit.schedules.plan import Plan
 from toolkit.schedules.plateau import Plateau
+from toolkit.schedules.reading import Anneal, Decision, Facts, Reading
 
 
 class Memory(Protocol):

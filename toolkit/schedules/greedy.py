@@ -8,11 +8,9 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from toolkit.reading import HOLD, Anneal, Decision, Reading
-from toolkit.schedules.checks import check
+from toolkit.schedules._common import Every, Period, Ramp, accumulate, check, is_length
 from toolkit.schedules.plateau import Mode, is_better
-from toolkit.schedules.ramp import Ramp
-from toolkit.schedules.stretch import Every, Stretch, is_length, join
+from toolkit.schedules.reading import HOLD, Anneal, Decision, Reading
 
 
 class GreedyMemory(NamedTuple):
@@ -20,7 +18,7 @@ class GreedyMemory(NamedTuple):
 
     Attributes:
         base_lr, lr: the run's LR, and what the rule has made of it.
-        stretch: the readings since the last judgement.
+        period: the readings since the last judgement.
         window: the losses of the moving average, oldest first; None for NaN.
         total: their running sum; None once a NaN was in it, which no later loss takes out.
         best: the lowest loss judged so far; None before the first.
@@ -34,7 +32,7 @@ class GreedyMemory(NamedTuple):
 
     base_lr: float = 0.0
     lr: float = 0.0
-    stretch: Stretch = Stretch()
+    period: Period = Period()
     window: tuple[float | None, ...] = ()
     total: float | None = 0.0
     best: float | None = None
@@ -110,8 +108,8 @@ class Greedy:
         return GreedyMemory(base_lr=base_lr, lr=base_lr, resets_in=self.reset_start)
 
     def observe(self, memory: GreedyMemory, reading: Reading) -> GreedyMemory:
-        stretch, loss = join(memory.stretch, reading, self.every)
-        memory = memory._replace(stretch=stretch, update=reading.update, decision=HOLD)
+        period, loss = accumulate(memory.period, reading, self.every)
+        memory = memory._replace(period=period, update=reading.update, decision=HOLD)
         if loss is None:
             return memory
         if self.smooth:
@@ -173,7 +171,7 @@ class Greedy:
             decision = _change("plateau", float(memory.bad), memory.lr, memory.base_lr, reason)
             fresh = self.start(memory.base_lr)
             memory = fresh._replace(
-                stretch=memory.stretch, update=memory.update, ramp=memory.ramp, decision=decision
+                period=memory.period, update=memory.update, ramp=memory.ramp, decision=decision
             )
         return memory._replace(bad=0, cooldown=self.cooldown)
 

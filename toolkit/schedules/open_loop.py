@@ -8,9 +8,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from toolkit.reading import HOLD, Anneal, Decision, Reading
-from toolkit.schedules.checks import check
-from toolkit.schedules.ramp import Ramp
+from toolkit.schedules._common import Ramp, check
+from toolkit.schedules.reading import HOLD, Anneal, Decision, Reading
 
 
 class OpenLoopMemory(NamedTuple):

@@ -9,16 +9,14 @@ from itertools import pairwise
 from statistics import fmean
 from typing import NamedTuple
 
-from toolkit.reading import HOLD, Anneal, Decision, Reading
-from toolkit.schedules.checks import check
-from toolkit.schedules.ramp import Ramp
-from toolkit.schedules.stretch import Stretch, join
+from toolkit.schedules._common import Period, Ramp, accumulate, check
+from toolkit.schedules.reading import HOLD, Anneal, Decision, Reading
 
 
 class PlanMemory(NamedTuple):
     """The epoch in progress, the last epoch-mean losses (None: non-finite), the factor."""
 
-    stretch: Stretch = Stretch()
+    period: Period = Period()
     losses: tuple[float | None, ...] = ()
     scale: float = 1.0
     update: int = 0
@@ -72,8 +70,8 @@ class Plan:
         return PlanMemory()
 
     def observe(self, memory: PlanMemory, reading: Reading) -> PlanMemory:
-        stretch, loss = join(memory.stretch, reading, "epoch")
-        memory = memory._replace(stretch=stretch, update=reading.update, decision=HOLD)
+        period, loss = accumulate(memory.period, reading, "epoch")
+        memory = memory._replace(period=period, update=reading.update, decision=HOLD)
         if loss is None:
             return memory
         mean = None if math.isnan(loss) else loss

@@ -7,10 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from toolkit.reading import HOLD, Anneal, Decision, Reading
-from toolkit.schedules.checks import check, refusal
-from toolkit.schedules.ramp import Ramp
-from toolkit.schedules.stretch import Every, Stretch, is_length, join
+from toolkit.schedules._common import Every, Period, Ramp, accumulate, check, is_length, refusal
+from toolkit.schedules.reading import HOLD, Anneal, Decision, Reading
 
 Mode = Literal["rel", "abs"]
 
@@ -20,7 +18,7 @@ class PlateauMemory(NamedTuple):
 
     Attributes:
         base_lr, lr: the run's LR, and what the rule has made of it.
-        stretch: the readings since the last judgement.
+        period: the readings since the last judgement.
         best: the lowest loss so far; None before the first.
         bad: judgements in a row without a new best.
         cooldown: judgements still to sit out.
@@ -31,7 +29,7 @@ class PlateauMemory(NamedTuple):
 
     base_lr: float = 0.0
     lr: float = 0.0
-    stretch: Stretch = Stretch()
+    period: Period = Period()
     best: float | None = None
     bad: int = 0
     cooldown: int = 0
@@ -89,8 +87,8 @@ class Plateau:
         return PlateauMemory(base_lr=base_lr, lr=base_lr)
 
     def observe(self, memory: PlateauMemory, reading: Reading) -> PlateauMemory:
-        stretch, loss = join(memory.stretch, reading, self.every)
-        memory = memory._replace(stretch=stretch, update=reading.update, decision=HOLD)
+        period, loss = accumulate(memory.period, reading, self.every)
+        memory = memory._replace(period=period, update=reading.update, decision=HOLD)
         return memory if loss is None else self._judge(memory, loss)
 
     def factor(self, memory: PlateauMemory, progress: float) -> float:

@@ -1,0 +1,219 @@
+"""What a run leaves behind: events.jsonl, state.json, result.json. ``wandb_mirror`` follows them.
+
+Only rank 0 writes.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from toolkit.config import RunConfig, schedule_name, to_json
+from toolkit.records.events import VALIDATION_READING, to_event
+from toolkit.records.wandb_handle import Mirror, start_mirror
+from toolkit.schedules.reading import Decision, Reading
+
+SPANS = ("data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint")
+NOT_TRAINING = ("evaluation", "checkpoint")
+
+
+class Stopwatch:
+    """Seconds spent in named spans. On an accelerator they are the host's, without syncs."""
+
+    def __init__(self, earlier: Mapping[str, float] | None = None) -> None:
+        self.seconds: dict[str, float] = defaultdict(float, earlier or {})
+        self._train_before = self.seconds.pop("train", 0.0)
+        self._since = time.perf_counter()
+        self._paused = sum(self.seconds[name] for name in NOT_TRAINING)
+        self._lap = self._train_before
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a span."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - begin
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds in the loop, without evaluation and checkpoints, resumed parts included."""
+        paused = sum(self.seconds[name] for name in NOT_TRAINING) - self._paused
+        return self._train_before + time.perf_counter() - self._since - paused
+
+    def lap(self) -> float:
+        """Training seconds since the last lap, or since the start or resume."""
+        now = self.train_seconds
+        seconds, self._lap = now - self._lap, now
+        return seconds
+
+    def spans(self) -> dict[str, float]:
+        """Seconds of every span."""
+        return {name: self.seconds.get(name, 0.0) for name in SPANS}
+
+    def state(self) -> dict[str, float]:
+        """What to hand to the constructor in order to go on."""
+        return {**self.seconds, "train": self.train_seconds}
+
+
+class Recorder:
+    """Writes down one run.
+
+    Args:
+        folder: the run's folder.
+        accelerator: rank 0 of it writes.
+        config: what is being run.
+        updates: the budget, for the progress bar.
+        resume_at: update to continue from; later events of an earlier attempt are dropped.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        accelerator: Accelerator,
+        config: RunConfig,
+        updates: int,
+        resume_at: int = 0,
+    ) -> None:
+        self.folder, self.accelerator = folder, accelerator
+        self.stopwatch = Stopwatch()
+        self._writes = accelerator.is_main_process
+        self._events: IO[str] | None = None
+        self._mirror: Mirror | None = None
+        if self._writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "config.json", to_json(config))
+            self._events = _open_events(folder / "events.jsonl", resume_at)
+            if config.wandb == "auto" and os.environ.get("WANDB_MODE") != "disabled":
+                self._mirror = start_mirror(folder, (folder / "events.jsonl").stat().st_size)
+        self._update, self._items = resume_at, 0.0  # of the last evaluation; items since then
+        self._bar = tqdm(
+            total=updates,
+            initial=resume_at,
+            desc=f"{config.target} {schedule_name(config.schedule)}",
+            unit="update",
+            disable=not (self._writes and config.progress) or None,
+            leave=False,
+        )
+
+    def span(self, name: str) -> Any:
+        """Time the block; see ``SPANS``."""
+        return self.stopwatch.span(name)
+
+    def reading(
+        self, reading: Reading, decision: Decision, rates: list[float], factor: float
+    ) -> None:
+        """Log a reading with the LR used in its last update and what the schedule made of it."""
+        several = {"lrs": rates} if len(rates) > 1 else {}
+        event = to_event(reading, decision, rates[0], factor)
+        event |= {**several, "t": time.time()}
+        self._write(event)
+        self._items += reading.count
+        self._bar.set_postfix_str(f"loss {reading.loss:.4f}, lr {rates[0]:.2e}", refresh=False)
+        self._bar.update(reading.update - self._bar.n)
+
+    def validation_reading(
+        self, reading: Reading, decision: Decision, rates: list[float], factor: float
+    ) -> None:
+        """Log a validation loss that the schedule saw, and what it made of it."""
+        event = to_event(reading, decision, rates[0], factor)
+        self._write({"kind": VALIDATION_READING, **event, "t": time.time()})
+
+    def evaluation(
+        self, split: str, update: int, epoch: float, metrics: Mapping[str, float]
+    ) -> None:
+        """Log the metrics of a split, and after the validation split what the run has cost."""
+        place = {"update": update, "epoch": epoch}
+        self._write({"kind": "evaluation", **place, "split": split, **metrics, "t": time.time()})
+        if split == "validation":
+            self._write({"kind": "timing", **place, **self._cost(update), "t": time.time()})
+
+    def event(self, kind: str, update: int, **fields: Any) -> None:
+        """Log anything else that happened, such as a resume."""
+        self._write({"kind": kind, "update": update, **fields, "t": time.time()})
+
+    def status(self, status: str, update: int) -> None:
+        """Say in state.json how far the run is: running, preempted, failed, diverged or done."""
+        if self._writes:
+            write_status(self.folder, status, update)
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write result.json, whose presence means that the run is over."""
+        if self._writes:
+            write_json(self.folder / "result.json", result)
+        self.close()
+
+    def close(self) -> None:
+        """Close the files, the progress bar and the mirror; safe to call twice."""
+        self._bar.close()
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+        if self._mirror is not None:
+            self._mirror.end()
+            self._mirror = None
+
+    def _write(self, event: Mapping[str, Any]) -> None:
+        if self._events is not None:
+            self._events.write(json.dumps(event, allow_nan=False) + "\n")
+
+    def _cost(self, update: int) -> dict[str, float]:
+        """Seconds so far, and throughput since the last call."""
+        seconds = self.stopwatch.lap()
+        rates = {
+            "updates_per_second": (update - self._update) / seconds,
+            "items_per_second": self._items / seconds,
+        }
+        self._update, self._items = update, 0.0
+        total = {"train_seconds": self.stopwatch.train_seconds, **self.stopwatch.spans()}
+        return {**total, **rates, **peak_memory()}
+
+
+def write_status(folder: Path, status: str, update: int) -> None:
+    """Say in state.json how far a run is."""
+    write_json(folder / "state.json", {"status": status, "update": update})
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON file by atomic rename: a reader sees the old file or the whole new one."""
+    partial = path.with_name(path.name + f".{os.getpid()}.partial")
+    with partial.open("w") as file:
+        json.dump(data, file, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def peak_memory() -> dict[str, int]:
+    """Most bytes this process has held so far, of the host's memory and the accelerator's."""
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = {"host_bytes": kilobytes * (1 if sys.platform == "darwin" else 1024)}
+    if torch.cuda.is_available():
+        peak["device_bytes"] = torch.cuda.max_memory_allocated()
+    return peak
+
+
+def _open_events(path: Path, resume_at: int) -> IO[str]:
+    if not resume_at:
+        path.unlink(missing_ok=True)
+    if path.exists():
+        kept = [
+            line
+            for line in path.read_text().splitlines(keepends=True)
+            if line.endswith("\n") and json.loads(line)["update"] <= resume_at
+        ]
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text("".join(kept))
+        partial.replace(path)
+    return path.open("a", buffering=1)

@@ -1,0 +1,288 @@
+"""W&B at arm's length: a process of its own follows a run's files and mirrors them.
+
+Training writes to disk and knows nothing of W&B. A dead network, a slow server or a full disk can
+stop or slow the mirror only, and every value that W&B shows is read from ``events.jsonl``.
+
+``python -m toolkit.records.wandb_mirror runs/STUDY/*`` mirrors finished runs afterwards.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit.process import DONE, FAILED
+from toolkit.records.events import VALIDATION_READING, entrant
+
+PROJECT = "adaptive-lr-toolkit"
+AXES = ("update", "epoch", "wall_clock")
+"""On every row; wall_clock is in seconds since the run's first event."""
+VALIDATION_LOSS = "validation/loss"
+NOT_VALUES = ("kind", "split", "t", *AXES)
+DECISION_COLUMNS = (*AXES, "lr", "pattern", "statistic", "action", "reason")
+FROM_RESULT = ("world_size", "micro_batch", "precision", "init", "device", "versions", "argv")
+OF_RESULT = ("status", "updates", "rollbacks", "initial_weights_sha", "batch_order_sha")
+TAG_LENGTH = 64
+
+POLL_SECONDS = 0.2
+CONNECT_SECONDS = 3
+OPEN_SECONDS = 30
+"""Training does not wait for W&B to open, so a slow server may take its time."""
+UPLOAD_SECONDS, FINISH_SECONDS = 3, 4
+NICE = 10
+SAYS = "mirror: "
+"""Begins the lines of the log that are not W&B's own."""
+
+Event = Mapping[str, Any]
+
+
+def wandb_mode() -> str:
+    """online with a key, else offline, unless WANDB_MODE says otherwise: never a prompt."""
+    if mode := os.environ.get("WANDB_MODE"):
+        return mode
+    import wandb
+
+    return "online" if wandb.login(prompt=False, verify=False) else "offline"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m toolkit.records.wandb_mirror", description=__doc__
+    )
+    parser.add_argument("folders", nargs="+", type=Path, help="runs/STUDY/RUN_ID")
+    parser.add_argument("--offline", action="store_true", help="do not ask the server")
+    parser.add_argument("--follow", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--begin", type=int, default=0, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    over = threading.Event()
+    if arguments.follow:
+        os.nice(NICE)  # the cores are the training's
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=_await_end_of_input, args=(over,), daemon=True).start()
+    else:
+        over.set()
+    try:
+        for folder in arguments.folders:
+            if (folder / "events.jsonl").exists():
+                mirror(folder, over, arguments.begin, arguments.offline)
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), "")
+        print(f"{SAYS}failed {type(error).__name__}: {first}", flush=True)
+        return FAILED
+    return DONE
+
+
+def mirror(folder: Path, over: threading.Event, begin: int = 0, offline: bool = False) -> None:
+    """Mirror a run's folder until it is over.
+
+    Args:
+        folder: the run's folder, with ``config.json`` in it.
+        over: set when no more events will be written.
+        begin: byte of ``events.jsonl`` to begin at.
+        offline: do not ask the server.
+
+    Raises:
+        Exception: whatever W&B raises; its kinds of errors are many.
+    """
+    live = not over.is_set()
+    run = _open(folder, offline, live)
+    first = last = _first_time(folder)
+    decisions: list[list[Any]] = []
+    for event in _follow(folder / "events.jsonl", begin, over):
+        last = event["t"]
+        first = last if first is None else first
+        axes = {name: event[name] for name in ("update", "epoch") if name in event}
+        axes["wall_clock"] = last - first
+        if row := values(event):
+            for name in [name for name in row if name.startswith("validation/")]:
+                best = "min" if name == VALIDATION_LOSS else "max"
+                run.define_metric(name, step_metric="update", summary=f"{best},last")
+            run.log(axes | row)
+        if row := decision(event):
+            decisions.append([(axes | row).get(name) for name in DECISION_COLUMNS])
+    _finish(run, folder, decisions, (last or 0.0) - (first or 0.0), live)
+
+
+def values(event: Event) -> dict[str, float]:
+    """What W&B is told of an event, beside its axes; empty for events that are not numbers."""
+    kind = event.get("kind")
+    if kind is None:
+        rates = event.get("lrs", [event["lr"]])
+        groups = {f"lr/group_{i}": rate for i, rate in enumerate(rates[1:], 1)}
+        named = {"train/loss": event["loss"], "lr": rates[0], **groups, "factor": event["factor"]}
+    elif kind in ("evaluation", "timing"):
+        prefix = event.get("split", kind)
+        named = {f"{prefix}/{k}": v for k, v in event.items() if k not in NOT_VALUES}
+    elif kind == VALIDATION_READING:
+        named = {VALIDATION_LOSS: event["loss"]}
+    else:
+        named = {}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def decision(event: Event) -> dict[str, Any]:
+    """The row of the table of decisions; empty for an event that is none."""
+    kind = event.get("kind")
+    if kind in (None, VALIDATION_READING):
+        return dict(event) if event["action"] != "hold" else {}
+    if kind in ("start", "evaluation", "timing"):
+        return {}
+    rest = {name: value for name, value in event.items() if name not in NOT_VALUES}
+    return {"action": kind, "reason": json.dumps(rest)}
+
+
+def describe(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The W&B configuration of a run, by the names of ``result.json``."""
+    schedule = config["schedule"]
+    rest = {name: value for name, value in config.items() if name not in ("schedule", "recipe")}
+    return {
+        **rest,
+        "recipe_settings": config["recipe"],
+        "base_lr": config["recipe"]["lr"],
+        "schedule": entrant(schedule["name"], config.get("sees", "training")),
+        "schedule_config": schedule["fields"],
+        "schedule_source_sha": schedule.get("source_sha"),
+    }
+
+
+def _open(folder: Path, offline: bool, live: bool) -> Any:
+    """Open the W&B run: online where there is a key and a server, else offline."""
+    import wandb
+
+    mode = "offline" if offline else wandb_mode()
+    if mode == "online" and not _answers(wandb.setup().settings.base_url):
+        mode = "offline"
+    try:
+        run = _init(folder, mode, live)
+    except Exception:
+        if mode != "online":
+            raise
+        wandb.teardown()  # or the id would still be in use
+        mode, run = "offline", _init(folder, "offline", live)
+    place = run.url if mode == "online" else Path(run.dir).parent
+    print(f"{SAYS}{mode} {place}", flush=True)
+    for name in AXES:
+        run.define_metric(name)
+    run.define_metric("*", step_metric="update")
+    run.define_metric("train/loss", step_metric="update", summary="min,last")
+    return run
+
+
+def _init(folder: Path, mode: str, live: bool) -> Any:
+    import wandb
+
+    config = describe(json.loads((folder / "config.json").read_text()))
+    schedule, seed = config["schedule"], config["seed"]
+    target, _, recipe = config["target"].partition("@")
+    return wandb.init(
+        project=os.environ.get("WANDB_PROJECT") or PROJECT,
+        dir=os.environ.get("WANDB_DIR") or str(folder),
+        mode=mode,  # type: ignore[arg-type]  # what WANDB_MODE says is checked there
+        id=folder.name,
+        resume="allow",
+        group=config["study"],
+        job_type=schedule[-TAG_LENGTH:],
+        name=f"{config['target']} {schedule} seed {seed}",
+        tags=[tag[-TAG_LENGTH:] for tag in (target, f"@{recipe}", schedule)],
+        config=config,
+        settings=wandb.Settings(
+            init_timeout=OPEN_SECONDS,
+            finish_timeout=FINISH_SECONDS if live else 0,  # 0 is no limit
+            silent=True,
+            console="off",
+            x_disable_stats=not live,
+            x_stats_pid=os.getppid(),  # the training's memory and cores, not the mirror's
+        ),
+    )
+
+
+def _answers(url: str) -> bool:
+    """Whether there is a server at all; a slow or broken one is one."""
+    try:
+        urllib.request.urlopen(url, timeout=CONNECT_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True
+    except urllib.error.URLError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _first_time(folder: Path) -> float | None:
+    with (folder / "events.jsonl").open() as lines:
+        line = lines.readline()
+    return float(json.loads(line)["t"]) if line.endswith("\n") else None
+
+
+def _follow(file: Path, begin: int, over: threading.Event) -> Iterator[Event]:
+    """The events of a file from a byte on, and those still being written, until it is over."""
+    partial = b""
+    while True:
+        last = over.is_set()  # before reading: what was written by then is read
+        with file.open("rb") as lines:
+            lines.seek(begin)
+            read = lines.read()
+        begin += len(read)
+        *whole, partial = (partial + read).split(b"\n")
+        yield from map(json.loads, whole)
+        if last:
+            return
+        over.wait(POLL_SECONDS)
+
+
+def _finish(run: Any, folder: Path, decisions: list[list[Any]], seconds: float, live: bool) -> None:
+    """Result, table of decisions, raw files, alert, and the run's end."""
+    result = _read(folder / "result.json")
+    state = _read(folder / "state.json").get("status", "running")
+    if result:
+        score = next(iter(result["metrics"]["test"].values()), 0.0)  # a diverged run scores 0
+        axes = {"update": result["updates"], "epoch": result["epoch"]}
+        run.log({**axes, "wall_clock": seconds, "score": score})
+        run.config.update({name: result[name] for name in FROM_RESULT}, allow_val_change=True)
+        run.summary.update({name: result[name] for name in OF_RESULT})
+    trouble = result.get("status") == "diverged" or state == "failed"
+    if trouble:
+        run.alert(f"{result.get('status', state)}: {run.name}", str(folder), level="ERROR")
+    if state == "preempted":
+        run.mark_preempting()
+    # Uploads ask the server first; it gets a few seconds while a training process waits.
+    uploads = threading.Thread(target=_upload, args=(run, folder, decisions), daemon=True)
+    uploads.start()
+    uploads.join(UPLOAD_SECONDS if live else None)
+    run.finish(exit_code=DONE if result and not trouble else FAILED)
+
+
+def _upload(run: Any, folder: Path, decisions: list[list[Any]]) -> None:
+    import wandb
+
+    rows = decisions[: wandb.Table.MAX_ROWS]
+    run.log({"decisions": wandb.Table(columns=list(DECISION_COLUMNS), data=rows)})
+    artifact = wandb.Artifact(f"run-{folder.name}", "result")
+    for name in ("config.json", "events.jsonl", "result.json"):
+        if (folder / name).exists():
+            artifact.add_file(str(folder / name))
+    run.log_artifact(artifact)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return data
+
+
+def _await_end_of_input(over: threading.Event) -> None:
+    while os.read(sys.stdin.fileno(), 1024):  # not sys.stdin, whose lock would outlive the thread
+        pass
+    over.set()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

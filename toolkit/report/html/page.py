@@ -1,0 +1,150 @@
+"""One self-contained HTML page: no network, light and dark, phone and print."""
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from toolkit.report import text
+from toolkit.report.html import figures, panels, tables
+from toolkit.report.numbers.analyse import Analysis
+from toolkit.report.numbers.load import RunRecord
+
+WHERE = ("device", "precision", "world_size", "micro_batch", "init")
+
+
+def render(analysis: Analysis) -> str:
+    """The page as text. The same analysis gives the same bytes."""
+    environment = Environment(
+        loader=PackageLoader("toolkit.report.html", "."),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    known, runs = panels.schedules(analysis), analysis.study.runs
+    template = environment.get_template("page.html.j2")
+    page: str = template.render(
+        analysis=analysis,
+        study=analysis.study,
+        question=analysis.study.plan.get("question", ""),
+        summary=text.summary(analysis),
+        findings=text.findings(analysis),
+        legend=[(name, *panels.style_of(name, known)) for name in known],
+        differences=figures.differences(analysis),
+        profiles=figures.profiles(analysis),
+        pairs=figures.by_pair(analysis),
+        tables=tables,
+        seeds=sorted({run.seed for run in runs}),
+        notes=_notes(runs),
+        settings=_settings(runs),
+        machines=_machines(runs),
+        commits=Counter(code["commit"] for run in runs if (code := run.code)["commit"]),
+        source=shlex.quote(str(analysis.study.plan.get("source", analysis.study.name))),
+        swept=any(_trained_by(run.result) is None for run in runs),
+        commands=commands(runs),
+        as_json=_as_json,
+        plotly=Markup(get_plotlyjs()),  # a library's file, not data
+    )
+    return page
+
+
+def commands(runs: Sequence[RunRecord]) -> list[str]:
+    """The commands that repeat the runs, one for all runs that differ in their seed alone."""
+    seeds: dict[tuple[str | None, ...], list[int]] = {}
+    for run in runs:
+        seeds.setdefault(_arguments(run), []).append(run.seed)
+    return [
+        f"for seed in {' '.join(map(str, sorted(numbers)))}; do {_shell(words, '$seed')}; done"
+        if len(numbers) > 1
+        else _shell(words, str(numbers[0]))
+        for words, numbers in seeds.items()
+    ]
+
+
+def _shell(words: Sequence[str | None], seed: str) -> str:
+    told = (seed if word is None else shlex.quote(word) for word in words)
+    return f"python -m toolkit.train {' '.join(told)}"
+
+
+def _arguments(run: RunRecord) -> tuple[str | None, ...]:
+    """The arguments of ``toolkit.train`` that repeat a run, with None for its seed."""
+    result = run.result
+    if (given := _trained_by(result)) is not None:
+        before = [None, *given][:-1]
+        return tuple(
+            None if flag == "--seed" else word for flag, word in zip(before, given, strict=True)
+        )
+    flags = [f"{result['task']}/{result['model']}@{result['recipe']}", "--seed", None]
+    flags += ["--arm", str(result["arm"])]
+    if run.config.get("sees", "training") != "training":
+        flags += ["--sees", str(run.config["sees"])]
+    for name in ("read_every", "eval_every"):
+        if run.config.get(name) is not None:
+            flags += [_flag(name), str(run.config[name])]
+    for name, value in result["recipe_settings"].items():
+        flags += [_flag("recipe", name), str(value)]
+    flags.append(f"schedule:{result['schedule']}")
+    for name, value in result.get("schedule_config", {}).items():
+        values = value if isinstance(value, list) else [value]
+        flags += [_flag("schedule", name), *map(str, values)]
+    return tuple(flags)
+
+
+def _flag(*names: str) -> str:
+    return "--" + ".".join(name.replace("_", "-") for name in names)
+
+
+def _trained_by(result: Mapping[str, Any]) -> list[str] | None:
+    """The arguments that ``toolkit.train`` was called with; None for a run of a sweep."""
+    program, *arguments = result["argv"] or [""]
+    if Path(program).name == "toolkit" and arguments[:1] == ["train"]:
+        return arguments[1:]
+    return arguments if Path(program).name == "train.py" else None
+
+
+def _as_json(data: Any) -> Markup:
+    """Data inside a script element: no character in it can end the element."""
+    encoded = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    for character, escape in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
+        encoded = encoded.replace(character, escape)
+    return Markup(encoded.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+
+
+def _settings(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    """Where and how the runs were made; several values are joined."""
+    found = [
+        (
+            name.replace("_", " "),
+            ", ".join(_distinct(str(run.result.get(name, "")) for run in runs)),
+        )
+        for name in WHERE
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+def _notes(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
+    """What a reader of the results should know -> the pairs that it concerns."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for note in run.result.get("notes", ()):
+            pairs = found.setdefault(note, [])
+            if (label := text.pair_label(run.group.pair)) not in pairs:
+                pairs.append(label)
+    return found
+
+
+def _machines(runs: Sequence[RunRecord]) -> list[str]:
+    told = (run.result.get("machine", {}).items() for run in runs)
+    return _distinct(
+        ", ".join(f"{name} {value}" for name, value in items) for items in told if items
+    )
+
+
+def _distinct(items: Any) -> list[str]:
+    return list(dict.fromkeys(items))

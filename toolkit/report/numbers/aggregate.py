@@ -1,0 +1,205 @@
+"""Numbers over several pairs: targets, profiles, speed-ups and interquartile means.
+
+A *problem* is a pair at a base LR. Its target is the median over the seeds of the last validation
+score of the study's reference schedule, at the base LR that suits it best. Times come from updates:
+the seconds to an update are the run's training seconds times its share of the updates, so that
+evaluations and interruptions count for nobody.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from toolkit import stats
+from toolkit.report.numbers.load import Group, RunRecord
+
+Problem = tuple[str, float]
+"""Pair and base LR."""
+
+
+@dataclass(frozen=True)
+class TargetRow:
+    """How soon a schedule reaches the target of its pair.
+
+    Attributes:
+        target: the validation score to reach.
+        updates, seconds: by seed, to the first evaluation at or above it; infinite for a miss.
+        update_budgets, budgets: updates and training seconds of the whole run by seed.
+    """
+
+    group: Group
+    target: float
+    updates: Mapping[int, float]
+    seconds: Mapping[int, float]
+    budgets: Mapping[int, float]
+    update_budgets: Mapping[int, float]
+
+    @property
+    def reached(self) -> int:
+        """Seeds that reach it."""
+        return sum(math.isfinite(updates) for updates in self.updates.values())
+
+    @property
+    def median_updates(self) -> float:
+        """Median over the seeds, infinite if half of them miss."""
+        return float(np.median(list(self.updates.values())))
+
+    @property
+    def median_seconds(self) -> float:
+        """Median over the seeds, infinite if half of them miss."""
+        return float(np.median(list(self.seconds.values())))
+
+
+@dataclass(frozen=True)
+class Race:
+    """Who reaches the targets first.
+
+    Attributes:
+        profile: the performance profile of all schedules.
+        speedups: of each over the reference; None for the reference itself.
+    """
+
+    profile: stats.Profile
+    speedups: list[stats.Speedup | None]
+
+
+@dataclass(frozen=True)
+class Overall:
+    """Schedules over all problems that have all of them, on the seeds that all of them have.
+
+    Attributes:
+        schedules: their names; all lists below follow this order.
+        problems: pairs and base LRs.
+        seeds: number of seeds of each problem.
+        reference: the schedule that set the targets, or None if the study has none.
+        iqm: interquartile mean of the test metric over problems and seeds.
+        iqm_difference: minus that of the reference, paired; None for the reference itself.
+        updates, seconds: the race in updates and in training seconds; None without a reference.
+    """
+
+    schedules: list[str]
+    problems: list[Problem]
+    seeds: list[int]
+    reference: str | None
+    iqm: list[stats.Estimate]
+    iqm_difference: list[stats.Estimate | None]
+    updates: Race | None
+    seconds: Race | None
+
+
+Members = Mapping[Group, Sequence[RunRecord]]
+
+
+def target_rows(members: Members, reference: str) -> list[TargetRow]:
+    """One row a group of the usual arm; none for pairs without the reference."""
+    targets = _targets(members, reference)
+    return [
+        _target_row(group, runs, targets[group.pair])
+        for group, runs in members.items()
+        if group.arm == 0 and group.pair in targets
+    ]
+
+
+def overall(members: Members, rows: Sequence[TargetRow], reference: str) -> Overall | None:
+    """The aggregates, or None if no two schedules share a problem and a seed."""
+    layout = _layout(members)
+    if layout is None:
+        return None
+    base = layout.schedules.index(reference) if reference in layout.schedules else None
+    others = [None if i == base else base for i in range(len(layout.schedules))]
+    points = layout.cells(
+        {group: {run.seed: run.score for run in runs} for group, runs in members.items()}
+    )
+    timed = rows if base is not None else []
+    return Overall(
+        schedules=layout.schedules,
+        problems=list(layout.seeds),
+        seeds=[len(seeds) for seeds in layout.seeds.values()],
+        reference=reference if base is not None else None,
+        iqm=stats.iqms(points),
+        iqm_difference=[
+            None if other is None else stats.iqm_difference(points, i, other)
+            for i, other in enumerate(others)
+        ],
+        updates=_race(layout, timed, others, "updates", "update_budgets"),
+        seconds=_race(layout, timed, others, "seconds", "budgets"),
+    )
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Schedules, and the seeds of each problem that all of them have."""
+
+    schedules: list[str]
+    seeds: Mapping[Problem, list[int]]
+
+    def cells(self, values: Mapping[Group, Mapping[int, float]]) -> list[np.ndarray]:
+        """One array a problem, shape (schedules, seeds), from values by group and seed."""
+        return [
+            np.array(
+                [[values[Group(*place, name, 0)][s] for s in seeds] for name in self.schedules]
+            )
+            for place, seeds in self.seeds.items()
+        ]
+
+
+def _layout(members: Members) -> _Layout | None:
+    by_problem: dict[Problem, dict[str, set[int]]] = defaultdict(dict)
+    for group, runs in members.items():
+        if group.arm == 0:
+            by_problem[group.pair, group.lr][group.schedule] = {run.seed for run in runs}
+    schedules = list(dict.fromkeys(name for some in by_problem.values() for name in some))
+    common = {
+        problem: sorted(set.intersection(*some.values()))
+        for problem, some in by_problem.items()
+        if len(some) == len(schedules)
+    }
+    seeds = {problem: some for problem, some in common.items() if some}
+    return _Layout(schedules, seeds) if len(schedules) > 1 and seeds else None
+
+
+def _race(
+    layout: _Layout,
+    rows: Sequence[TargetRow],
+    others: Sequence[int | None],
+    clock: str,
+    budget: str,
+) -> Race | None:
+    if not rows:
+        return None
+    times, budgets = (
+        layout.cells({row.group: getattr(row, name) for row in rows}) for name in (clock, budget)
+    )
+    speedups = [
+        None if other is None else stats.speedup(times, budgets, i, other)
+        for i, other in enumerate(others)
+    ]
+    return Race(stats.profile(times), speedups)
+
+
+def _targets(members: Members, reference: str) -> dict[str, float]:
+    """Pair -> median last validation score of the reference at its best base LR."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for group, runs in members.items():
+        if group.schedule == reference and group.arm == 0:
+            found[group.pair].append(float(np.median([run.validation_score for run in runs])))
+    return {pair: max(medians) for pair, medians in found.items()}
+
+
+def _target_row(group: Group, runs: Sequence[RunRecord], target: float) -> TargetRow:
+    updates = {
+        run.seed: stats.first_reaching(run.validation.value, run.validation.update, target)
+        for run in runs
+    }
+    each = {run.seed: run.training_seconds / run.result["updates"] for run in runs}
+    return TargetRow(
+        group=group,
+        target=target,
+        updates=updates,
+        seconds={seed: count * each[seed] for seed, count in updates.items()},
+        budgets={run.seed: run.training_seconds for run in runs},
+        update_budgets={run.seed: float(run.result["updates"]) for run in runs},
+    )

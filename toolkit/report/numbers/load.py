@@ -1,0 +1,351 @@
+"""From the files of a study to plain records."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from toolkit.config import NOT_PART_OF_THE_RECIPE
+from toolkit.errors import ConfigError
+from toolkit.records.events import VALIDATION_READING, entrant
+
+
+class Group(NamedTuple):
+    """The runs that differ in nothing but their seed."""
+
+    pair: str
+    lr: float
+    schedule: str
+    arm: int
+
+
+class Action(NamedTuple):
+    """A reading at which a schedule did something."""
+
+    update: int
+    epoch: float
+    seconds: float
+    lr: float
+    pattern: str
+    action: str
+    reason: str
+
+
+@dataclass
+class Curve:
+    """Numbers over a run; all lists have one length."""
+
+    update: list[float] = field(default_factory=list)
+    epoch: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    value: list[float] = field(default_factory=list)
+
+    def add(self, update: float, epoch: float, seconds: float, value: float) -> None:
+        """Append one point."""
+        self.update.append(update)
+        self.epoch.append(epoch)
+        self.seconds.append(seconds)
+        self.value.append(value)
+
+
+@dataclass
+class RunRecord:
+    """One finished run.
+
+    Attributes:
+        folder: where it lies.
+        result: ``result.json``.
+        config: ``config.json``; empty without one.
+        loss, lr, validation: over the run; validation is the headline metric.
+        actions: every reading at which the schedule did not hold.
+    """
+
+    folder: Path
+    result: Mapping[str, Any]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    loss: Curve = field(default_factory=Curve)
+    lr: Curve = field(default_factory=Curve)
+    validation: Curve = field(default_factory=Curve)
+    actions: list[Action] = field(default_factory=list)
+
+    @property
+    def group(self) -> Group:
+        """What it is compared as."""
+        r = self.result
+        pair = f"{r['task']}/{r['model']}@{r['recipe']}"
+        schedule = entrant(r["schedule"], r.get("sees", "training"))
+        return Group(pair, r["recipe_settings"]["lr"], schedule, r["arm"])
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        seed: int = self.result["seed"]
+        return seed
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its weights were lost."""
+        return bool(self.result["status"] == "diverged")
+
+    @property
+    def metric(self) -> str:
+        """The headline metric; empty for a diverged run without any."""
+        metrics = self.result["metrics"]
+        return str(next(iter(metrics["test"] or metrics.get("validation") or ()), ""))
+
+    @property
+    def score(self) -> float:
+        """The headline metric on the test split at the last update; 0 for a diverged run."""
+        return 0.0 if self.diverged else float(self.result["metrics"]["test"][self.metric])
+
+    @property
+    def validation_score(self) -> float:
+        """The headline metric in the last evaluation on validation; 0 for a diverged run."""
+        if self.diverged:
+            return 0.0
+        return float(self.result["metrics"]["validation"].get(self.metric, 0.0))
+
+    @property
+    def code(self) -> Mapping[str, Any]:
+        """The commit that it ran from, and the files that differed."""
+        return {"commit": None, "uncommitted": [], **self.result.get("code", {})}
+
+    @property
+    def speed_class(self) -> tuple[str, ...]:
+        """What its time depends on: runs that differ in it are not compared in time."""
+        machine = self.result.get("machine", {})
+        names = ("processor", "cores", "threads", "accelerator")
+        return tuple(str(machine.get(name, "")) for name in names)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, without evaluation and checkpoints; infinite for a diverged run."""
+        return float("inf") if self.diverged else self.training_seconds
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds of training, however the run ended."""
+        return float(self.result["timing"]["train_seconds"])
+
+
+@dataclass
+class StudyRecord:
+    """A study as far as it has been run.
+
+    Attributes:
+        name: the folder's name.
+        plan: ``study.json``, or empty for runs that no study planned.
+        runs: the finished runs, ordered by group and seed.
+        unfinished: folders without a result, with what ``state.json`` says of them.
+        not_started: planned runs of which there is no folder.
+    """
+
+    name: str
+    plan: Mapping[str, Any]
+    runs: list[RunRecord]
+    unfinished: list[tuple[Path, str]]
+    not_started: int = 0
+
+
+NEEDED: Mapping[str, type] = {
+    **dict.fromkeys(("status", "task", "model", "recipe", "schedule"), str),
+    **dict.fromkeys(("initial_weights_sha", "batch_order_sha", "final_weights_sha"), str),
+    **dict.fromkeys(("seed", "arm", "updates"), int),
+    **dict.fromkeys(("recipe_settings", "metrics", "timing", "versions"), dict),
+    "argv": list,
+}
+REPEAT = "repeat the run with --fresh, or remove its folder"
+NOT_RUNS = ("report", "workers")
+"""Folders beside the runs."""
+
+
+def load_study(folder: Path) -> StudyRecord:
+    """Read a study's folder.
+
+    Raises:
+        ConfigError: if there is no folder or no run in it, or a file is broken, naming it.
+    """
+    if not folder.is_dir():
+        beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+        names = [path.name for path in beside if path.is_dir()]
+        near = [str(folder.with_name(name)) for name in get_close_matches(folder.name, names)]
+        hint = f"did you mean {' or '.join(near)}?" if near else "run the study first"
+        raise ConfigError(f"there is no folder {folder}: {hint}")
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and _is_run(path))
+    finished = [path for path in folders if (path / "result.json").exists()]
+    if not finished:
+        raise ConfigError(f"{folder} holds no finished run: no */result.json")
+    runs = sorted((_load_run(path) for path in finished), key=lambda run: (run.group, run.seed))
+    _refuse_duplicates(runs)
+    _refuse_other_settings(runs)
+    plan = _plan(folder / "study.json")
+    unfinished = [(path, _state(path)) for path in folders if path not in finished]
+    not_started = max(0, int(plan.get("runs", 0)) - len(folders))
+    return StudyRecord(folder.resolve().name, plan, runs, unfinished, not_started)
+
+
+def _plan(file: Path) -> Mapping[str, Any]:
+    if not file.exists():
+        return {}
+    advice = "toolkit sweep STUDY writes it anew once it is removed"
+    plan = _read_json(file, advice)
+    for name, kind in {"family": list, "rope": dict, "pairs": dict, "runs": int}.items():
+        if not isinstance(plan.get(name, kind()), kind):
+            raise ConfigError(f"{file}: {name} cannot be what a sweep writes; {advice}")
+    for contrast in plan.get("family", []):
+        if missing := {"pair", "lr", "candidate", "baseline"} - set(contrast):
+            raise ConfigError(f"{file}: a comparison of its family lacks {', '.join(missing)}")
+    return plan
+
+
+def _is_run(folder: Path) -> bool:
+    if folder.name in NOT_RUNS:
+        return False
+    return any((folder / f"{name}.json").exists() for name in ("config", "state", "result"))
+
+
+def _load_run(folder: Path) -> RunRecord:
+    result = _read_json(folder / "result.json")
+    _check_result(folder / "result.json", result)
+    file = folder / "config.json"
+    run = RunRecord(folder, result, _read_json(file) if file.exists() else {})
+    begin, last = None, 0.0
+    for number, event in enumerate(_events(folder / "events.jsonl"), 1):
+        try:
+            begin = event["t"] if begin is None else begin
+            if event.get("kind") == "resume":
+                begin += event["t"] - last  # what lies between two attempts is not the run's time
+            last = event["t"]
+            _add_event(run, event, event["t"] - begin)
+        except (KeyError, TypeError) as error:
+            raise ConfigError(
+                f"line {number} of {folder / 'events.jsonl'} is no event of this version "
+                f"({type(error).__name__}: {error}); {REPEAT}"
+            ) from error
+    return run
+
+
+def _check_result(file: Path, result: Mapping[str, Any]) -> None:
+    """Everything that the numbers rest on is there, and is a number where it must be."""
+    missing = [name for name in NEEDED if name not in result]
+    if missing:
+        raise ConfigError(
+            f"{file} lacks {', '.join(missing)}: it is of another version or broken; {REPEAT}"
+        )
+    wrong = [name for name, kind in NEEDED.items() if not isinstance(result[name], kind)]
+    if result["status"] not in ("done", "diverged"):
+        wrong.append("status")
+    elif not wrong:
+        numbers = {
+            "recipe_settings.lr": result["recipe_settings"].get("lr"),
+            "timing.train_seconds": result["timing"].get("train_seconds"),
+        }
+        if result["status"] == "done":
+            test = result["metrics"].get("test") or {"?": None}
+            numbers |= {f"metrics.test.{name}": value for name, value in test.items()}
+        wrong += [name for name, value in numbers.items() if not _is_finite(value)]
+    if wrong:
+        raise ConfigError(f"{file}: {', '.join(wrong)} cannot be what a run writes; {REPEAT}")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _add_event(run: RunRecord, event: Mapping[str, Any], seconds: float) -> None:
+    if "kind" not in event:
+        _add_reading(run, event, seconds)
+        _add_action(run, event, seconds)
+    elif event["kind"] == VALIDATION_READING:
+        _add_action(run, event, seconds)
+    elif event["kind"] == "evaluation" and event["split"] == "validation":
+        value = event.get(run.metric)
+        if value is not None:
+            run.validation.add(event["update"], event["epoch"], seconds, value)
+
+
+def _add_reading(run: RunRecord, event: Mapping[str, Any], seconds: float) -> None:
+    update, epoch = event["update"], event["epoch"]
+    if event["loss"] is not None:
+        run.loss.add(update, epoch, seconds, event["loss"])
+    run.lr.add(update, epoch, seconds, event["lr"])
+
+
+def _add_action(run: RunRecord, event: Mapping[str, Any], seconds: float) -> None:
+    if event["action"] not in ("hold", "snapshot"):  # a snapshot changes nothing
+        place = (event["update"], event["epoch"], seconds, event["lr"])
+        words = (event["pattern"], event["action"], event["reason"])
+        run.actions.append(Action(*place, *words))
+
+
+def _events(file: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        with file.open() as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ConfigError(
+                        f"line {number} of {file} is broken ({error.msg}); {REPEAT}"
+                    ) from error
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _read_json(file: Path, advice: str = REPEAT) -> Mapping[str, Any]:
+    try:
+        data = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{file} cannot be read ({error}); {advice}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file} is not a JSON object; {advice}")
+    return data
+
+
+def _state(folder: Path) -> str:
+    if logs := sorted(folder.glob("failure-*.log")):
+        return f"failed {len(logs)} times, see {logs[-1].name}"
+    file = folder / "state.json"
+    return str(_read_json(file).get("status", "unknown")) if file.exists() else "not started"
+
+
+def _refuse_other_settings(runs: list[RunRecord]) -> None:
+    """The runs of a group differ in nothing but their seed."""
+    first: dict[Group, RunRecord] = {}
+    for run in runs:
+        other = first.setdefault(run.group, run)
+        sides = [(*_settings_of(one),) for one in (run, other)]
+        for a, b in zip(*sides, strict=True):
+            differing = [n for n in {*a, *b} if a.get(n) != b.get(n)]
+            if differing:
+                raise ConfigError(
+                    f"{other.folder} and {run.folder} are both {run.group.schedule} at "
+                    f"{run.group.lr:g}, but differ in {', '.join(sorted(differing))}: give each "
+                    "its own --study"
+                )
+
+
+def _settings_of(run: RunRecord) -> Iterator[Mapping[str, Any]]:
+    """What the runs of a group must have in common."""
+    recipe = run.result.get("recipe_settings", {})
+    yield {name: value for name, value in recipe.items() if name not in NOT_PART_OF_THE_RECIPE}
+    yield run.result.get("schedule_config", {})
+    if run.result.get("sees", "training") == "training":
+        yield {"read_every": run.config.get("read_every", 1)}
+    else:
+        yield {"eval_every": run.config.get("eval_every")}
+
+
+def _refuse_duplicates(runs: list[RunRecord]) -> None:
+    seen: dict[tuple[Group, int], RunRecord] = {}
+    for run in runs:
+        first = seen.setdefault((run.group, run.seed), run)
+        if first is not run:
+            raise ConfigError(
+                f"{first.folder} and {run.folder} are both {run.group.schedule} at "
+                f"{run.group.lr:g} with seed {run.seed}: they differ in another setting; give each "
+                "its own --study"
+            )

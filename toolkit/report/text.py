@@ -1,0 +1,333 @@
+"""The report's sentences and tables as plain text."""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from toolkit.report.numbers.analyse import Analysis, ContrastRow, GroupRow
+from toolkit.report.numbers.load import RunRecord
+from toolkit.report.numbers.rates import TunedRow
+from toolkit.stats import ALPHA, Judged
+from toolkit.task import parse_target
+
+METRIC_NAMES = {"f1": "F1", "exact": "EM"}
+"""How papers write a metric, where that is not its name here."""
+MOST_PLACES = 6
+"""Comparisons of which the summary says where they went which way."""
+VERDICTS = ("better", "worse", "equivalent", "undecided")
+FAMILY_HEAD = [
+    *("pair", "base LR", "comparison", "difference", "95 % interval", "p (Holm)", "verdict"),
+]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found out.
+
+    Attributes:
+        kind: better, worse, equivalent or undecided; empty for what is no verdict.
+        headline: one plain sentence.
+        details: how sure it is, and at which cost; may be empty.
+    """
+
+    kind: str
+    headline: str
+    details: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.headline} {self.details}".rstrip()
+
+
+def findings(analysis: Analysis) -> list[Finding]:
+    """What was found out, one for each comparison of the primary family."""
+    if analysis.tuned:
+        return [_tuned(row) for row in analysis.tuned]
+    if not analysis.family:
+        return [
+            Finding(
+                "",
+                "No primary family was declared for these runs, so there is no verdict: everything "
+                "below is exploratory.",
+            )
+        ]
+    return [_finding(row, analysis) for row in analysis.family]
+
+
+def verdict_sentences(analysis: Analysis) -> list[str]:
+    """The findings as text."""
+    return [str(finding) for finding in findings(analysis)]
+
+
+def summary(analysis: Analysis) -> list[str]:
+    """The whole study in a few sentences: who won how often, and what it cost."""
+    return [
+        *_answer(analysis),
+        *_counts(analysis),
+        *_highest(analysis),
+        *_idle(analysis),
+        _cost(analysis),
+    ]
+
+
+def _answer(analysis: Analysis) -> Iterator[str]:
+    """The answer, where it is that there is none."""
+    judged = [row.judged for row in analysis.family if row.judged]
+    if len(judged) > 1 and all(one.verdict == "undecided" for one in judged):
+        yield f"None of the {len(judged)} comparisons is decided."
+
+
+def _idle(analysis: Analysis) -> Iterator[str]:
+    """Schedules that did not do what they are for: their names promise more than they did."""
+    runs: dict[str, dict[str, list[RunRecord]]] = {}
+    for run in analysis.study.runs:
+        runs.setdefault(run.group.schedule, {}).setdefault(run.group.pair, []).append(run)
+    for schedule, by_pair in runs.items():
+        every = [run for several in by_pair.values() for run in several]
+        acted = any(run.actions for run in every)
+        flat = not acted and all(len(set(run.lr.value)) == 1 for run in every)
+        if flat and schedule != "constant":
+            yield f"{schedule} never changed the LR in {len(every)} runs: it is a constant LR here."
+        elif acted:
+            for pair, several in by_pair.items():
+                if not any(run.actions for run in several):
+                    yield (
+                        f"{schedule} made no decision on {pair_label(pair)}: its shape alone set "
+                        "the LR there."
+                    )
+
+
+def _counts(analysis: Analysis) -> Iterator[str]:
+    """How the comparisons of each two schedules went."""
+    for candidate, baseline in dict.fromkeys((r.candidate, r.baseline) for r in analysis.family):
+        rows = [r for r in analysis.family if (r.candidate, r.baseline) == (candidate, baseline)]
+        found: dict[str, list[ContrastRow]] = {}
+        for row in rows:
+            found.setdefault(row.judged.verdict if row.judged else "not judged", []).append(row)
+        told = [
+            _where(name, found[name], rows) for name in (*VERDICTS, "not judged") if name in found
+        ]
+        many = f"{len(rows)} comparisons" if len(rows) > 1 else "1 comparison"
+        means = [row.judged.paired.mean for row in rows if row.judged]
+        low, high = (min(means), max(means)) if means else (0.0, 0.0)
+        span = f"; differences from {low:+.2f} to {high:+.2f} points" if len(means) > 1 else ""
+        yield f"{candidate} against {baseline}, {many}: {', '.join(told)}{span}."
+
+
+def _where(verdict: str, rows: Sequence[ContrastRow], all_rows: Sequence[ContrastRow]) -> str:
+    """A verdict, how often it was reached, and where, if those are few places."""
+    if len(rows) == len(all_rows) > 1:
+        return f"{verdict} in all"
+    told = f"{verdict} in {len(rows)}"
+    if not 1 < len(all_rows) <= MOST_PLACES:
+        return told
+    pairs = len({row.pair for row in all_rows})
+    rates = len({(row.pair, row.lr) for row in all_rows})
+    names = [
+        f"base LR {row.lr:g}"
+        if pairs == 1
+        else pair_label(row.pair) + (f" at {row.lr:g}" if rates > pairs else "")
+        for row in rows
+    ]
+    return f"{told} ({', '.join(names)})"
+
+
+def _highest(analysis: Analysis) -> Iterator[str]:
+    """Where each pair scored highest: not a verdict, as it is the best of many."""
+    for pair in dict.fromkeys(row.group.pair for row in analysis.groups):
+        rows = [row for row in analysis.groups if row.group.pair == pair]
+        best = max(rows, key=lambda row: row.mean)
+        name = schedule_label(best.group.schedule, best.group.arm)
+        yield (
+            f"{pair_label(pair)}: the highest mean {metric_of(analysis, pair)} is {best.mean:.2f}, "
+            f"by {name} at base LR {best.group.lr:g}; as the best of {len(rows)} it is no verdict."
+        )
+
+
+def _cost(analysis: Analysis) -> str:
+    runs = analysis.study.runs
+    seconds = sum(run.training_seconds for run in runs)
+    diverged = sum(run.diverged for run in runs)
+    lost = f"; {diverged} of them diverged" if diverged else "; none diverged"
+    return f"{len(runs)} runs, {duration(seconds)} of training in all{lost}."
+
+
+def metric_of(analysis: Analysis, pair: str = "") -> str:
+    """What the headline metric is called: that of a pair, or without one that of all."""
+    name = analysis.metrics.get(pair, analysis.metric)
+    return METRIC_NAMES.get(name, name)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    for unit, size in (("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
+
+
+def _tuned(row: TunedRow) -> Finding:
+    ends = "" if row.interior else "; that is an end of the grid, which must be widened"
+    return Finding(
+        "",
+        f"{pair_label(row.pair)}: base LR {row.lr:g} is best for {row.schedule}, with "
+        f"{row.validation:.2f} on validation{ends}.",
+    )
+
+
+def _finding(row: ContrastRow, analysis: Analysis) -> Finding:
+    place = f"{pair_label(row.pair)} at base LR {row.lr:g}"
+    a, b = (
+        schedule_label(row.candidate, row.candidate_arm),
+        schedule_label(row.baseline, row.baseline_arm),
+    )
+    if row.judged is None:
+        return Finding("", f"{place}: {a} against {b} cannot be judged; {row.problem}.")
+    paired = row.judged.paired
+    apart = f"{abs(paired.mean):.2f} points of {metric_of(analysis, row.pair)}"
+    match row.judged.verdict:
+        case "better" | "worse" as verdict:
+            headline = f"{a} is {verdict} than {b} by {apart}."
+        case "equivalent" if math.isnan(row.seconds_ratio):
+            headline = f"runs of both {a} and {b} diverged, and their scores are equivalent."
+        case "equivalent":
+            headline = (
+                f"{a} and {b} are equivalent: {apart} apart, and {row.rope:g} is too little to "
+                "matter."
+            )
+        case _:
+            side = "ahead of" if paired.mean >= 0 else "behind"
+            headline = (
+                f"undecided. {a} is {apart} {side} {b}, which these {paired.n} seeds do not "
+                f"decide: {_open(row.judged, row.rope)}."
+            )
+    details = (
+        f"95 % interval of the difference {paired.low:+.2f} to {paired.high:+.2f} from {paired.n} "
+        f"seeds, p = {row.judged.p_adjusted:.3f} after Holm, ROPE {row.rope:g}; "
+        f"{_time(row)}.{_lacking(row)}{_left_out(row)}"
+    )
+    return Finding(row.judged.verdict, f"{place}: {headline}", details)
+
+
+def _open(judged: Judged, rope: float) -> str:
+    """What a verdict lacks."""
+    paired = judged.paired
+    lacking = {
+        "0 is in the interval": paired.low <= 0 <= paired.high,
+        f"p is not below {ALPHA:g}": judged.p_adjusted >= ALPHA,
+        "the difference is within the ROPE": abs(paired.mean) <= rope,
+    }
+    return ", ".join(words for words, holds in lacking.items() if holds)
+
+
+def _time(row: ContrastRow) -> str:
+    if not math.isfinite(row.seconds_ratio) or row.seconds_ratio == 0:
+        return "no comparison of times, as runs diverged"
+    time = f"{row.seconds_ratio:.2f} times the training time"
+    if row.several_machines:
+        return f"{time}, which is not judged: the runs are of several machines"
+    if row.speed:
+        time += f" (times {row.speed.verdict}: {row.speed.low:.2f} to {row.speed.high:.2f})"
+    return time
+
+
+def _lacking(row: ContrastRow) -> str:
+    """What an undecided comparison lacks, and what it could have found."""
+    judged = row.judged
+    if judged is None or judged.seeds_needed is None:
+        return ""
+    would = (
+        "decide between the two"
+        if abs(judged.paired.mean) > row.rope
+        else "show them to be equivalent, if the difference is as seen"
+    )
+    needed = f" About {judged.seeds_needed:,} seeds would {would}"
+    if judged.detectable is None:
+        return f"{needed}; {judged.paired.n} are too few to find any difference in this family."
+    return (
+        f"{needed}; {judged.paired.n} find a true difference of {judged.detectable:.2f} or more in "
+        "four studies of five."
+    )
+
+
+def _left_out(row: ContrastRow) -> str:
+    """The seeds that cannot be paired."""
+    if not row.missing:
+        return ""
+    seeds = ", ".join(map(str, row.missing))
+    return f" Left out, as only one of the two has them: seeds {seeds}."
+
+
+def verdict_table(analysis: Analysis) -> str:
+    """The verdicts, and every schedule's mean, as aligned text for a terminal."""
+    tables = [family_rows(analysis)] if analysis.family else []
+    return "\n\n".join(_aligned(rows) for rows in [*tables, group_rows(analysis)])
+
+
+def family_rows(analysis: Analysis) -> list[list[str]]:
+    """The primary family as cells, the heads of the columns first."""
+    return [FAMILY_HEAD, *(_family_cells(row) for row in analysis.family)]
+
+
+def group_rows(analysis: Analysis) -> list[list[str]]:
+    """Every schedule's mean as cells, the heads of the columns first."""
+    head = ["pair", "base LR", "schedule", "seeds", metric_of(analysis), "95 % interval", "s / run"]
+    return [head, *(_group_cells(row) for row in analysis.groups)]
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Cells as a table in markdown; what markdown or HTML would read in them is escaped."""
+    head, *body = (
+        "| " + " | ".join(re.sub(r"([\\`*_<>|\[\]])", r"\\\1", cell) for cell in row) + " |"
+        for row in rows
+    )
+    return "\n".join([head, "|" + " --- |" * len(rows[0]), *body])
+
+
+def _family_cells(row: ContrastRow) -> list[str]:
+    cells = [pair_label(row.pair), f"{row.lr:g}", contrast_label(row)]
+    if row.judged is None:
+        return [*cells, "", "", "", row.problem]
+    paired = row.judged.paired
+    verdict: str = row.judged.verdict
+    if row.judged.seeds_needed:
+        end = "" if abs(paired.mean) > row.rope else " to equivalence"
+        verdict += f" (about {row.judged.seeds_needed} seeds{end})"
+    interval = f"{paired.low:+.2f} to {paired.high:+.2f}"
+    return [*cells, f"{paired.mean:+.2f}", interval, f"{row.judged.p_adjusted:.4f}", verdict]
+
+
+def _group_cells(row: GroupRow) -> list[str]:
+    group = row.group
+    interval = "one seed" if row.interval is None else "{:.2f} to {:.2f}".format(*row.interval)
+    seeds = str(len(row.scores)) + (f" ({row.diverged} diverged)" if row.diverged else "")
+    return [
+        *(pair_label(group.pair), f"{group.lr:g}", schedule_label(group.schedule, group.arm)),
+        *(seeds, f"{row.mean:.2f}", interval, f"{row.seconds:.1f}"),
+    ]
+
+
+def schedule_label(schedule: str, arm: int) -> str:
+    """A schedule's name, with the arm where it is not the usual one."""
+    return schedule if arm == 0 else f"{schedule} (arm {arm})"
+
+
+def contrast_label(row: ContrastRow) -> str:
+    """The two schedules of a comparison."""
+    candidate = schedule_label(row.candidate, row.candidate_arm)
+    return f"{candidate} - {schedule_label(row.baseline, row.baseline_arm)}"
+
+
+def pair_label(pair: str) -> str:
+    """A pair, with its recipe where that is not the usual one."""
+    target = parse_target(pair)
+    return f"{target.task}/{target.model}" + (
+        f"@{target.recipe}" if target.recipe != "field" else ""
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(line.rstrip() for line in lines)

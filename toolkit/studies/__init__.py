@@ -1,0 +1,1 @@
+"""Many runs: what a study is, which ones are shipped, and who carries out its runs."""

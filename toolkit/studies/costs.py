@@ -1,0 +1,110 @@
+"""What a study will cost: from runs that are finished, or from a few updates made here."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from toolkit.config import RUNS, RunConfig, to_json
+
+NOT_COSTING = ("lr", "epochs", "updates")
+"""Settings of a recipe that do not change what an update costs."""
+COSTING = ("train_seconds", "evaluation", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a kind of run costs; runs of one kind differ in schedule, base LR, seed and budget.
+
+    Attributes:
+        update: seconds an update, with its share of evaluations and checkpoints.
+        updates_per_epoch: updates of one pass over the training split.
+    """
+
+    update: float
+    updates_per_epoch: float
+
+    def of(self, config: RunConfig) -> float:
+        """Seconds of a whole run of this kind."""
+        recipe = config.recipe
+        updates = recipe.updates or (recipe.epochs or 0) * self.updates_per_epoch
+        return self.update * updates
+
+
+def kind(config: RunConfig) -> str:
+    """The kind of run that a configuration is."""
+    return _kind(config.target, to_json(config)["recipe"])
+
+
+def from_finished(runs: Path = RUNS) -> dict[str, Cost]:
+    """The mean cost of every kind of run that is finished below a folder."""
+    found: dict[str, list[Cost]] = defaultdict(list)
+    for file in sorted(runs.glob("*/*/result.json")):
+        try:
+            result = json.loads(file.read_text())
+            target = f"{result['task']}/{result['model']}@{result['recipe']}"
+            seconds = sum(result["timing"].get(name, 0.0) for name in COSTING)
+            cost = Cost(seconds / result["updates"], result["updates"] / result["epoch"])
+            found[_kind(target, result["recipe_settings"])].append(cost)
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+            continue  # an estimate takes what it can use; it is the report that names broken files
+    return {name: _mean(costs) for name, costs in found.items()}
+
+
+def measure(config: RunConfig, updates: int) -> Cost:
+    """Time so many updates of a run and some of its evaluation, and throw it away.
+
+    Pretrained weights are not looked for: random ones cost the same.
+
+    Raises:
+        ConfigError: if the run cannot be carried out.
+    """
+    from toolkit.training import loop
+    from toolkit.training.build import build
+
+    recipe = replace(config.recipe, init="random")
+    with TemporaryDirectory() as folder:
+        run = build(replace(config, recipe=recipe, wandb="off", progress=False), Path(folder))
+        update, sample = loop.rehearse(run, updates)
+        budget, per_epoch = run.budget, run.plan.updates_per_epoch
+        validation, test = len(run.splits.validation), len(run.splits.test)
+        loop.release(run)
+    evaluations = budget / (config.eval_every or per_epoch)
+    evaluation = sample * (evaluations * validation + test)
+    return Cost(update + evaluation / budget, per_epoch)
+
+
+def total(configs: Iterable[RunConfig], costs: Mapping[str, Cost]) -> tuple[float, set[str]]:
+    """Seconds of all runs whose kind is known, one after the other, and the targets of others."""
+    seconds, unknown = 0.0, set()
+    for config in configs:
+        cost = costs.get(kind(config))
+        if cost is None:
+            unknown.add(config.target)
+        else:
+            seconds += cost.of(config)
+    return seconds, unknown
+
+
+def in_words(seconds: float) -> str:
+    """A duration for people: 42 s, 7 min, 3.5 h, 12 days."""
+    for limit, unit, size in ((90, "s", 1), (90 * 60, "min", 60), (36 * 3600, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.{1 if unit == 'h' else 0}f} {unit}"
+    return f"{seconds / 86_400:.1f} days"
+
+
+def _kind(target: str, recipe: Mapping[str, Any]) -> str:
+    settings = {name: value for name, value in recipe.items() if name not in NOT_COSTING}
+    return f"{target} {json.dumps(settings, sort_keys=True)}"
+
+
+def _mean(costs: list[Cost]) -> Cost:
+    count = len(costs)
+    return Cost(
+        sum(cost.update for cost in costs) / count,
+        sum(cost.updates_per_epoch for cost in costs) / count,
+    )

@@ -1,0 +1,231 @@
+"""Several workers on one study: processes of this machine, or jobs of a cluster."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import ConfigError, RunError
+from toolkit.process import DONE, FAILED, PREEMPTED, WRONG
+from toolkit.studies import claims
+from toolkit.studies.worker import Item, record_failure
+
+POLL_SECONDS = 0.5
+GRACE_SECONDS = 60
+"""How long workers may take to save and end."""
+LINES = 5
+"""Of a worker's log, in an error."""
+
+
+@dataclass
+class Slot:
+    """One place for a worker: its environment, its cores, and the process in it."""
+
+    log: Path
+    environment: Mapping[str, str]
+    cores: tuple[int, ...]
+    process: "subprocess.Popen[bytes] | None" = None
+    over: bool = False
+
+
+def run(
+    per_device: int,
+    items: Sequence[Item],
+    flags: Sequence[str],
+    logs: Path,
+    done: Callable[[], object],
+) -> int:
+    """Keep ``per_device`` workers on every GPU, or on the CPU, until nothing is left.
+
+    A worker that dies is replaced; the run that it was at counts as failed once.
+
+    Args:
+        per_device: workers a device.
+        items: the runs, to see how far they are.
+        flags: the arguments of ``toolkit.sweep`` that start a worker.
+        logs: a folder for what the workers print.
+        done: called now and then.
+
+    Returns:
+        An exit code, as ``toolkit.studies.worker.work``.
+
+    Raises:
+        ConfigError: if a run cannot be carried out as configured, as a worker said.
+        RunError: if a worker died before it was at any run.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    slots = _slots(per_device, logs)
+    with _stop_on_signal() as asked:
+        try:
+            while not asked and not all(slot.over for slot in slots):
+                for slot in slots:
+                    _tend(slot, items, flags)
+                done()
+                time.sleep(POLL_SECONDS)
+        finally:
+            _end(slots)
+    done()
+    if any(item.open for item in items):
+        return PREEMPTED
+    return FAILED if any(not item.finished for item in items) else DONE
+
+
+def submit(workers: int, cluster: str, flags: Sequence[str], settings: Mapping[str, Any]) -> int:
+    """Submit an array of workers through submitit, and return.
+
+    With the clusters ``local`` and ``debug`` it waits for them.
+
+    Raises:
+        ConfigError: if submitit is not installed, or does not know a setting.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise ConfigError("--slurm needs the extra slurm: pip install submitit") from error
+    executor = submitit.AutoExecutor(folder="runs/slurm/%j", cluster=cluster)
+    try:
+        executor.update_parameters(name="toolkit", **settings)
+    except (NameError, TypeError, ValueError) as error:
+        raise ConfigError(f"--slurm-set: {error}") from error
+    with executor.batch():
+        jobs = [executor.submit(Job(tuple(flags))) for _ in range(workers)]
+    print(f"submitted {', '.join(job.job_id for job in jobs)}; logs in runs/slurm", flush=True)
+    return max(job.result() for job in jobs) if cluster != "slurm" else DONE
+
+
+@dataclass(frozen=True)
+class Job:
+    """A worker as submitit starts it; a job at its time limit is queued again."""
+
+    flags: tuple[str, ...]
+
+    def __call__(self) -> int:
+        return subprocess.run(_command(self.flags), check=False).returncode
+
+    def checkpoint(self) -> Any:
+        """What submitit asks for before the time limit: the next job goes on from the files."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def _slots(per_device: int, logs: Path) -> list[Slot]:
+    import torch
+
+    gpus = torch.cuda.device_count()
+    count = per_device * max(gpus, 1)
+    slots = []
+    for number in range(count):
+        cores = _share_of_cores(number, count)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, len(cores)))}
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = _gpu(number // per_device)
+        slots.append(Slot(logs / f"worker-{number}.log", environment, cores))
+    return slots
+
+
+def _gpu(number: int) -> str:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return visible.split(",")[number] if visible else str(number)
+
+
+def _share_of_cores(number: int, count: int) -> tuple[int, ...]:
+    """Cores of one of ``count`` workers: its own, or a shared one if there are fewer cores."""
+    if not hasattr(os, "sched_getaffinity"):
+        return ()
+    cores = sorted(os.sched_getaffinity(0))
+    if count >= len(cores):
+        return (cores[number % len(cores)],)
+    return tuple(cores[number::count])
+
+
+def _tend(slot: Slot, items: Sequence[Item], flags: Sequence[str]) -> None:
+    """Start the worker of a slot, or look how it ended."""
+    if slot.process is None:
+        left = [item for item in items if item.open]
+        slot.over = not left
+        if any(_is_free(item) for item in left):
+            slot.process = _start(slot, flags)
+        return
+    code = slot.process.poll()
+    if code is None:
+        return
+    pid, slot.process = slot.process.pid, None
+    if code == WRONG:
+        raise ConfigError(f"{_last_lines(slot.log)}; see {slot.log}")
+    if code not in (DONE, FAILED, PREEMPTED):  # those had nothing left that was free
+        _blame(pid, code, slot, items)
+
+
+def _is_free(item: Item) -> bool:
+    claim = claims.current(item.folder)
+    return claim is None or not claims.is_alive(claim)
+
+
+def _blame(pid: int, code: int, slot: Slot, items: Sequence[Item]) -> None:
+    """Count the death of a worker as a failure of the run that it was at."""
+    for item in items:
+        claim = claims.current(item.folder) if item.open else None
+        if claim and (claim.machine, claim.pid) == (claims.this_machine(), pid):
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            text = f"the worker ended with {how}\n\n{_last_lines(slot.log, 50)}\n"
+            record_failure(item.folder, text)
+            return
+    raise RunError(f"a worker ended with exit code {code}: {_last_lines(slot.log)}; see {slot.log}")
+
+
+def _start(slot: Slot, flags: Sequence[str]) -> "subprocess.Popen[bytes]":
+    with slot.log.open("ab") as log:
+        process = subprocess.Popen(
+            _command(flags),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=dict(slot.environment),
+            start_new_session=True,  # Ctrl-C is for this process, which asks the workers to stop
+        )
+    if slot.cores:
+        os.sched_setaffinity(process.pid, slot.cores)
+    return process
+
+
+def _command(flags: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "toolkit.sweep", *flags]
+
+
+def _end(slots: Sequence[Slot]) -> None:
+    """Ask all workers to save and end, and wait."""
+    running = [slot.process for slot in slots if slot.process and slot.process.poll() is None]
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_SECONDS
+    for process in running:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _last_lines(log: Path, lines: int = LINES) -> str:
+    return " / ".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+
+@contextmanager
+def _stop_on_signal():  # type: ignore[no-untyped-def]
+    """A list that is no longer empty once this process is asked to stop."""
+    asked: list[int] = []
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in previous:
+        signal.signal(number, lambda got, _: asked.append(got))
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

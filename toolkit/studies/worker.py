@@ -1,0 +1,184 @@
+"""Carry out the runs of a study that nobody has finished and nobody is at, one after the other.
+
+Any number of workers, on any number of machines that share the folder, work on one study. What
+there is to do is what the files say: ``result.json`` is a finished run, ``failure-1.log`` to
+``failure-3.log`` a run that is given up, a live claim a run that somebody is at.
+"""
+
+import gc
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from toolkit.config import RunConfig, check_folder, resolve, run_folder, schedule_name
+from toolkit.config import to_json as config_to_json
+from toolkit.errors import ConfigError, RunError
+from toolkit.process import DONE, FAILED, PREEMPTED, is_rank_zero, leave, settle, world_size
+from toolkit.records.events import entrant
+from toolkit.records.recorder import write_json, write_status
+from toolkit.studies import claims
+from toolkit.studies.study import Study
+
+ATTEMPTS = 3
+"""A run that failed so often is kept with its logs and not tried again."""
+POLL_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Item:
+    """A run of a study and its folder."""
+
+    config: RunConfig
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a result."""
+        return (self.folder / "result.json").exists()
+
+    @property
+    def failures(self) -> list[Path]:
+        """The logs of its failed attempts."""
+        return sorted(self.folder.glob("failure-*.log"))
+
+    @property
+    def open(self) -> bool:
+        """Whether there is anything left to do."""
+        return not self.finished and len(self.failures) < ATTEMPTS
+
+    def __str__(self) -> str:
+        config = self.config
+        arm = f" arm {config.arm}" if config.arm else ""
+        return (
+            f"{config.target} lr {config.recipe.lr:g} "
+            f"{entrant(schedule_name(config.schedule), config.sees)} seed {config.seed}{arm}"
+        )
+
+
+def items(study: Study) -> list[Item]:
+    """The runs of a study in its order.
+
+    Raises:
+        ConfigError: if a run's folder holds another experiment, or data that the configuration
+            depends on cannot be had.
+    """
+    found = []
+    for config in map(resolve, study.configs):
+        folder = run_folder(config)
+        check_folder(folder, config)
+        found.append(Item(config, folder))
+    return found
+
+
+def work(
+    todo: Sequence[Item],
+    *,
+    lease: float = claims.LEASE,
+    wait: bool = True,
+    done: Callable[[], object] = lambda: None,
+) -> int:
+    """Run what is open, in order, until nothing is; runs that fail are tried again at the end.
+
+    Args:
+        todo: the runs.
+        lease: seconds after which a silent worker's run is free.
+        wait: stay until the runs that others are at have ended, and take over what they drop.
+        done: called after every run.
+
+    Returns:
+        An exit code: done, failed if a run was given up, pre-empted if asked to stop.
+
+    Raises:
+        ConfigError: if a run cannot be carried out as configured.
+        RunError: under a launcher of several ranks, if a run failed: the ranks cannot go on.
+    """
+    settle()
+    code = _work(todo, lease, wait, done)
+    leave()
+    return code
+
+
+def _work(todo: Sequence[Item], lease: float, wait: bool, done: Callable[[], object]) -> int:
+    while left := [item for item in todo if item.open]:
+        statuses = []
+        for status in _one_pass(left, lease):
+            done()
+            statuses.append(status)
+            if status == "preempted":
+                return PREEMPTED
+        if not statuses:  # others are at all that is left
+            if not wait:
+                break
+            time.sleep(POLL_SECONDS)
+    return FAILED if any(len(item.failures) >= ATTEMPTS for item in todo) else DONE
+
+
+def record_failure(folder: Path, text: str) -> Path:
+    """Keep what ended an attempt, and count it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"failure-{len(list(folder.glob('failure-*.log'))) + 1}.log"
+    log.write_text(text)
+    write_status(folder, "failed", 0)
+    return log
+
+
+def forgive(todo: Sequence[Item]) -> int:
+    """Give runs that were given up another three attempts, and say how many there are."""
+    given_up = [item for item in todo if not item.finished and len(item.failures) >= ATTEMPTS]
+    for item in given_up:
+        for log in item.failures:
+            log.rename(log.with_name(f"earlier-{time.time_ns()}-{log.name}"))
+    return len(given_up)
+
+
+def _one_pass(todo: Sequence[Item], lease: float) -> Iterator[str]:
+    """Each run at most once; yields the status of those that were free."""
+    alone = world_size() > 1 and not is_rank_zero()  # rank 0 claims for all
+    for item in todo:
+        status = None
+        with nullcontext(True) if alone else claims.take(item.folder, lease) as mine:
+            if not mine and world_size() > 1:
+                raise RunError(f"{item.folder} is claimed by another process: let it end first")
+            if mine and item.open:
+                status = _attempt(item)
+        if mine and item.finished:
+            claims.forget(item.folder)
+        if status is not None:
+            yield status
+
+
+def _attempt(item: Item) -> str:
+    try:
+        return _fit(item)
+    except ConfigError:
+        raise
+    except Exception as error:
+        if is_rank_zero():
+            log = record_failure(item.folder, traceback.format_exc())
+            print(f"failed: {item}; see {log}", flush=True)
+        if world_size() > 1:
+            raise RunError(f"{item} failed: {error}") from error
+        return "failed"
+
+
+def _fit(item: Item) -> str:
+    from toolkit.training import loop
+    from toolkit.training.build import build
+
+    if is_rank_zero():
+        write_json(item.folder / "config.json", config_to_json(item.config))
+    run = build(replace(item.config, progress=False))
+    try:
+        status: str = loop.fit(run)["status"]
+    finally:
+        if world_size() == 1 and hasattr(run, "record"):
+            loop.release(run)  # several ranks would wait here for one that failed
+    if world_size() > 1:
+        loop.release(run)
+    # What has been imported by now stays: there is no need to look at it in every collection,
+    # which costs half a second.
+    gc.freeze()
+    return status

@@ -1,0 +1,1 @@
+"""What carries out one run: ``build`` prepares it, ``loop`` fits and evaluates it."""

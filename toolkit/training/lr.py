@@ -1,0 +1,186 @@
+"""The shell that lets a pure schedule drive an optimizer's learning rates through torch's API."""
+
+import warnings
+from typing import Any
+from weakref import ref
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from toolkit.schedules import Schedule, memory_from_json, memory_to_json
+from toolkit.schedules.reading import Anneal, Decision, Facts, Reading
+from toolkit.schedules.simulate import begin, progress
+from toolkit.training.snapshot import Snapshot
+
+
+class ScheduledLR(LRScheduler):
+    """Applies a schedule's factor to every parameter group, and goes back when a schedule asks.
+
+    Call ``observe`` with each reading and ``step`` after each optimizer update. ``step`` counts
+    optimizer updates, not calls: several calls after one update are one, so a copy that went
+    through ``accelerator.prepare`` (which calls it once per rank) behaves the same.
+
+    Build it after ``accelerator.prepare``, on the prepared optimizer.
+
+    Args:
+        optimizer: any torch optimizer, prepared or not; each group's ``lr`` is its base LR.
+        schedule: one of ``toolkit.schedules``, or anything that follows its protocol.
+        total_updates: the budget in optimizer updates; None for an open-ended run, in which the
+            schedule sees progress 0 throughout.
+        model: the optimizer's model, prepared or not. With it the schedule can go back: to the
+            untouched model while it searches for a base LR, later to the last good state. Without
+            it a schedule that would go back only cuts, and a warning says so.
+        pretrained: whether the model's first weights are.
+
+    Raises:
+        ValueError: for a budget below one update.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedule: Schedule[Any],
+        total_updates: int | None,
+        model: nn.Module | None = None,
+        *,
+        pretrained: bool = False,
+    ) -> None:
+        if total_updates is not None and total_updates < 1:
+            raise ValueError(f"total_updates = {total_updates}: it must be at least 1, or None")
+        self.schedule = schedule
+        self.total_updates = total_updates
+        self.updates = 0
+        self.factor = 1.0
+        first = optimizer.param_groups[0]
+        self.snapshot = None if model is None else Snapshot(model, optimizer)
+        self.facts = Facts(total_updates, pretrained, restores=model is not None)
+        self.searching = False
+        """The schedule tries learning rates on the untouched model: it needs every update read, and
+        the weights are not worth evaluating or keeping."""
+        self.memory = begin(schedule, float(first.get("initial_lr", first["lr"])), self.facts)
+        self._obey()
+        if self.snapshot is None and hasattr(schedule, "inform"):
+            _warn(schedule)
+        self._stepped = False
+        super().__init__(optimizer)  # calls step(), which sets the LR of the first update
+        _mark_steps(optimizer, self)
+
+    @property
+    def used(self) -> list[float]:
+        """The LR of each parameter group in the update in progress."""
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def observe(self, reading: Reading) -> Decision:
+        """Hand a reading to the schedule, and take or restore a snapshot if it asks for it.
+
+        Its effect on the LR begins with the next ``step``.
+        """
+        self.memory = self.schedule.observe(self.memory, reading)
+        self._obey()
+        decision: Decision = self.memory.decision
+        return decision
+
+    def anneal(self, updates: int) -> None:
+        """Ask the schedule to bring the LR to zero over the next ``updates`` updates."""
+        if updates < 1:
+            raise ValueError(f"anneal over {updates} updates: it must be at least 1")
+        self.memory = self.schedule.request(self.memory, Anneal(updates))
+
+    def step(self, epoch: int | None = None) -> None:
+        """Count the update that has passed, if there was one, and set the LR of the next."""
+        self.updates += self._stepped
+        self._stepped = False
+        self.last_epoch = self.updates
+        self._step_count = self.updates + 1
+        self._write()
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The LR of each group for the next update, from the schedule's memory."""
+        factor = self._next_factor()
+        return [float(base) * factor for base in self._bases()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as plain numbers, strings and lists, and the tensors of a snapshot, if any."""
+        state = {
+            "updates": self.updates,
+            "memory": memory_to_json(self.memory),
+            "searching": self.searching,
+        }
+        tensors = self.snapshot.state_dict() if self.snapshot is not None else {}
+        return state | ({"snapshot": tensors} if tensors else {})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken.
+
+        Raises:
+            ValueError: if the state is that of another kind of schedule, or was taken in a search
+                with a model and there is none now.
+        """
+        searching = bool(state_dict.get("searching", False))
+        if searching and self.snapshot is None:
+            raise ValueError(
+                "the state is of a run that searches for a base LR and restores its model: "
+                "ScheduledLR needs the model here, too"
+            )
+        fresh = self.schedule.start(float(self._bases()[0]))
+        self.memory = memory_from_json(fresh, state_dict["memory"])
+        self.updates = self.last_epoch = state_dict["updates"]
+        self.searching = searching
+        if self.snapshot is not None:
+            self.snapshot.load_state_dict(state_dict.get("snapshot", {}))
+        self._stepped = False
+        self._write()
+
+    def _obey(self) -> None:
+        action = self.memory.decision.action
+        if self.snapshot is None:
+            return
+        if action in ("trial", "restore"):
+            self.searching = action == "trial"
+        if action == "snapshot" or (action == "trial" and not self.snapshot.taken):
+            self.snapshot.take()
+        elif action in ("trial", "restore", "rollback"):
+            self.snapshot.restore()
+
+    def _next_factor(self) -> float:
+        budget = self.total_updates
+        if budget is not None and self.updates >= budget:  # it is spent: no next update
+            return self.factor
+        return self.schedule.factor(self.memory, progress(self.updates, budget))
+
+    def _bases(self) -> list[float | Tensor]:
+        # Read afresh: load_state_dict and accelerator.prepare replace the group dictionaries, and
+        # a group may have been added since.
+        groups = self.optimizer.param_groups
+        return [group.setdefault("initial_lr", group["lr"]) for group in groups]
+
+    def _write(self) -> None:
+        self.factor = self._next_factor()
+        for group, base in zip(self.optimizer.param_groups, self._bases(), strict=True):
+            if isinstance(group["lr"], Tensor):  # a new tensor would make torch.compile start over
+                group["lr"].fill_(float(base) * self.factor)
+            else:
+                group["lr"] = float(base) * self.factor
+        self._last_lr: list[float | Tensor] = list(self.used)
+
+
+def _warn(schedule: object) -> None:
+    warnings.warn(
+        f"{type(schedule).__name__} has no model to restore: it will cut where it would go back, "
+        "and not search; give ScheduledLR the model",
+        stacklevel=3,
+    )
+
+
+def _mark_steps(optimizer: Any, lr: ScheduledLR) -> None:
+    """Have the optimizer that really updates the weights tell ``lr`` of each update."""
+    while not hasattr(optimizer, "register_step_post_hook") or hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    target = ref(lr)
+
+    def mark(*_: Any) -> None:
+        if (alive := target()) is not None:
+            alive._stepped = True
+
+    optimizer.register_step_post_hook(mark)

@@ -1,0 +1,55 @@
+"""The training loss, summed on the device; one collective a reading."""
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor
+
+from toolkit.schedules.reading import Reading
+
+
+class LossMeter:
+    """Sums losses without a sync and reduces them over all ranks when read.
+
+    Args:
+        accelerator: whose ranks are reduced over.
+        dtype: of the sums: float32, or float64 for a model in float64. Never lower: bfloat16
+            adds 256 and 257 to 512.
+    """
+
+    def __init__(self, accelerator: Accelerator, dtype: torch.dtype = torch.float32) -> None:
+        self.accelerator, self.dtype = accelerator, dtype
+        self._sums = torch.zeros(4, dtype=dtype, device=accelerator.device)
+
+    def add(self, total: Tensor, count: int) -> None:
+        """Add a micro-batch. Neither syncs with the device nor communicates.
+
+        Args:
+            total: its summed loss, a scalar on the device.
+            count: items in the sum.
+        """
+        finite = total.isfinite()
+        self._sums[0] += torch.where(finite, total, 0.0)
+        self._sums[1] += finite * count
+        self._sums[2] += ~finite
+
+    def read(self, update: int, epoch: float, stop: bool = False) -> tuple[Reading, bool]:
+        """Reduce over all ranks, and start anew.
+
+        Args:
+            update: optimizer updates made so far.
+            epoch: passes over the training split so far.
+            stop: whether this rank was asked to stop.
+
+        Returns:
+            The reading, the same to the bit on every rank, and whether any rank was asked to stop.
+        """
+        self._sums[3] = stop
+        sums = self._sums
+        if self.accelerator.num_processes > 1:
+            # The broadcast makes the ranks equal by construction: reductions promise no such thing.
+            sums = broadcast(self.accelerator.reduce(sums, "sum"))
+        total, count, nonfinite, stops = sums.tolist()
+        self._sums.zero_()
+        loss = total / count if count else float("nan")
+        return Reading(update, epoch, loss, count, int(nonfinite)), stops > 0

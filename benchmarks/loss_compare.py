@@ -145,7 +145,8 @@ def _process(
     if hasattr(os, "sched_setaffinity"):  # the toolkit takes a thread for each core it may use
         os.sched_setaffinity(0, {side.core})
     for number, name in ((1, "out"), (2, "err")):
-        os.dup2(_log(side, run, rank, name).open("w").fileno(), number)
+        with _log(side, run, rank, name).open("w") as file:
+            os.dup2(file.fileno(), number)
     # A hook of the environment may have imported a toolkit, from wherever it found one.
     for name in [name for name in sys.modules if name.partition(".")[0] == "toolkit"]:
         del sys.modules[name]

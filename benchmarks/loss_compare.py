@@ -30,22 +30,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
-from loss_runs import (
-    FIELDS,
-    USER_FILES,
-    Run,
-    Traces,
-    first_difference,
-    fixed_set,
-    lines,
-    load,
-    readings,
-    shown,
-)
+from loss_runs import FIELDS, USER_FILES, Run, Traces, first_difference, fixed_set, load, missing
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVER = multiprocessing.get_context("forkserver")
-LIBRARIES = ("torch", "accelerate", "evaluate", "timm", "transformers", "sklearn.datasets", "tyro")
+LIBRARIES = ("accelerate", "deepspeed", "evaluate", "sklearn.datasets", "timm", "torch", "tyro")
 TIMEOUT_SECONDS, GRACE_SECONDS = 240, 20
 PREEMPTED = 75
 
@@ -72,15 +61,13 @@ def perform(side: Side, run: Run) -> Traces:
     if run.replays:
         folder = _folder_of(side, run.replays)
         _start(side, run, ["toolkit.replay", str(folder), "--json", *run.flags.split()], 0)
-        traces = Traces({}, lines(_log(side, run, 0, "out")))
+        traces = load(_log(side, run, 0, "out"))
     else:
         for start in range(1, run.starts + 1):
             _start(side, run, _training(side, run), 0 if start == run.starts else PREEMPTED)
         traces = load(_folder_of(side, run.name))
-    if not readings(traces):
-        raise RunError(f"{side.name} has no reading")
-    if run.shows and run.shows not in shown(traces):
-        raise RunError(f"no {run.shows} happened in {side.name}")
+    if what := missing(run, traces):
+        raise RunError(f"no {what} in {side.name}")
     return traces
 
 

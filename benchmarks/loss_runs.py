@@ -103,7 +103,7 @@ def first_difference(base: Traces, head: Traces, allowed: Collection[str] = ()) 
     found = _difference(CAUSES, base.result, head.result, allowed)
     if found is not None:
         return found
-    for old, new in zip_longest(readings(base), readings(head)):
+    for old, new in zip_longest(_readings(base), _readings(head)):
         if new is None or (old is not None and old["update"] < new["update"]):
             return f"update {old['update']}: no such reading in HEAD"
         if old is None or new["update"] < old["update"]:
@@ -114,13 +114,15 @@ def first_difference(base: Traces, head: Traces, allowed: Collection[str] = ()) 
     return _difference(OUTCOMES, base.result, head.result, allowed)
 
 
-def shown(traces: Traces) -> set[str]:
-    """What happened in a run: the actions, the kinds of events, and the status at its end."""
+def missing(run: Run, traces: Traces) -> str | None:
+    """What a run should have left behind and did not: any reading, or what it is to show."""
     told = {event.get(field) for event in traces.events for field in ("action", "kind")}
-    return {*told, traces.result.get("status")} - {None}
+    if not _readings(traces):
+        return "reading"
+    return run.shows if run.shows not in {"", *told, traces.result.get("status")} else None
 
 
-def readings(traces: Traces) -> list[Mapping[str, Any]]:
+def _readings(traces: Traces) -> list[Mapping[str, Any]]:
     """The readings of training and validation losses: the events that have a loss."""
     return [event for event in traces.events if "loss" in event]
 
@@ -134,16 +136,12 @@ def _difference(
     return None
 
 
-def load(folder: Path) -> Traces:
-    """The traces in the folder of a finished run.
+def load(path: Path) -> Traces:
+    """The traces in the folder of a finished run, or in a file with what a replay has printed.
 
     Raises:
         OSError, json.JSONDecodeError: if it is not that.
     """
-    result = json.loads((folder / "result.json").read_text())
-    return Traces(result, lines(folder / "events.jsonl"))
-
-
-def lines(file: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file with one a line."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    result = json.loads((path / "result.json").read_text()) if path.is_dir() else {}
+    events = path / "events.jsonl" if path.is_dir() else path
+    return Traces(result, [json.loads(line) for line in events.read_text().splitlines()])

@@ -82,9 +82,19 @@ def test_allowed_fields_are_left_out_and_no_others(runs, tmp_path: Path) -> None
     assert runs.first_difference(base, head, {*changes, "final_weights_sha"}) is None
 
 
-def test_a_run_tells_what_happened_in_it(runs, tmp_path: Path) -> None:
-    traces = runs.load(written(tmp_path, {}))
-    assert runs.shown(traces) == {"hold", "raise", "evaluation", "done"}
+def test_a_run_must_show_what_it_is_for(runs, tmp_path: Path) -> None:
+    folder = written(tmp_path, {"status": "diverged"})
+    made = {shows: runs.Run("one", "", shows=shows) for shows in ("", "raise", "cut", "diverged")}
+    told = {shows: runs.missing(run, runs.load(folder)) for shows, run in made.items()}
+    assert told == {"": None, "raise": None, "cut": "cut", "diverged": None}
+    (folder / "events.jsonl").write_text("")
+    assert runs.missing(made[""], runs.load(folder)) == "reading"
+
+
+def test_what_a_replay_prints_is_read_like_a_run(runs, tmp_path: Path) -> None:
+    folder = written(tmp_path, {})
+    traces = runs.load(folder)
+    assert runs.load(folder / "events.jsonl") == runs.Traces({}, traces.events)
 
 
 def test_the_set_is_of_commands_that_the_toolkit_takes(runs, tmp_path: Path, monkeypatch) -> None:

@@ -147,8 +147,9 @@ def test_schedule_free_is_judged_with_the_batch_statistics_of_its_average(tmp_pa
             loop.fit(run)
         run.optimizer.eval()
         ids = MicroBatches(run.plan, 0, 1, 32, 0, 25)
+        task: Any = run.task
         images = (run.splits.train.__getitems__(batch)["image"] for batch in ids)
-        update_bn((run.task.normalise(batch, run.model) for batch in images), run.model)
+        update_bn((task.normalise(batch, run.model) for batch in images), run.model)
         expected, average = buffers(run), weights(run)
     for name, value in evaluated[-1].items():
         assert torch.allclose(value, expected[name], rtol=1e-4, atol=1e-5), name

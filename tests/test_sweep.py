@@ -15,7 +15,7 @@ import yaml
 
 from tests.conftest import ROOT, Launch
 from toolkit import sweep
-from toolkit.config import RunConfig
+from toolkit.config import RunConfig, to_json
 from toolkit.errors import ConfigError
 from toolkit.records import provenance
 from toolkit.report.numbers.load import load_study
@@ -181,7 +181,7 @@ def test_a_cost_is_measured_or_scaled(tmp_path: Path, monkeypatch: pytest.Monkey
     assert 0 < measured.update < 5
     folder = tmp_path / "runs" / "x" / "y"
     folder.mkdir(parents=True)
-    recipe = costs.to_json(config)["recipe"] | {"lr": 0.5, "updates": 40}
+    recipe = to_json(config)["recipe"] | {"lr": 0.5, "updates": 40}
     result = {"task": "digits", "model": "vit_micro", "recipe": "field", "recipe_settings": recipe}
     result |= {"timing": {"train_seconds": 3.0, "evaluation": 1.0}, "updates": 40, "epoch": 2.0}
     (folder / "result.json").write_text(json.dumps(result))

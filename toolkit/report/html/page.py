@@ -11,8 +11,10 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from toolkit.report import text
-from toolkit.report.html import figures, panels, tables
+from toolkit.report import tables, text
+from toolkit.report.figure_data import sections
+from toolkit.report.figure_data.panels import CLOCKS
+from toolkit.report.html import plotly
 from toolkit.report.numbers.analyse import Analysis
 from toolkit.report.numbers.load import RunRecord
 
@@ -27,7 +29,7 @@ def render(analysis: Analysis) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    known, runs = panels.schedules(analysis), analysis.study.runs
+    runs = analysis.study.runs
     template = environment.get_template("page.html.j2")
     page: str = template.render(
         analysis=analysis,
@@ -35,10 +37,11 @@ def render(analysis: Analysis) -> str:
         question=analysis.study.plan.get("question", ""),
         summary=text.summary(analysis),
         findings=text.findings(analysis),
-        legend=[(name, *panels.style_of(name, known)) for name in known],
-        differences=figures.differences(analysis),
-        profiles=figures.profiles(analysis),
-        pairs=figures.by_pair(analysis),
+        legend=sections.legend_of(analysis),
+        clocks=CLOCKS,
+        **sections.of_study(analysis),
+        pairs={pair: sections.of_pair(analysis, pair).values() for pair in analysis.pairs},
+        draw_panel=plotly.figure,
         tables=tables,
         seeds=sorted({run.seed for run in runs}),
         notes=_notes(runs),
@@ -49,7 +52,7 @@ def render(analysis: Analysis) -> str:
         swept=any(_trained_by(run.result) is None for run in runs),
         commands=commands(runs),
         as_json=_as_json,
-        plotly=Markup(get_plotlyjs()),  # a library's file, not data
+        library=Markup(get_plotlyjs()),  # a library's file, not data
     )
     return page
 

@@ -16,6 +16,8 @@ import numpy as np
 from toolkit import stats
 from toolkit.report.numbers.load import Group, RunRecord
 
+Members = Mapping[Group, Sequence[RunRecord]]
+"""The runs of every group, by seed."""
 Problem = tuple[str, float]
 """Pair and base LR."""
 
@@ -73,7 +75,6 @@ class Overall:
     Attributes:
         schedules: their names; all lists below follow this order.
         problems: pairs and base LRs.
-        seeds: number of seeds of each problem.
         reference: the schedule that set the targets, or None if the study has none.
         iqm: interquartile mean of the test metric over problems and seeds.
         iqm_difference: minus that of the reference, paired; None for the reference itself.
@@ -82,15 +83,11 @@ class Overall:
 
     schedules: list[str]
     problems: list[Problem]
-    seeds: list[int]
     reference: str | None
     iqm: list[stats.Estimate]
     iqm_difference: list[stats.Estimate | None]
     updates: Race | None
     seconds: Race | None
-
-
-Members = Mapping[Group, Sequence[RunRecord]]
 
 
 def target_rows(members: Members, reference: str) -> list[TargetRow]:
@@ -117,7 +114,6 @@ def overall(members: Members, rows: Sequence[TargetRow], reference: str) -> Over
     return Overall(
         schedules=layout.schedules,
         problems=list(layout.seeds),
-        seeds=[len(seeds) for seeds in layout.seeds.values()],
         reference=reference if base is not None else None,
         iqm=stats.iqms(points),
         iqm_difference=[

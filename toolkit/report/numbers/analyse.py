@@ -10,7 +10,7 @@ import numpy as np
 
 from toolkit import stats
 from toolkit.errors import ConfigError
-from toolkit.report.numbers.aggregate import Overall, TargetRow, overall, target_rows
+from toolkit.report.numbers.aggregate import Members, Overall, TargetRow, overall, target_rows
 from toolkit.report.numbers.caveats import warnings
 from toolkit.report.numbers.load import Group, RunRecord, StudyRecord
 from toolkit.report.numbers.rates import RateRow, TunedRow, rate_rows, tuned_rows
@@ -126,6 +126,7 @@ class Analysis:
 
     Attributes:
         study: what was read.
+        members: its runs by group.
         metric: the headline metric; ``score`` if pairs differ in it.
         metrics: the headline metric of each pair.
         groups: every group over its seeds.
@@ -143,6 +144,7 @@ class Analysis:
     """
 
     study: StudyRecord
+    members: Members
     metric: str
     metrics: Mapping[str, str]
     groups: list[GroupRow]
@@ -157,8 +159,10 @@ class Analysis:
     coverage: list[CoverageRow]
     warnings: list[str]
 
-
-Members = Mapping[Group, Sequence[RunRecord]]
+    @property
+    def pairs(self) -> list[str]:
+        """The pairs of the report, in its order."""
+        return list(dict.fromkeys(row.group.pair for row in self.groups))
 
 
 def analyse(study: StudyRecord) -> Analysis:
@@ -177,6 +181,7 @@ def analyse(study: StudyRecord) -> Analysis:
     targets = target_rows(members, reference)
     return Analysis(
         study=study,
+        members=members,
         metric=_the_one(list(metrics.values())),
         metrics=metrics,
         groups=[_group_row(group, runs) for group, runs in members.items()],

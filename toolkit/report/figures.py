@@ -64,18 +64,18 @@ def _write(panels: Sequence[Panel], title: str, least: float, file: Path) -> Non
 def draw(axes: Any, panel: Panel) -> None:
     """Draw all of a panel but its title and ROPEs on matplotlib's axes."""
     names = list(dict.fromkeys(name for series in panel.series for name in series.y))
-    told: set[str] = set()
+    in_legend: set[str] = set()
     for series in panel.series:
         y = [names.index(name) for name in series.y] if panel.y.categories else series.y
-        label = "_" if series.name in told else _short(series.name)
-        told.add(series.name)
+        label = "_" if series.name in in_legend else _short(series.name)
+        in_legend.add(series.name)
         _draw_series(axes, series, y, label, "xerr" if panel.y.categories else "yerr")
     _set_axis(axes, "x", panel.x)
     _set_axis(axes, "y", panel.y)
     if panel.y.categories:
         axes.set_yticks(range(len(names)), map(_short, names))
         axes.set_ylim(len(names) - 0.4, -0.6)
-    elif any(told):
+    elif any(in_legend):
         axes.legend(fontsize=6, frameon=False)
 
 

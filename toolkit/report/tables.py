@@ -12,7 +12,8 @@ from toolkit.report.text import contrast_label, metric_of, pair_label, schedule_
 from toolkit.schedules import SCHEDULES
 
 HIDDEN_SETTINGS = ("lr", "epochs", "updates", "micro_batch", "eval_batch")
-"""Settings of a recipe that are told elsewhere, or change no result."""
+"""Settings of a recipe that the table of recipes leaves out: they stand in other columns, or change
+no result."""
 
 
 def verdict_table(analysis: Analysis) -> str:
@@ -136,9 +137,9 @@ def entrants(analysis: Analysis) -> Table:
     found: dict[tuple[str, str], dict[str, None]] = {}
     for run in analysis.study.runs:
         settings = run.result.get("schedule_config", {})
-        told = ", ".join(f"{name} {_plain(value)}" for name, value in settings.items())
+        settings_text = ", ".join(f"{name} {_plain(value)}" for name, value in settings.items())
         names = (run.group.schedule, run.result["schedule"])
-        found.setdefault(names, {}).setdefault(told or "none")
+        found.setdefault(names, {}).setdefault(settings_text or "none")
     columns = [
         Column("schedule", "{row[0][0]}"),
         Column("rule", lambda row: _rule(row[0][1])),
@@ -163,7 +164,7 @@ def recipes(analysis: Analysis) -> Table:
         if run.diverged:
             continue
         settings = run.result["recipe_settings"]
-        told = ", ".join(
+        settings_text = ", ".join(
             f"{name.replace('_', ' ')} {_plain(value)}"
             for name, value in settings.items()
             if value is not None and name not in HIDDEN_SETTINGS
@@ -174,7 +175,7 @@ def recipes(analysis: Analysis) -> Table:
         if samples := run.result.get("samples"):
             sizes = (f"{name} {count:,}" for name, count in samples.items())
             budget += f"; samples: {', '.join(sizes)}"
-        found[run.group.pair, f"{budget}; {told}"] = None
+        found[run.group.pair, f"{budget}; {settings_text}"] = None
     columns = [Column("pair", "{row[0]}"), Column("recipe", "{row[1]}")]
     caption = "The budget, the splits, and all settings but the base LR."
     return Table("The recipes", caption, columns, [*found])

@@ -52,10 +52,10 @@ def publish(analysis: Analysis, folder: Path, destination: str) -> str:
         images = sorted((folder / "figures").glob("*.png"))
         _upload(analysis, folder, images, entity, project)
         report = build(analysis, [_key(image) for image in images], entity, project)
-        known = folder / "wandb_report.txt"
-        report.id = known.read_text() if known.exists() else ""
+        id_file = folder / "wandb_report.txt"
+        report.id = id_file.read_text() if id_file.exists() else ""
         report.save()
-        known.write_text(report.id)
+        id_file.write_text(report.id)
         return str(report.url)
     except Exception as error:  # W&B raises many kinds of errors
         first = next(iter(str(error).splitlines()), "")

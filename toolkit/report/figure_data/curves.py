@@ -140,8 +140,8 @@ def _mean_series(
             clocks["update"],
             rounded(mean),
         )
-        told: dict[str, Any] = {"hover_text": name, "hover_format": ".4g"}
-        found.append(Series(name, mark, x, y, clocks, width=2, bounds=bounds, **told))
+        hover: dict[str, Any] = {"hover_text": name, "hover_format": ".4g"}
+        found.append(Series(name, mark, x, y, clocks, width=2, bounds=bounds, **hover))
         if row.diverged:  # a cross where the curve ends
             text = f"{name}: {row.diverged} of {len(row.scores)} runs diverged"
             ends = {clock: values[-1:] for clock, values in clocks.items()}

@@ -74,11 +74,11 @@ def _scores(row: GroupRow, mark: Mark) -> list[Series]:
     """The scores of all seeds, and their mean with its interval."""
     name, (low, high) = label_of(row), row.interval or (row.mean, row.mean)
     texts = [f"{name}, seed {seed}: {score:.2f}" for seed, score in row.scores.items()]
-    told = f"{name}: mean {row.mean:.2f}, {low:.2f} to {high:.2f}"
+    text = f"{name}: mean {row.mean:.2f}, {low:.2f} to {high:.2f}"
     x, y, mean = rounded(row.scores.values()), [name] * len(row.scores), rounded([row.mean])
     return [
         Series(name, mark, x, y, size=8, filled=False, opacity=0.75, hover_text=texts),
-        Series(name, mark, mean, [name], size=13, bounds=([low], [high]), hover_text=told),
+        Series(name, mark, mean, [name], size=13, bounds=([low], [high]), hover_text=text),
     ]
 
 

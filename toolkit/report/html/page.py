@@ -18,7 +18,7 @@ from toolkit.report.html import plotly
 from toolkit.report.numbers.analyse import Analysis
 from toolkit.report.numbers.load import RunRecord
 
-WHERE = ("device", "precision", "world_size", "micro_batch", "init")
+RUN_FACTS = ("device", "precision", "world_size", "micro_batch", "init")
 
 
 def render(analysis: Analysis) -> str:
@@ -71,8 +71,8 @@ def commands(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _shell(words: Sequence[str | None], seed: str) -> str:
-    told = (seed if word is None else shlex.quote(word) for word in words)
-    return f"python -m toolkit.train {' '.join(told)}"
+    quoted = (seed if word is None else shlex.quote(word) for word in words)
+    return f"python -m toolkit.train {' '.join(quoted)}"
 
 
 def _arguments(run: RunRecord) -> tuple[str | None, ...]:
@@ -126,7 +126,7 @@ def _settings(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
             name.replace("_", " "),
             ", ".join(_distinct(str(run.result.get(name, "")) for run in runs)),
         )
-        for name in WHERE
+        for name in RUN_FACTS
     ]
     return [(name, value) for name, value in found if value]
 
@@ -143,9 +143,9 @@ def _notes(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
 
 
 def _machines(runs: Sequence[RunRecord]) -> list[str]:
-    told = (run.result.get("machine", {}).items() for run in runs)
+    machines = (run.result.get("machine", {}).items() for run in runs)
     return _distinct(
-        ", ".join(f"{name} {value}" for name, value in items) for items in told if items
+        ", ".join(f"{name} {value}" for name, value in items) for items in machines if items
     )
 
 

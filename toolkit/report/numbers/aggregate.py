@@ -91,7 +91,15 @@ class Overall:
 
 
 def target_rows(members: Members, reference: str) -> list[TargetRow]:
-    """One row a group of the usual arm; none for pairs without the reference."""
+    """How soon every group of the usual arm reaches the target of its pair.
+
+    Args:
+        members: the runs of every group.
+        reference: the schedule whose validation scores set the targets.
+
+    Returns:
+        One row a group; none for groups of pairs that lack the reference.
+    """
     targets = _targets(members, reference)
     return [
         _target_row(group, runs, targets[group.pair])
@@ -101,7 +109,16 @@ def target_rows(members: Members, reference: str) -> list[TargetRow]:
 
 
 def overall(members: Members, rows: Sequence[TargetRow], reference: str) -> Overall | None:
-    """The aggregates, or None if no two schedules share a problem and a seed."""
+    """The aggregates over all problems.
+
+    Args:
+        members: the runs of every group.
+        rows: from ``target_rows``.
+        reference: the schedule that the others are compared to.
+
+    Returns:
+        None if no two schedules share a problem and a seed.
+    """
     layout = _layout(members)
     if layout is None:
         return None

@@ -49,7 +49,15 @@ class TunedRow:
 
 
 def rate_rows(members: Members, ropes: Mapping[str, float]) -> list[RateRow]:
-    """One row for each schedule and pair with three base LRs or more and a seed in common."""
+    """How the test metric of every schedule depends on the base LR.
+
+    Args:
+        members: the runs of every group.
+        ropes: the ROPE of each pair, in units of the metric.
+
+    Returns:
+        One row for each schedule and pair with three base LRs or more and a seed in common.
+    """
     rows = []
     for (pair, schedule), by_rate in _grids(members).items():
         seeds = _common(by_rate)

@@ -316,14 +316,14 @@ def seeds(analysis: Analysis) -> Table:
     columns = [
         *GROUP,
         Column("seed", "{row.seed}"),
-        Column("test", "{row.test:.2f}"),
-        Column("last validation", lambda row: _number(row.last_validation)),
-        Column("best validation", lambda row: _number(row.best_validation)),
+        Column("test", "{row.score:.2f}"),
+        Column("last validation", lambda run: "".join(map(_number, run.validation.value[-1:]))),
+        Column("best validation", lambda run: _number(max(run.validation.value, default=None))),
         Column("diverged", lambda row: "diverged" if row.diverged else ""),
-        Column("training, s", "{row.seconds:.1f}"),
+        Column("training, s", "{row.training_seconds:.1f}"),
     ]
     caption = "The best validation score is shown, never judged."
-    return Table("Every run", caption, columns, analysis.seeds)
+    return Table("Every run", caption, columns, analysis.study.runs)
 
 
 def coverage(analysis: Analysis) -> Table:

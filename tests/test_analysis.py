@@ -12,6 +12,7 @@ from toolkit.errors import ConfigError
 from toolkit.report.files import markdown
 from toolkit.report.numbers.analyse import analyse
 from toolkit.report.numbers.load import load_study
+from toolkit.report.tables import seeds
 from toolkit.report.text import findings, summary, verdict_sentences
 from toolkit.stats import compare, tuning_cost
 
@@ -28,10 +29,9 @@ def test_every_run_is_a_row(tmp_path: Path) -> None:
     lost: dict[str, Any] = {"status": "diverged", "metrics": {"test": {}, "validation": {}}}
     write_run(tmp_path, "plan", 4, 50.0, updates=20, **lost)
     analysis = analyse(load_study(tmp_path))
-    good, bad = analysis.seeds
-    assert (good.seed, good.test, good.diverged, good.seconds) == (3, 92.0, False, 13.0)
-    assert (good.last_validation, good.best_validation) == (91.0, 91.0)
-    assert (bad.test, bad.diverged) == (0.0, True)
+    good, bad = seeds(analysis).cells
+    assert good[3:] == ["3", "92.00", "91.00", "91.00", "", "13.0"]
+    assert bad[3:] == ["4", "0.00", "", "", "diverged", "14.0"]
     assert "1 runs diverged and score 0" in analysis.warnings[-1]
 
 

@@ -3,6 +3,7 @@
 import re
 from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,7 +102,8 @@ def test_page_and_file_draw_the_same_points_in_the_same_marks(tmp_path: Path) ->
         traces = [trace for trace in figure(panel)["data"] if "fill" not in trace]
         canvas, axes = plt.subplots()
         draw(axes, panel)
-        lines = [container.lines[0] for container in axes.containers]
+        bars: Any = axes.containers  # of error bars
+        lines = [container.lines[0] for container in bars]
         plt.close(canvas)
         assert len(traces) == len(lines) == len(panel.series)
         for trace, line, series in zip(traces, lines, panel.series, strict=True):

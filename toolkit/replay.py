@@ -16,12 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import (
-    parse_schedule,
-    schedule_from_json,
-    schedule_name,
-    schedule_to_json,
-)
+from toolkit.config import is_stored_as, parse_schedule, schedule_from_json, schedule_name
 from toolkit.errors import ConfigError, RunError
 from toolkit.process import DONE, FAILED, WRONG
 from toolkit.records import recorded_losses
@@ -115,9 +110,10 @@ def prepare(
     last = recorded.readings[-1].update
     if facts.total_updates is not None and facts.total_updates < last:
         raise ConfigError(f"--budget = {budget}: {recorded.file} goes on to update {last}")
-    as_stored = json.loads(json.dumps(schedule_to_json(schedule)))
-    own = run is not None and (as_stored, base_lr, facts) == (
-        *(run["schedule"], known_lr, recorded.facts),
+    own = (
+        run is not None
+        and is_stored_as(schedule, run["schedule"])
+        and (base_lr, facts) == (known_lr, recorded.facts)
     )
     return Replay(recorded, schedule, base_lr, facts, own)
 

@@ -19,7 +19,7 @@ from tests.programs.counted import samples
 from tests.test_ranks import run_events, run_result
 from toolkit.config import parse
 from toolkit.errors import RunError
-from toolkit.training import loop
+from toolkit.training import checkpoint, loop
 from toolkit.training.batches import BatchPlan
 from toolkit.training.build import build
 
@@ -155,9 +155,9 @@ def test_a_checkpoint_of_other_ranks_is_refused() -> None:
         run: Any = SimpleNamespace(
             accelerator=SimpleNamespace(distributed_type=kind), shares=SimpleNamespace(ranks=1)
         )
-        loop._check_world_size(run, Path("update-3"), 1)
+        checkpoint.check_world_size(run, Path("update-3"), 1)
         with pytest.raises(RunError, match="is of 2 ranks") if refused else nullcontext():
-            loop._check_world_size(run, Path("update-3"), 2)
+            checkpoint.check_world_size(run, Path("update-3"), 2)
 
 
 @pytest.mark.usefixtures("configs")

@@ -132,27 +132,18 @@ def test_an_adaptive_run_goes_on_as_if_uninterrupted_and_is_replayed_bit_for_bit
     cfg = config(*ADAPTIVE, "--save-every", "100", "schedule:adaptive")
 
     def hurt(run: Run) -> None:
-        read = run.meter.read
-
-        def poisoned(update: int, epoch: float, stop: bool = False) -> Any:
-            reading, stops = read(update, epoch, stop)
-            if update == 210:
-                reading = reading._replace(loss=math.nan, count=0.0, nonfinite=1)
-            return reading, stops
-
-        run.meter.read = poisoned  # type: ignore[method-assign]
+        if run.update == 210:
+            run.meter.read(run.update, run.epoch)
+            run.meter.add(torch.tensor(math.nan), 64)
 
     def run_to_end(study: str, stop: int | None) -> tuple[dict[str, Any], Path]:
         for last in [stop, None] if stop else [None]:
             run = build(replace(cfg, study=study), tmp_path)
-            hurt(run)
-            step = run.optimizer.step
 
-            def stepped(step: Any = step, run: Run = run, last: int | None = last) -> None:
-                step()
-                run.stop_asked = run.stop_asked or run.update + 1 == last
+            def stop_at_last(run: Run, last: int | None = last) -> None:
+                run.stop_asked = run.stop_asked or run.update == last
 
-            run.optimizer.step = stepped  # type: ignore[method-assign]
+            run.after_update += [hurt, stop_at_last]
             result = loop.fit(run)
             loop.release(run)
         return result, run.folder
@@ -202,16 +193,16 @@ def test_a_checkpoint_between_readings_waits_for_the_next(fit: Any, tmp_path: Pa
     cfg = config("--read-every", "7", "--save-every", "10", "schedule:plan")
     whole, whole_events = fit(replace(cfg, study="whole"))
     built = build(cfg, tmp_path)
-    save = loop._save
 
-    def save_and_stop(run: Run) -> None:
-        save(run)
-        run.stopping = True
+    def fail_in_the_17th(run: Run) -> None:
+        if run.update == 17:
+            raise MemoryError
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_save", save_and_stop)
-        assert loop.fit(built) == {"status": "preempted", "updates": 14}
+    built.after_update.append(fail_in_the_17th)
+    with pytest.raises(MemoryError):
+        loop.fit(built)
     loop.release(built)
+    assert [path.name for path in built.folder.glob("checkpoints/*")] == ["update-14"]
     again, events = fit(cfg)
     assert again["final_weights_sha"] == whole["final_weights_sha"]
     assert losses(events) == losses(whole_events)
@@ -272,14 +263,12 @@ def test_interrupted_inside_it_continues_to_the_same_weights(fit: Any, tmp_path:
     cfg = config("--save-every", "10", "schedule:plan")
     whole, whole_events = fit(replace(cfg, study="whole"))
     built = build(cfg, tmp_path)
-    step = built.optimizer.step
 
-    def stop_in_the_17th() -> None:
-        step()
-        if built.update == 16:
+    def stop_after_the_17th(run: Run) -> None:
+        if run.update == 17:
             signal.raise_signal(signal.SIGTERM)
 
-    built.optimizer.step = stop_in_the_17th  # type: ignore[method-assign]
+    built.after_update.append(stop_after_the_17th)
     assert loop.fit(built) == {"status": "preempted", "updates": 17}
     loop.release(built)
     assert json.loads((built.folder / "state.json").read_text())["status"] == "preempted"

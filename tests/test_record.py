@@ -46,10 +46,8 @@ def test_a_wandb_that_is_set_up_wrong_is_left_out(python: Launch, tmp_path: Path
 def test_what_ends_a_run_is_one_line_and_a_log(python: Launch, tmp_path: Path) -> None:
     code = (
         "from toolkit import train\n"
-        "from toolkit.training import loop\n"
-        "def broken(run, batches): raise RuntimeError('out of luck\\nand more')\n"
-        "loop._update = broken\n"
-        f"raise SystemExit(train.main({[*RUN[2:], '--wandb', 'off']!r}))"
+        "def broken(run): raise RuntimeError('out of luck\\nand more')\n"
+        f"raise SystemExit(train.main({[*RUN[2:], '--wandb', 'off']!r}, [broken]))"
     )
     done = python("-c", code)
     assert done.returncode == 1

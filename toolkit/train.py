@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ from toolkit.errors import ConfigError, RunError, first_line
 from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, is_rank_zero, leave, settle
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+def main(
+    argv: Sequence[str] | None = None, after_update: Sequence[Callable[[Any], None]] = ()
+) -> int:
+    """Run the command line and return its exit code; for ``after_update`` see ``train``."""
     argv = list(sys.argv[1:] if argv is None else argv)
     fresh = "--fresh" in argv
     try:
         config = resolve(parse([argument for argument in argv if argument != "--fresh"]))
-        return train(config, fresh)
+        return train(config, fresh, after_update)
     except ConfigError as error:
         code = _say(error, WRONG)
     except RunError as error:
@@ -32,8 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def train(config: RunConfig, fresh: bool = False) -> int:
+def train(
+    config: RunConfig, fresh: bool = False, after_update: Sequence[Callable[[Any], None]] = ()
+) -> int:
     """Train a resolved configuration, or show its result, and return the exit code.
+
+    Args:
+        config: the run.
+        fresh: start over, whatever is in the run's folder.
+        after_update: called with the run after each optimizer update, on every rank.
 
     Raises:
         ConfigError: if it cannot be carried out.
@@ -54,6 +63,7 @@ def train(config: RunConfig, fresh: bool = False) -> int:
     from toolkit.training.build import build
 
     run = build(config)
+    run.after_update.extend(after_update)
     if is_rank_zero():
         _announce(run, threads)
     try:

@@ -19,15 +19,13 @@ def main():
     settle()
     run = build(parse(sys.argv[2:]))
     rates = []
-    step = run.lr.step
 
-    def step_and_look() -> None:
+    def look(run):
         used = run.lr.used
         held = run.model.get_lr() if hasattr(run.model, "get_lr") else used
         rates.append((used, list(held)))
-        step()
 
-    run.lr.step = step_and_look
+    run.after_update.append(look)
     result = loop.fit(run)
     weights = run.accelerator.get_state_dict(run.model)
     if run.accelerator.is_main_process:

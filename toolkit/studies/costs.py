@@ -1,18 +1,24 @@
 """What a study will cost: from runs that are finished, or from a few updates made here."""
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.config import RUNS, RunConfig, to_json
+
+if TYPE_CHECKING:
+    from toolkit.training.build import Run
 
 NOT_COSTING = ("lr", "epochs", "updates")
 """Settings of a recipe that do not change what an update costs."""
 COSTING = ("train_seconds", "evaluation", "checkpoint")
+EVALUATED = 16
+"""Test samples predicted in a rehearsal."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +74,48 @@ def measure(config: RunConfig, updates: int) -> Cost:
     recipe = replace(config.recipe, init="random")
     with TemporaryDirectory() as folder:
         run = build(replace(config, recipe=recipe, wandb="off", progress=False), Path(folder))
-        update, sample = loop.rehearse(run, updates)
+        update, sample = rehearse(run, updates)
         budget, per_epoch = run.budget, run.plan.updates_per_epoch
         validation, test = len(run.splits.validation), len(run.splits.test)
         loop.release(run)
     evaluations = budget / (config.eval_every or per_epoch)
     evaluation = sample * (evaluations * validation + test)
     return Cost(update + evaluation / budget, per_epoch)
+
+
+def rehearse(run: "Run", updates: int) -> tuple[float, float]:
+    """Make so many updates of a run that is not to be kept, and predict some test samples.
+
+    There are no more updates than the run's budget.
+
+    Returns:
+        Seconds an update, and seconds a sample of an evaluation, without the metrics.
+    """
+    import numpy as np
+    import torch
+    from accelerate.utils import send_to_device
+
+    from toolkit.records.recorder import Recorder
+    from toolkit.training.batches import training_batches
+    from toolkit.training.loop import make_update
+
+    run.record = Recorder(run.folder, run.accelerator, run.config, updates)
+    batches, updates = training_batches(run), min(updates, run.budget)
+    run.model.train()
+    run.optimizer.train()
+    begin = time.perf_counter()
+    for _ in range(updates):
+        make_update(run, batches)
+    run.meter.read(run.update, run.epoch)  # waits for the device
+    trained = time.perf_counter()
+    ids = np.random.default_rng(0).permutation(len(run.splits.test))[:EVALUATED].tolist()
+    batch = send_to_device(run.splits.test.__getitems__(ids), run.accelerator.device)
+    # Not evaluation_mode: statistics of averaged weights are computed once, not for each sample.
+    run.model.eval()
+    run.optimizer.eval()
+    with torch.no_grad():
+        run.task.predict(run.model, batch)[0].cpu()
+    return (trained - begin) / updates, (time.perf_counter() - trained) / len(ids)
 
 
 def total(configs: Iterable[RunConfig], costs: Mapping[str, Cost]) -> tuple[float, set[str]]:

@@ -20,7 +20,7 @@ import torch
 
 from toolkit import task
 from toolkit.config import RunConfig, resolve
-from toolkit.process import settle
+from toolkit.process import set_threads
 from toolkit.records.provenance import versions
 from toolkit.stats import t_interval
 from toolkit.training import loop
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     arguments = parser.parse_args()
-    threads, device = settle(), "cuda" if torch.cuda.is_available() else "cpu"
+    threads, device = set_threads(), "cuda" if torch.cuda.is_available() else "cpu"
     torch_version, accelerate = (versions()[name] for name in ("torch", "accelerate"))
     print(
         f"torch {torch_version}, accelerate {accelerate}, {device}, {threads} threads, "

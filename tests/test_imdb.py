@@ -208,9 +208,9 @@ def test_an_encoder_trains_from_a_folder(root: Path, real_data: Path) -> None:
     run = build(parse([f"imdb/{folder}", *flags, "schedule:linear"]), root / "runs")
     result = loop.fit(run)
     loop.release(run)
-    assert set(result["metrics"]["test"]) == {"f1", "accuracy"}
-    assert result["init"] == "pretrained"
-    assert not result["notes"]
+    assert set(result.metrics.test) == {"f1", "accuracy"}
+    assert result.init == "pretrained"
+    assert not result.notes
 
 
 def test_random_weights_are_said_loudly(root: Path) -> None:

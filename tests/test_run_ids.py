@@ -10,7 +10,6 @@ import pytest
 from toolkit.config import (
     INTRODUCED_AT,
     RunConfig,
-    check_folder,
     from_json,
     is_stored_as,
     parse,
@@ -22,6 +21,7 @@ from toolkit.config import (
     to_json,
 )
 from toolkit.errors import ConfigError
+from toolkit.records.config_file import check_folder
 from toolkit.schedules import Cosine
 from toolkit.task import Recipe
 

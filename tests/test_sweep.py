@@ -14,10 +14,12 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, Launch
+from tests.studies import result_json
 from toolkit import sweep
 from toolkit.config import RunConfig
 from toolkit.errors import ConfigError
 from toolkit.records import provenance
+from toolkit.records.result import duration
 from toolkit.report.numbers.load import load_study
 from toolkit.studies import costs, shipped, worker
 from toolkit.studies.study import Contrast, Study
@@ -182,13 +184,13 @@ def test_a_cost_is_measured_or_scaled(tmp_path: Path, monkeypatch: pytest.Monkey
     folder = tmp_path / "runs" / "x" / "y"
     folder.mkdir(parents=True)
     recipe = costs.to_json(config)["recipe"] | {"lr": 0.5, "updates": 40}
-    result = {"task": "digits", "model": "vit_micro", "recipe": "field", "recipe_settings": recipe}
-    result |= {"timing": {"train_seconds": 3.0, "evaluation": 1.0}, "updates": 40, "epoch": 2.0}
+    timing = {"train_seconds": 3.0, "evaluation": 1.0}
+    result = result_json(recipe_settings=recipe, timing=timing, updates=40, epoch=2.0)
     (folder / "result.json").write_text(json.dumps(result))
     (tmp_path / "runs" / "broken").mkdir()
     known = costs.from_finished()
     assert costs.total([config], known) == (0.1 * 400, set())
-    assert [costs.in_words(s) for s in (42, 500, 12_600, 1e6)] == [
+    assert [duration(s) for s in (42, 500, 12_600, 1e6)] == [
         "42 s",
         "8 min",
         "3.5 h",

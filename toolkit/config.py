@@ -99,31 +99,9 @@ def run_id(config: RunConfig) -> str:
     Launch, world size, micro-batch, study and display are not in it, so the same experiment has
     the same id on one process and on eight.
     """
-    experiment = _experiment(to_json(config), config)
-    text = json.dumps(experiment, sort_keys=True, separators=(",", ":"))
+    kept = experiment(to_json(config), config)
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def check_folder(folder: Path, config: RunConfig) -> None:
-    """Refuse a run folder that holds another experiment.
-
-    Raises:
-        ConfigError: naming the folder and the fields that differ.
-    """
-    file = folder / "config.json"
-    if not file.exists():
-        return
-    try:
-        stored = json.loads(file.read_text())
-        wanted, found = _experiment(to_json(config), config), _experiment(stored, config)
-        differing = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}; start over with --fresh") from error
-    if differing:
-        raise ConfigError(
-            f"{folder} holds a run of another configuration ({', '.join(differing)} differ); "
-            "start over with --fresh, or choose another --study"
-        )
 
 
 def run_folder(config: RunConfig, runs: Path = RUNS) -> Path:
@@ -224,6 +202,24 @@ def schedule_from_json(stored: Mapping[str, Any]) -> Schedule[Any]:
     return schedule
 
 
+def experiment(data: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
+    """The part of a stored configuration that changes the experiment, in its JSON form.
+
+    Args:
+        data: what ``to_json`` returned, of this version or an earlier one.
+        config: a configuration whose recipe and schedule are of the classes that it is read as.
+    """
+    stored: dict[str, Any] = json.loads(json.dumps(data))
+    kept = {k: v for k, v in stored.items() if k not in NOT_PART_OF_THE_EXPERIMENT}
+    recipe = {k: v for k, v in stored["recipe"].items() if k not in NOT_PART_OF_THE_RECIPE}
+    settings = settings_in_id(type(config.schedule), stored["schedule"]["fields"])
+    return {
+        **settings_in_id(RunConfig, kept),
+        "recipe": settings_in_id(type(config.recipe), recipe),
+        "schedule": {**stored["schedule"], "fields": settings},
+    }
+
+
 def settings_in_id(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Stored settings without the fields that are at the value they were introduced with.
 
@@ -250,24 +246,6 @@ def _introduced(kind: Any) -> dict[str, Any]:
         item.name: json.loads(json.dumps(item.metadata[INTRODUCED_AT]))
         for item in fields(kind)
         if INTRODUCED_AT in item.metadata
-    }
-
-
-def _experiment(data: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
-    """The part of a stored configuration that changes the experiment, in its JSON form.
-
-    Args:
-        data: what ``to_json`` returned, of this version or an earlier one.
-        config: a configuration whose recipe and schedule are of the classes that it is read as.
-    """
-    stored: dict[str, Any] = json.loads(json.dumps(data))
-    kept = {k: v for k, v in stored.items() if k not in NOT_PART_OF_THE_EXPERIMENT}
-    recipe = {k: v for k, v in stored["recipe"].items() if k not in NOT_PART_OF_THE_RECIPE}
-    settings = settings_in_id(type(config.schedule), stored["schedule"]["fields"])
-    return {
-        **settings_in_id(RunConfig, kept),
-        "recipe": settings_in_id(type(config.recipe), recipe),
-        "schedule": {**stored["schedule"], "fields": settings},
     }
 
 

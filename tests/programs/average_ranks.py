@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 from toolkit.config import parse
-from toolkit.process import leave, settle
+from toolkit.process import leave_process_group, set_threads
 from toolkit.training import loop
 from toolkit.training.build import build
 
 
 def main():
     out = Path(sys.argv[1])
-    settle()
+    set_threads()
     run = build(parse(sys.argv[2:]))
     predict, judged = run.task.predict, []
 
@@ -32,4 +32,4 @@ def main():
 
 
 main()
-leave()
+leave_process_group()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from toolkit.process import leave
+from toolkit.process import leave_process_group
 
 example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "hf_trainer.py"))
 out, rank = Path(sys.argv[1]), int(os.environ["RANK"])
@@ -63,4 +63,4 @@ def main():
 
 
 main()
-leave()
+leave_process_group()

@@ -5,14 +5,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.report.numbers.analyse import SPANS, Analysis, ContrastRow, GroupRow
+from toolkit.records.result import SPANS
+from toolkit.report.numbers.analyse import Analysis, ContrastRow, GroupRow
 from toolkit.report.numbers.load import RunRecord
 from toolkit.report.text import contrast_label, metric_of, schedule_label
 from toolkit.schedules import SCHEDULES
 
 NUMBERS_FROM = 2
 """Tables begin with so many columns of words, unless they say otherwise."""
-OF_A_RUN = ("lr", "epochs", "updates", "micro_batch", "eval_batch")
+HIDDEN_SETTINGS = ("lr", "epochs", "updates", "micro_batch", "eval_batch")
 """Settings of a recipe that are told elsewhere, or change no result."""
 FOLD_FROM = 25
 """Longer tables are folded."""
@@ -90,9 +91,9 @@ def entrants(analysis: Analysis) -> Table:
     """What each schedule is, and its settings."""
     found: dict[tuple[str, str], dict[str, None]] = {}
     for run in analysis.study.runs:
-        settings = run.result.get("schedule_config", {})
+        settings = run.result.schedule_config
         told = ", ".join(f"{name} {_plain(value)}" for name, value in settings.items())
-        names = (run.group.schedule, run.result["schedule"])
+        names = (run.group.schedule, run.result.schedule)
         found.setdefault(names, {}).setdefault(told or "none")
     rows = [
         [entrant, _rule(name), "; or ".join(settings)]
@@ -108,16 +109,16 @@ def recipes(analysis: Analysis) -> Table:
     for run in analysis.study.runs:
         if run.diverged:
             continue
-        settings = run.result["recipe_settings"]
+        settings = run.result.recipe_settings
         told = ", ".join(
             f"{name.replace('_', ' ')} {_plain(value)}"
             for name, value in settings.items()
-            if value is not None and name not in OF_A_RUN
+            if value is not None and name not in HIDDEN_SETTINGS
         )
-        budget = f"{run.result['updates']:,} updates"
-        if epochs := run.result.get("epoch"):
+        budget = f"{run.result.updates:,} updates"
+        if epochs := run.result.epoch:
             budget += f", {epochs:.3g} epochs"
-        if samples := run.result.get("samples"):
+        if samples := run.result.samples:
             sizes = (f"{name} {count:,}" for name, count in samples.items())
             budget += f"; samples: {', '.join(sizes)}"
         found[run.group.pair, f"{budget}; {told}"] = None
@@ -273,7 +274,7 @@ def trouble(analysis: Analysis) -> Table:
         runs = [run for run in analysis.study.runs if run.group == row.group]
         for what, found in (
             ("diverged", [run for run in runs if run.diverged]),
-            ("rolled back", [run for run in runs if run.result.get("rollbacks", 0)]),
+            ("rolled back", [run for run in runs if run.result.rollbacks]),
         ):
             if found:
                 names = ", ".join(run.folder.name for run in found)
@@ -293,7 +294,7 @@ def _place(row: GroupRow) -> list[str]:
 def _rollbacks(runs: Iterable[RunRecord]) -> dict[Any, int]:
     total: dict[Any, int] = {}
     for run in runs:
-        total[run.group] = total.get(run.group, 0) + run.result.get("rollbacks", 0)
+        total[run.group] = total.get(run.group, 0) + run.result.rollbacks
     return total
 
 
@@ -301,7 +302,7 @@ def _updates(runs: Iterable[RunRecord]) -> dict[Any, float]:
     """Mean number of updates of a run, by group."""
     made: dict[Any, list[int]] = {}
     for run in runs:
-        made.setdefault(run.group, []).append(run.result["updates"])
+        made.setdefault(run.group, []).append(run.result.updates)
     return {group: max(1.0, sum(updates) / len(updates)) for group, updates in made.items()}
 
 

@@ -84,11 +84,11 @@ def inside(stop: int, command: list[str]) -> None:
     import torch
 
     from toolkit.config import parse
-    from toolkit.process import settle
+    from toolkit.process import set_threads
     from toolkit.training import loop
     from toolkit.training.build import Run, build
 
-    settle()
+    set_threads()
     run = build(parse(command))
     body = getattr(run.model, "module", run.model)
     encoder = getattr(body, body.base_model_prefix)
@@ -119,9 +119,9 @@ def inside(stop: int, command: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--inside"]:
-        from toolkit.process import leave
+        from toolkit.process import leave_process_group
 
         inside(int(sys.argv[2]), sys.argv[3:])
-        leave()
+        leave_process_group()
     else:
         main(sys.argv[1:])

@@ -21,7 +21,7 @@ import torch
 
 from toolkit import task
 from toolkit.config import RunConfig, resolve
-from toolkit.process import settle
+from toolkit.process import set_threads
 from toolkit.records.provenance import versions
 from toolkit.stats import t_interval
 from toolkit.training import loop
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     arguments = parser.parse_args()
-    threads, device = settle(), "cuda" if torch.cuda.is_available() else "cpu"
+    threads, device = set_threads(), "cuda" if torch.cuda.is_available() else "cpu"
     torch_version, accelerate = (versions()[name] for name in ("torch", "accelerate"))
     print(
         f"torch {torch_version}, accelerate {accelerate}, {device}, {threads} threads, "
@@ -82,9 +82,10 @@ def _bare(config: RunConfig, updates: int, device: str) -> float:
 def _toolkit(config: RunConfig, updates: int, device: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         run = build(replace(config, eval_every=updates, progress=False), Path(folder))
-        seconds: float = loop.fit(run)["timing"]["train_seconds"]
+        result = loop.fit(run)
+        assert result is not None  # nobody stops it
         loop.release(run)
-    return seconds
+    return result.timing.train_seconds
 
 
 if __name__ == "__main__":

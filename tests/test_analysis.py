@@ -298,8 +298,8 @@ def test_a_result_that_no_run_writes_is_refused(
 
 def test_an_event_of_another_version_is_refused(tmp_path: Path) -> None:
     file = write_run(tmp_path, "plan", 0, 92.0) / "events.jsonl"
-    file.write_text('{"t": 1, "kind": "start"}\n{"t": 2, "update": 3}\n')
-    with pytest.raises(ConfigError, match=r"line 2 of .*events.jsonl is no event of this version"):
+    file.write_text('{"t": 1, "kind": "start", "update": 0}\n{"t": 2, "update": 3}\n')
+    with pytest.raises(ConfigError, match=r"line 2 is no event of this version: it lacks lr"):
         load_study(tmp_path)
 
 

@@ -15,7 +15,6 @@ from tests.conftest import ROOT
 from toolkit import task
 from toolkit.config import (
     RunConfig,
-    check_folder,
     from_json,
     parse,
     resolve,
@@ -25,6 +24,7 @@ from toolkit.config import (
     to_json,
 )
 from toolkit.errors import ConfigError
+from toolkit.records.config_file import check_folder
 from toolkit.schedules import Cosine, GreedyPaper, Plan
 from toolkit.task import Recipe, Target, parse_target
 
@@ -229,7 +229,7 @@ def test_a_folder_of_another_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"another configuration \(seed differ\).*--fresh"):
         check_folder(folder, replace(config, seed=1))
     (folder / "config.json").write_text('{"target":')
-    with pytest.raises(ConfigError, match=r"config.json cannot be read.*--fresh"):
+    with pytest.raises(ConfigError, match=r"config.json is not JSON.*--fresh"):
         check_folder(folder, config)
 
 

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.fitting import fitted
 from toolkit.config import RunConfig, parse, run_folder
 from toolkit.errors import ConfigError
+from toolkit.records.result import Result, read_result
 from toolkit.schedules import Adaptive, Constant, Plan, memory_to_json
 from toolkit.schedules.reading import Decision, Facts, Reading
 from toolkit.training import loop
@@ -30,13 +32,13 @@ def config(*flags: str) -> RunConfig:
 
 
 @pytest.fixture
-def fit(tmp_path: Path) -> Callable[[RunConfig], tuple[dict[str, Any], list[dict[str, Any]]]]:
+def fit(tmp_path: Path) -> Callable[[RunConfig], tuple[Result, list[dict[str, Any]]]]:
     """Build and fit a run in an empty folder."""
 
-    def run(cfg: RunConfig) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def run(cfg: RunConfig) -> tuple[Result, list[dict[str, Any]]]:
         built = build(cfg, tmp_path)
         try:
-            result = loop.fit(built)
+            result = fitted(built)
         finally:
             loop.release(built)
         lines = (built.folder / "events.jsonl").read_text().splitlines()
@@ -63,14 +65,16 @@ def test_a_run_leaves_what_the_formats_promise(fit: Any, tmp_path: Path) -> None
         *(10, 20, 30),
         30,
     ]
-    assert (result["status"], result["updates"], result["world_size"]) == ("done", 30, 1)
-    assert set(result["metrics"]) == {"test", "validation"}
-    assert result["samples"] == {"train": 1280, "validation": 200, "test": 317}
+    assert (result.status, result.updates, result.world_size) == ("done", 30, 1)
+    assert result.metrics.test.keys() == result.metrics.validation.keys() == {"accuracy"}
+    assert result.samples == {"train": 1280, "validation": 200, "test": 317}
     spans = {"data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint"}
-    assert set(result["timing"]) == {"train_seconds", *spans}
-    assert 0 < result["timing"]["forward_backward"] < result["timing"]["train_seconds"]
+    assert set(result.timing.spans) == spans
+    assert 0 < result.timing.spans["forward_backward"] < result.timing.train_seconds
     folder = run_folder(config("--eval-every", "10", "schedule:plan"), tmp_path)
-    assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
+    stored = json.loads((folder / "result.json").read_text())
+    assert stored == json.loads(json.dumps(result.to_json()))
+    assert json.loads(json.dumps(read_result(folder).to_json())) == stored
     assert json.loads((folder / "state.json").read_text()) == {"status": "done", "update": 30}
 
 
@@ -112,9 +116,9 @@ def test_a_search_is_read_at_every_update_and_neither_judged_nor_kept(
     assert min(judged) >= ended
     assert events[0]["kind"] == "start"
     assert (events[0]["total_updates"], events[0]["action"]) == (400, "trial")
-    assert result["updates"] == 400
-    assert result["snapshots"]["taken"] >= 3
-    assert result["snapshots"]["bytes"] > 0
+    assert result.updates == 400
+    assert result.snapshots.taken >= 3
+    assert result.snapshots.bytes > 0
 
 
 def test_every_trial_starts_from_the_same_weights_and_batches(fit: Any) -> None:
@@ -136,7 +140,7 @@ def test_an_adaptive_run_goes_on_as_if_uninterrupted_and_is_replayed_bit_for_bit
             run.meter.read(run.update, run.epoch)
             run.meter.add(torch.tensor(math.nan), 64)
 
-    def run_to_end(study: str, stop: int | None) -> tuple[dict[str, Any], Path]:
+    def run_to_end(study: str, stop: int | None) -> tuple[Any, Path]:
         for last in [stop, None] if stop else [None]:
             run = build(replace(cfg, study=study), tmp_path)
 
@@ -149,8 +153,8 @@ def test_an_adaptive_run_goes_on_as_if_uninterrupted_and_is_replayed_bit_for_bit
         return result, run.folder
 
     (whole, _), (again, folder) = run_to_end("whole", None), run_to_end("again", 205)
-    assert whole["rollbacks"] == again["rollbacks"] == 1
-    assert whole["final_weights_sha"] == again["final_weights_sha"]
+    assert whole.rollbacks == again.rollbacks == 1
+    assert whole.final_weights_sha == again.final_weights_sha
     lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     facts = Facts(*(lines[0][name] for name in Facts._fields))
     schedule = Adaptive()
@@ -168,9 +172,9 @@ def test_stopped_in_a_search_it_starts_over(fit: Any, tmp_path: Path) -> None:
     whole = fit(replace(cfg, study="whole"))[0]
     built = build(cfg, tmp_path)
     built.stop_asked = True
-    assert loop.fit(built) == {"status": "preempted", "updates": 1}
+    assert loop.fit(built) is None
     loop.release(built)
-    assert fit(cfg)[0]["final_weights_sha"] == whole["final_weights_sha"]
+    assert fit(cfg)[0].final_weights_sha == whole.final_weights_sha
 
 
 def test_a_schedule_that_does_not_fit_the_run_is_one_line(tmp_path: Path) -> None:
@@ -186,7 +190,8 @@ def test_same_seed_same_start_and_order_for_every_schedule(fit: Any) -> None:
     other = fit(config("--seed", "1"))[0]
     arm = fit(config("--arm", "1"))[0]
     for key in ("initial_weights_sha", "batch_order_sha"):
-        assert results[0][key] == results[1][key] == arm[key] != other[key]
+        first, second, third, fourth = (getattr(one, key) for one in (*results, arm, other))
+        assert first == second == third != fourth
 
 
 def test_a_checkpoint_between_readings_waits_for_the_next(fit: Any, tmp_path: Path) -> None:
@@ -204,7 +209,7 @@ def test_a_checkpoint_between_readings_waits_for_the_next(fit: Any, tmp_path: Pa
     loop.release(built)
     assert [path.name for path in built.folder.glob("checkpoints/*")] == ["update-14"]
     again, events = fit(cfg)
-    assert again["final_weights_sha"] == whole["final_weights_sha"]
+    assert again.final_weights_sha == whole.final_weights_sha
     assert losses(events) == losses(whole_events)
 
 
@@ -212,7 +217,7 @@ def test_reading_and_evaluating_less_often_changes_no_update(fit: Any) -> None:
     often = fit(config("schedule:constant"))[0]
     flags = ("--read-every", "7", "--eval-every", "13", "schedule:constant")
     seldom, events = fit(config(*flags))
-    assert seldom["final_weights_sha"] == often["final_weights_sha"]
+    assert seldom.final_weights_sha == often.final_weights_sha
     assert [event["update"] for event in events if "kind" not in event] == [7, 14, 21, 28, 30]
     assert [event["count"] for event in events if "kind" not in event] == [448.0] * 4 + [128.0]
 
@@ -230,7 +235,7 @@ def test_the_trace_is_the_same_with_and_without_mirror_and_progress_bar(fit: Any
     watched = replace(plain, wandb="auto", progress=True, study="watched")
     mirrored, mirrored_events = fit(watched)
     assert losses(mirrored_events) == losses(events)
-    assert mirrored["final_weights_sha"] == bare["final_weights_sha"]
+    assert mirrored.final_weights_sha == bare.final_weights_sha
 
 
 def test_clipping_bounds_the_update(tmp_path: Path) -> None:
@@ -246,14 +251,14 @@ def test_clipping_bounds_the_update(tmp_path: Path) -> None:
 
 def test_bf16_trains(fit: Any) -> None:
     result, events = fit(config("--recipe.precision", "bf16"))
-    assert result["precision"] == "bf16"
+    assert result.precision == "bf16"
     assert losses(events)[-1] < losses(events)[0]
 
 
 def test_a_run_whose_weights_are_lost_has_a_result(fit: Any) -> None:
     result, events = fit(config("--recipe.updates", "100", "--recipe.lr", "1e30"))
-    assert (result["status"], result["metrics"]["test"]) == ("diverged", {})
-    assert result["updates"] < 100
+    assert (result.status, result.metrics.test) == ("diverged", {})
+    assert result.updates < 100
     last = [event for event in events if "kind" not in event][-1]
     assert (last["loss"], last["count"], last["nonfinite"]) == (None, 0.0, 1)
 
@@ -269,11 +274,11 @@ def test_interrupted_inside_it_continues_to_the_same_weights(fit: Any, tmp_path:
             signal.raise_signal(signal.SIGTERM)
 
     built.after_update.append(stop_after_the_17th)
-    assert loop.fit(built) == {"status": "preempted", "updates": 17}
+    assert loop.fit(built) is None
     loop.release(built)
     assert json.loads((built.folder / "state.json").read_text())["status"] == "preempted"
     again, events = fit(cfg)
-    assert again["final_weights_sha"] == whole["final_weights_sha"]
+    assert again.final_weights_sha == whole.final_weights_sha
     assert losses(events) == losses(whole_events)
     assert [event["update"] for event in events if event.get("kind") == "resume"] == [17]
 
@@ -352,6 +357,6 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_reading_without_a_finite_loss_reaches_the_schedule(fit: Any) -> None:
     result, events = fit(config("--recipe.updates", "60", "--recipe.lr", "1e30", "schedule:plan"))
-    assert result["status"] == "diverged"
+    assert result.status == "diverged"
     assert all(math.isfinite(event["lr"]) for event in events if "kind" not in event)
     json.dumps(memory_to_json(Constant().start(1.0)), allow_nan=False)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import update_bn
 
+from tests.fitting import fitted
 from toolkit.config import RunConfig, parse
 from toolkit.errors import ConfigError
 from toolkit.export import trained
@@ -56,7 +57,7 @@ def weights(run: Run) -> torch.Tensor:
 def test_it_learns_with_the_rates_of_the_schedule(optimizer: str, tmp_path: Path) -> None:
     cfg = config(optimizer, "schedule:constant", "--schedule.warmup", "0.1")
     with built(cfg, tmp_path) as run:
-        result = loop.fit(run)
+        result = fitted(run)
         base, log = cfg.recipe.lr, readings(run)
         groups = run.optimizer.param_groups
     assert [len(groups), groups[1]["weight_decay"]] == [2, 0.0]
@@ -64,8 +65,8 @@ def test_it_learns_with_the_rates_of_the_schedule(optimizer: str, tmp_path: Path
         [base * min(u / 6, 1) for u in range(60)]
     )
     assert log[-1]["loss"] < 0.6 * log[0]["loss"]
-    assert result["metrics"]["test"]["accuracy"] > 50
-    assert RIVALS[optimizer][0] in result["versions"]
+    assert result.metrics.test["accuracy"] > 50
+    assert RIVALS[optimizer][0] in result.versions
 
 
 @each_rival
@@ -74,7 +75,7 @@ def test_interrupted_inside_it_continues_to_the_same_weights(
 ) -> None:
     cfg = config(optimizer, "--eval-every", "10", "--save-every", "10", "schedule:linear")
     with built(replace(cfg, study="whole"), tmp_path) as run:
-        whole = loop.fit(run)
+        whole = fitted(run)
     with built(cfg, tmp_path) as run:
 
         def stop_after_the_24th(run: Run) -> None:
@@ -82,11 +83,11 @@ def test_interrupted_inside_it_continues_to_the_same_weights(
                 signal.raise_signal(signal.SIGTERM)
 
         run.after_update.append(stop_after_the_24th)
-        assert loop.fit(run) == {"status": "preempted", "updates": 24}
+        assert loop.fit(run) is None
     with built(cfg, tmp_path) as run:
-        again = loop.fit(run)
-    assert again["final_weights_sha"] == whole["final_weights_sha"]
-    assert again["metrics"] == whole["metrics"]
+        again = fitted(run)
+    assert again.final_weights_sha == whole.final_weights_sha
+    assert again.metrics == whole.metrics
 
 
 def test_schedule_free_is_judged_by_its_average_and_saved_as_it_trains(tmp_path: Path) -> None:

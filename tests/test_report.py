@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from tests.studies import write_large_study, write_run, write_study
+from tests.studies import result_json, write_large_study, write_run, write_study
 from toolkit.config import parse, run_id, to_json
 from toolkit.errors import ConfigError
+from toolkit.records.result import Result
 from toolkit.report.__main__ import main, write_report
 from toolkit.report.figure_data.curves import corners, rate_curves, stack
 from toolkit.report.files import markdown
@@ -226,12 +227,18 @@ def test_an_arm_is_a_group_of_its_own(study: Path) -> None:
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda s: (s / "plan-0.01-0-0/result.json").write_text("{"), "result.json cannot be read"),
+        (
+            lambda s: (s / "plan-0.01-0-0/result.json").write_text("{"),
+            "result.json is not JSON: .*fresh",
+        ),
         (lambda s: (s / "plan-0.01-0-0/result.json").write_text("[]"), "is not a JSON object"),
         (lambda s: (s / "plan-0.01-0-0/result.json").write_text("{}"), "result.json lacks status"),
-        (lambda s: (s / "plan-0.01-0-0/events.jsonl").write_text('{"a'), "line 1 of .*is broken"),
+        (
+            lambda s: (s / "plan-0.01-0-0/events.jsonl").write_text('{"a'),
+            "line 1 is not JSON",
+        ),
         (lambda s: (s / "plan-0.01-0-0/events.jsonl").unlink(), "events.jsonl cannot be read"),
-        (lambda s: (s / "study.json").write_text("{"), "study.json cannot be read"),
+        (lambda s: (s / "study.json").write_text("{"), r"study.json is not JSON: .*toolkit sweep"),
         (lambda s: (s / "plan-0.01-0-0").rename(s / "x") and write_run(s, "plan", 0, 9.0), "both"),
     ],
 )
@@ -274,7 +281,7 @@ def test_jumps_of_the_rate_stay_jumps() -> None:
 def test_commands_can_be_repeated() -> None:
     own = ["digits/vit_micro", "--study", "a b"]
     for argv in (["x/train.py", *own], ["bin/toolkit", "train", *own]):
-        run = RunRecord(Path(), {"argv": argv, "seed": 0})
+        run = RunRecord(Path(), Result.from_json(result_json(argv=argv), Path()))
         assert commands([run]) == ["python -m toolkit.train digits/vit_micro --study 'a b'"]
 
 
@@ -284,13 +291,11 @@ def test_the_command_of_a_run_of_a_sweep_is_that_very_run(name: str) -> None:
     for config in (one for one in configs if one.seed == configs[0].seed):
         stored = json.loads(json.dumps(to_json(config)))
         target = parse_target(config.target)
-        result = {
-            **{"argv": ["x/sweep.py", name], "seed": config.seed, "arm": config.arm},
-            **target._asdict(),
-            **{"recipe_settings": stored["recipe"], "schedule": stored["schedule"]["name"]},
-            "schedule_config": stored["schedule"]["fields"],
-        }
-        (text,) = commands([RunRecord(Path(), result, stored)])
+        settings = {"sees": config.sees, "recipe_settings": stored["recipe"]}
+        told = {**target._asdict(), **settings, "arm": config.arm, "argv": ["x/sweep.py", name]}
+        told["schedule_config"] = stored["schedule"]["fields"]
+        result = result_json(stored["schedule"]["name"], config.seed, **told)
+        (text,) = commands([RunRecord(Path(), Result.from_json(result, Path()), stored)])
         python, module, program, *arguments = shlex.split(text)
         assert (python, module, program) == ("python", "-m", "toolkit.train")
         assert run_id(parse(arguments)) == run_id(config)

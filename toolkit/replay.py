@@ -16,14 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import (
-    parse_schedule,
-    schedule_from_json,
-    schedule_name,
-    schedule_to_json,
-)
+from toolkit.config import is_stored_as, parse_schedule, schedule_from_json, schedule_name
 from toolkit.errors import ConfigError, RunError
-from toolkit.process import DONE, FAILED, WRONG
+from toolkit.process import DONE, run_command
 from toolkit.records import recorded_losses
 from toolkit.records.events import VALIDATION_READING, entrant, to_event
 from toolkit.records.recorded_losses import Losses
@@ -76,15 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one object a reading")
     parser.add_argument("--figure", type=Path, help="draw them, as PNG, SVG or PDF")
     arguments, rest = parser.parse_known_args(argv)
-    try:
+
+    def command() -> int:
         schedule = parse_schedule(rest, parser.prog)
-        replay = prepare(
-            recorded_losses.load(arguments.losses), schedule, arguments.base_lr, arguments.budget
-        )
+        recorded = recorded_losses.load(arguments.losses)
+        replay = prepare(recorded, schedule, arguments.base_lr, arguments.budget)
         return _show(replay, arguments.json, arguments.figure)
-    except (ConfigError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG if isinstance(error, ConfigError) else FAILED
+
+    return run_command(command)
 
 
 def prepare(
@@ -115,9 +109,10 @@ def prepare(
     last = recorded.readings[-1].update
     if facts.total_updates is not None and facts.total_updates < last:
         raise ConfigError(f"--budget = {budget}: {recorded.file} goes on to update {last}")
-    as_stored = json.loads(json.dumps(schedule_to_json(schedule)))
-    own = run is not None and (as_stored, base_lr, facts) == (
-        *(run["schedule"], known_lr, recorded.facts),
+    own = (
+        run is not None
+        and is_stored_as(schedule, run["schedule"])
+        and (base_lr, facts) == (known_lr, recorded.facts)
     )
     return Replay(recorded, schedule, base_lr, facts, own)
 

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState
 
-from toolkit.process import leave
+from toolkit.process import leave_process_group
 from toolkit.schedules import Adaptive
 from toolkit.training.lr import ScheduledLR
 from toolkit.training.meter import LossMeter
@@ -72,4 +72,4 @@ result = {str(split): train(split) for split in (False, True)}
 accelerator = Accelerator(cpu=True)
 (out / f"rank{accelerator.process_index}.json").write_text(json.dumps(result))
 accelerator.wait_for_everyone()
-leave()
+leave_process_group()

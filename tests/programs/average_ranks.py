@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.config import parse
-from toolkit.process import leave, settle
+from toolkit.process import leave_process_group, set_threads
 from toolkit.training import loop
 from toolkit.training.build import build
 
 
 def main():
     out = Path(sys.argv[1])
-    settle()
+    set_threads()
     run = build(parse(sys.argv[2:]))
     task: Any = run.task
     predict, evaluated = task.predict, []
@@ -36,4 +36,4 @@ def main():
 
 
 main()
-leave()
+leave_process_group()

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from toolkit.process import leave
+from toolkit.process import leave_process_group
 
 example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "hf_trainer.py"))
 Trainer: Any = example["ScheduledTrainer"]
@@ -65,4 +65,4 @@ def main():
 
 
 main()
-leave()
+leave_process_group()

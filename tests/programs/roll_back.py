@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from toolkit.config import parse
-from toolkit.process import leave, settle
+from toolkit.process import leave_process_group, set_threads
 from toolkit.training import checkpoint, loop
 from toolkit.training.batches import batches_of
 from toolkit.training.build import build
@@ -21,7 +21,7 @@ BEFORE, AFTER = 4, 5
 
 def main():
     out = Path(sys.argv[1])
-    settle()
+    set_threads()
     run = build(parse(sys.argv[2:]))
     checkpoint.start_or_resume(run)
     run.model.train()
@@ -78,4 +78,4 @@ def main():
 
 
 main()
-leave()
+leave_process_group()

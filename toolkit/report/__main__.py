@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolkit.errors import ConfigError, RunError
-from toolkit.process import DONE, FAILED, WRONG
+from toolkit.errors import ConfigError
+from toolkit.process import DONE, run_command
 from toolkit.report.numbers.analyse import Analysis, analyse
 from toolkit.report.numbers.load import load_study
 from toolkit.report.tables import verdict_table
@@ -21,16 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--wandb", metavar="ENTITY/PROJECT", help="also save a W&B report over the runs there"
     )
     arguments = parser.parse_args(argv)
-    try:
-        page = write_report(arguments.folder, arguments.wandb)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
-    print(f"\n{page}")
-    return DONE
+
+    def command() -> int:
+        print(f"\n{write_report(arguments.folder, arguments.wandb)}")
+        return DONE
+
+    return run_command(command)
 
 
 def write_report(folder: Path, destination: str | None = None) -> Path:

@@ -25,13 +25,14 @@ def run_table(analysis: Analysis) -> pd.DataFrame:
             "run_id": run.folder.name,
             **run.group._asdict(),
             "seed": run.seed,
-            "status": result["status"],
+            "status": result.status,
             analysis.metric: run.score,
         }
-        for split, metrics in result["metrics"].items():
+        for split, metrics in result.metrics._asdict().items():
             row |= {f"{split}_{name}": value for name, value in metrics.items()}
-        row |= {f"seconds_{name}": value for name, value in result["timing"].items()}
-        row |= {"updates": result.get("updates"), "decisions": len(run.actions)}
+        seconds = {"train_seconds": result.timing.train_seconds, **result.timing.spans}
+        row |= {f"seconds_{name}": value for name, value in seconds.items()}
+        row |= {"updates": result.updates, "decisions": len(run.actions)}
         rows.append(row)
     return pd.DataFrame(rows)
 

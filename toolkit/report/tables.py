@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from toolkit.records.result import SPANS
 from toolkit.report.columns import Column, Table, aligned
-from toolkit.report.numbers.analyse import SPANS, Analysis, ContrastRow
+from toolkit.report.numbers.analyse import Analysis, ContrastRow
 from toolkit.report.numbers.load import Group
 from toolkit.report.text import contrast_label, metric_of, pair_label, schedule_label
 from toolkit.schedules import SCHEDULES
@@ -136,9 +137,9 @@ def entrants(analysis: Analysis) -> Table:
     """What each schedule is, and its settings. A row is (entrant, schedule) and its settings."""
     found: dict[tuple[str, str], dict[str, None]] = {}
     for run in analysis.study.runs:
-        settings = run.result.get("schedule_config", {})
+        settings = run.result.schedule_config
         settings_text = ", ".join(f"{name} {_plain(value)}" for name, value in settings.items())
-        names = (run.group.schedule, run.result["schedule"])
+        names = (run.group.schedule, run.result.schedule)
         found.setdefault(names, {}).setdefault(settings_text or "none")
     columns = [
         Column("schedule", "{row[0][0]}"),
@@ -163,16 +164,16 @@ def recipes(analysis: Analysis) -> Table:
     for run in analysis.study.runs:
         if run.diverged:
             continue
-        settings = run.result["recipe_settings"]
+        settings = run.result.recipe_settings
         settings_text = ", ".join(
             f"{name.replace('_', ' ')} {_plain(value)}"
             for name, value in settings.items()
             if value is not None and name not in HIDDEN_SETTINGS
         )
-        budget = f"{run.result['updates']:,} updates"
-        if epochs := run.result.get("epoch"):
+        budget = f"{run.result.updates:,} updates"
+        if epochs := run.result.epoch:
             budget += f", {epochs:.3g} epochs"
-        if samples := run.result.get("samples"):
+        if samples := run.result.samples:
             sizes = (f"{name} {count:,}" for name, count in samples.items())
             budget += f"; samples: {', '.join(sizes)}"
         found[run.group.pair, f"{budget}; {settings_text}"] = None
@@ -185,7 +186,7 @@ def schedules(analysis: Analysis) -> Table:
     """Every group with its scores and what its runs did, for the page."""
     rollbacks: Counter[Group] = Counter()
     for run in analysis.study.runs:
-        rollbacks[run.group] += run.result.get("rollbacks", 0)
+        rollbacks[run.group] += run.result.rollbacks
     columns = [
         *GROUP,
         Column("seeds", lambda row: str(len(row.scores))),
@@ -294,7 +295,7 @@ def times(analysis: Analysis) -> Table:
 
     def milliseconds(row: Any) -> str:
         """Of an update: mean seconds of a run over its mean number of updates."""
-        made = [run.result["updates"] for run in analysis.members[row.group]]
+        made = [run.result.updates for run in analysis.members[row.group]]
         return f"{1000 * row.seconds / max(1.0, sum(made) / len(made)):.2f}"
 
     columns = [
@@ -339,7 +340,7 @@ def trouble(analysis: Analysis) -> Table:
     for group, runs in analysis.members.items():
         for what, found in (
             ("diverged", [run for run in runs if run.diverged]),
-            ("rolled back", [run for run in runs if run.result.get("rollbacks", 0)]),
+            ("rolled back", [run for run in runs if run.result.rollbacks]),
         ):
             if found:
                 names = ", ".join(run.folder.name for run in found)

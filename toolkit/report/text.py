@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from toolkit.records.result import duration
 from toolkit.report.numbers.analyse import Analysis, ContrastRow
 from toolkit.report.numbers.load import RunRecord
 from toolkit.report.numbers.rates import TunedRow
@@ -152,14 +153,6 @@ def metric_of(analysis: Analysis, pair: str = "") -> str:
     """What the headline metric is called: that of a pair, or without one that of all."""
     name = analysis.metrics.get(pair, analysis.metric)
     return METRIC_NAMES.get(name, name)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
-    for unit, size in (("hours", 3600.0), ("minutes", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} seconds"
 
 
 def _tuned(row: TunedRow) -> Finding:

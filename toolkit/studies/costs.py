@@ -10,13 +10,16 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from toolkit.config import RUNS, RunConfig, to_json
+from toolkit.errors import ConfigError
+from toolkit.records.result import RESULT, read_result
 
 if TYPE_CHECKING:
     from toolkit.training.build import Run
 
 NOT_COSTING = ("lr", "epochs", "updates")
 """Settings of a recipe that do not change what an update costs."""
-COSTING = ("train_seconds", "evaluation", "checkpoint")
+BESIDE = ("evaluation", "checkpoint")
+"""Spans that cost time beside the training seconds."""
 EVALUATED = 16
 """Test samples predicted in a rehearsal."""
 
@@ -48,15 +51,16 @@ def kind(config: RunConfig) -> str:
 def from_finished(runs: Path = RUNS) -> dict[str, Cost]:
     """The mean cost of every kind of run that is finished below a folder."""
     found: dict[str, list[Cost]] = defaultdict(list)
-    for file in sorted(runs.glob("*/*/result.json")):
+    for file in sorted(runs.glob(f"*/*/{RESULT}")):
         try:
-            result = json.loads(file.read_text())
-            target = f"{result['task']}/{result['model']}@{result['recipe']}"
-            seconds = sum(result["timing"].get(name, 0.0) for name in COSTING)
-            cost = Cost(seconds / result["updates"], result["updates"] / result["epoch"])
-            found[_kind(target, result["recipe_settings"])].append(cost)
-        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+            result = read_result(file.parent)
+        except ConfigError:
             continue  # an estimate takes what it can use; it is the report that names broken files
+        if result.updates:
+            timing = result.timing
+            seconds = timing.train_seconds + sum(timing.spans.get(name, 0.0) for name in BESIDE)
+            cost = Cost(seconds / result.updates, result.updates / result.epoch)
+            found[_kind(result.pair, result.recipe_settings)].append(cost)
     return {name: _mean(costs) for name, costs in found.items()}
 
 
@@ -128,14 +132,6 @@ def total(configs: Iterable[RunConfig], costs: Mapping[str, Cost]) -> tuple[floa
         else:
             seconds += cost.of(config)
     return seconds, unknown
-
-
-def in_words(seconds: float) -> str:
-    """A duration for people: 42 s, 7 min, 3.5 h, 12 days."""
-    for limit, unit, size in ((90, "s", 1), (90 * 60, "min", 60), (36 * 3600, "h", 3600)):
-        if seconds < limit:
-            return f"{seconds / size:.{1 if unit == 'h' else 0}f} {unit}"
-    return f"{seconds / 86_400:.1f} days"
 
 
 def _kind(target: str, recipe: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from toolkit.errors import ConfigError
 from toolkit.process import world_size
 from toolkit.records.provenance import code
 from toolkit.records.recorder import Recorder
+from toolkit.records.result import Snapshots
 from toolkit.task import Batch, Recipe, Splits, Task, load, parse_target, recipe_of
 from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
 from toolkit.training.lr import ScheduledLR
@@ -94,12 +95,14 @@ class Run:
     rollbacks: int = 0
     """Rollbacks that the schedule has asked for so far."""
 
-    def snapshots(self) -> dict[str, float]:
-        """What the snapshots of this rank cost: how many, bytes of host memory, seconds."""
+    def snapshots(self) -> Snapshots:
+        """What the snapshots of this rank cost."""
         kept = self.lr.snapshot
-        if kept is None:
-            return {"taken": 0, "bytes": 0, "seconds": 0.0}
-        return {"taken": kept.taken, "bytes": kept.size, "seconds": kept.seconds}
+        return Snapshots() if kept is None else Snapshots(kept.taken, kept.size, kept.seconds)
+
+    def ask_to_stop(self) -> None:
+        """Have this rank tell the others, with its next reading, that the run is to stop."""
+        self.stop_asked = True
 
     @property
     def epoch(self) -> float:

@@ -8,7 +8,6 @@ is whole or absent: it is written under another name, and renamed when all ranks
 The position in the data needs no file, for the batches follow from the number of the update.
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from toolkit.errors import RunError
-from toolkit.records.recorder import Recorder, Stopwatch, write_json
+from toolkit.records.events import RESUME, START
+from toolkit.records.json_files import read_json, write_json
+from toolkit.records.recorder import Recorder, Stopwatch
 from toolkit.training.build import Run
 
 STATE = "toolkit.json"
@@ -41,11 +42,11 @@ def start_or_resume(run: Run) -> None:
     run.record = Recorder(run.folder, accelerator, run.config, run.budget, state["update"])
     if path is None:
         facts, decision = run.lr.facts._asdict(), run.lr.memory.decision._asdict()
-        run.record.event("start", 0, epoch=0.0, **facts, **decision)
+        run.record.event(START, 0, epoch=0.0, **facts, **decision)
         return
     check_world_size(run, path, state["world_size"])
     _set_state(run, state, _load(run, path))
-    run.record.event("resume", run.update, world_size=accelerator.num_processes)
+    run.record.event(RESUME, run.update, world_size=accelerator.num_processes)
 
 
 def save(run: Run) -> None:
@@ -151,7 +152,7 @@ def _latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     found = sorted(_complete(folder), key=lambda path: int(path.name.removeprefix("update-")))
     if not found:
         return None
-    return found[-1], json.loads((found[-1] / STATE).read_text())
+    return found[-1], read_json(found[-1] / STATE, "remove the folder, or start over with --fresh")
 
 
 def _load(run: Run, checkpoint: Path) -> dict[str, Any]:

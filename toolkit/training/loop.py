@@ -13,51 +13,46 @@ schedule, task, optimizer or launcher by name.
 
 import gc
 import math
-import signal
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
 
-from toolkit.config import schedule_name, to_json
+from toolkit.config import schedule_name
 from toolkit.errors import RunError
-from toolkit.records.provenance import code, machine, versions
+from toolkit.process import stop_on_signal
+from toolkit.records.result import Result
 from toolkit.schedules.reading import HOLD, Decision
-from toolkit.task import Batch, Split, parse_target
+from toolkit.task import Batch, Split
 from toolkit.training import checkpoint
 from toolkit.training.batches import training_batches
 from toolkit.training.build import Run
 from toolkit.training.evaluation import evaluation_mode, validation_reading
-from toolkit.training.outcome import last_weights
+from toolkit.training.outcome import last_weights, result_of
 from toolkit.training.ranks import check_same_rates, mean_items
 
-SPLITS = ("train", "validation", "test")
 
-
-def fit(run: Run) -> dict[str, Any]:
+def fit(run: Run) -> Result | None:
     """Train to the end of the budget, or go on with an unfinished run.
 
     Returns:
-        The result, as written to ``result.json``; with status ``preempted``, which is not
-        written, if the process was asked to stop.
+        The result, as written to ``result.json``; None if the process was asked to stop: then the
+        same command continues the run.
 
     Raises:
         RunError: if the run cannot be carried out.
     """
-    checkpoint.start_or_resume(run)
-    run.record.status("running", run.update)
-    with _stop_on_signal(run):
+    with stop_on_signal(run.ask_to_stop):
+        checkpoint.start_or_resume(run)
+        run.record.status("running", run.update)
         _train(run)
     if run.update < run.budget and not run.diverged:
         run.record.status("preempted", run.update)
         run.record.close()
-        return {"status": "preempted", "updates": run.update}
+        return None
     result = _result(run)
     run.record.finish(result)
-    run.record.status(result["status"], run.update)
+    run.record.status(result.status, run.update)
     if run.accelerator.is_main_process:
         checkpoint.clear(run.folder / "checkpoints")
     return result
@@ -170,65 +165,9 @@ def _read_validation(run: Run) -> None:
     run.record.validation_reading(reading, decision, run.lr.used, run.lr.factor)
 
 
-def _result(run: Run) -> dict[str, Any]:
+def _result(run: Run) -> Result:
     """Touch the test split once and put the result together."""
-    config, accelerator = run.config, run.accelerator
     train_seconds = run.record.stopwatch.train_seconds
-    target = parse_target(config.target)
     sha, notes = last_weights(run)
-    metrics = {"test": {} if run.diverged else evaluate(run, "test"), **run.last_metrics}
-    return {
-        "status": "diverged" if run.diverged else "done",
-        "run_id": run.folder.name,
-        "study": config.study,
-        "task": target.task,
-        "model": target.model,
-        "recipe": target.recipe,
-        "recipe_settings": to_json(config)["recipe"],
-        "schedule": schedule_name(config.schedule),
-        "schedule_config": to_json(config)["schedule"]["fields"],
-        "sees": config.sees,
-        "seed": config.seed,
-        "arm": config.arm,
-        "init": config.recipe.init,
-        "updates": run.update,
-        "epoch": run.epoch,
-        "samples": {name: len(getattr(run.splits, name)) for name in SPLITS},
-        "world_size": accelerator.num_processes,
-        "micro_batch": run.shares.micro_batch,
-        "precision": config.recipe.precision,
-        "metrics": metrics,
-        "timing": {"train_seconds": train_seconds, **run.record.stopwatch.spans()},
-        "initial_weights_sha": run.initial_weights_sha,
-        "batch_order_sha": run.plan.sha(run.update),
-        "final_weights_sha": sha,
-        "rollbacks": run.rollbacks,
-        "snapshots": run.snapshots(),
-        "notes": [*run.notes, *notes],
-        "versions": versions(),
-        "machine": machine(),
-        "code": code()._asdict(),
-        "device": str(accelerator.device.type),
-        "argv": sys.argv,
-    }
-
-
-@contextmanager
-def _stop_on_signal(run: Run) -> Iterator[None]:
-    """On SIGTERM and SIGINT finish the update, save and return; a second signal acts at once."""
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def ask(*_: Any) -> None:
-        run.stop_asked = True
-        restore()
-
-    for number in previous:
-        signal.signal(number, ask)
-    try:
-        yield
-    finally:
-        restore()
+    test = {} if run.diverged else evaluate(run, "test")
+    return result_of(run, train_seconds, sha, notes, test)

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from toolkit.records.result import Result
 from toolkit.report import tables, text
 from toolkit.report.figure_data import sections
 from toolkit.report.figure_data.panels import CLOCKS
@@ -47,7 +48,7 @@ def render(analysis: Analysis) -> str:
         notes=_notes(runs),
         settings=_settings(runs),
         machines=_machines(runs),
-        commits=Counter(code["commit"] for run in runs if (code := run.code)["commit"]),
+        commits=Counter(commit for run in runs if (commit := run.result.code.commit)),
         source=shlex.quote(str(analysis.study.plan.get("source", analysis.study.name))),
         swept=any(_trained_by(run.result) is None for run in runs),
         commands=commands(runs),
@@ -83,17 +84,16 @@ def _arguments(run: RunRecord) -> tuple[str | None, ...]:
         return tuple(
             None if flag == "--seed" else word for flag, word in zip(before, given, strict=True)
         )
-    flags = [f"{result['task']}/{result['model']}@{result['recipe']}", "--seed", None]
-    flags += ["--arm", str(result["arm"])]
-    if run.config.get("sees", "training") != "training":
-        flags += ["--sees", str(run.config["sees"])]
+    flags = [result.pair, "--seed", None, "--arm", str(result.arm)]
+    if result.sees != "training":
+        flags += ["--sees", result.sees]
     for name in ("read_every", "eval_every"):
         if run.config.get(name) is not None:
             flags += [_flag(name), str(run.config[name])]
-    for name, value in result["recipe_settings"].items():
+    for name, value in result.recipe_settings.items():
         flags += [_flag("recipe", name), str(value)]
-    flags.append(f"schedule:{result['schedule']}")
-    for name, value in result.get("schedule_config", {}).items():
+    flags.append(f"schedule:{result.schedule}")
+    for name, value in result.schedule_config.items():
         values = value if isinstance(value, list) else [value]
         flags += [_flag("schedule", name), *map(str, values)]
     return tuple(flags)
@@ -103,9 +103,9 @@ def _flag(*names: str) -> str:
     return "--" + ".".join(name.replace("_", "-") for name in names)
 
 
-def _trained_by(result: Mapping[str, Any]) -> list[str] | None:
+def _trained_by(result: Result) -> list[str] | None:
     """The arguments that ``toolkit.train`` was called with; None for a run of a sweep."""
-    program, *arguments = result["argv"] or [""]
+    program, *arguments = result.argv or ("",)
     if Path(program).name == "toolkit" and arguments[:1] == ["train"]:
         return arguments[1:]
     return arguments if Path(program).name == "train.py" else None
@@ -124,7 +124,7 @@ def _settings(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
     found = [
         (
             name.replace("_", " "),
-            ", ".join(_distinct(str(run.result.get(name, "")) for run in runs)),
+            ", ".join(_distinct(str(getattr(run.result, name)) for run in runs)),
         )
         for name in RUN_FACTS
     ]
@@ -135,7 +135,7 @@ def _notes(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
     """What a reader of the results should know -> the pairs that it concerns."""
     found: dict[str, list[str]] = {}
     for run in runs:
-        for note in run.result.get("notes", ()):
+        for note in run.result.notes:
             pairs = found.setdefault(note, [])
             if (label := text.pair_label(run.group.pair)) not in pairs:
                 pairs.append(label)
@@ -143,7 +143,7 @@ def _notes(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
 
 
 def _machines(runs: Sequence[RunRecord]) -> list[str]:
-    machines = (run.result.get("machine", {}).items() for run in runs)
+    machines = (run.result.machine.items() for run in runs)
     return _distinct(
         ", ".join(f"{name} {value}" for name, value in items) for items in machines if items
     )

@@ -207,12 +207,12 @@ def _target_row(group: Group, runs: Sequence[RunRecord], target: float) -> Targe
         run.seed: stats.first_reaching(run.validation.value, run.validation.update, target)
         for run in runs
     }
-    each = {run.seed: run.training_seconds / run.result["updates"] for run in runs}
+    each = {run.seed: run.training_seconds / run.result.updates for run in runs}
     return TargetRow(
         group=group,
         target=target,
         updates=updates,
         seconds={seed: count * each[seed] for seed, count in updates.items()},
         budgets={run.seed: run.training_seconds for run in runs},
-        update_budgets={run.seed: float(run.result["updates"]) for run in runs},
+        update_budgets={run.seed: float(run.result.updates) for run in runs},
     )

@@ -10,12 +10,12 @@ import numpy as np
 
 from toolkit import stats
 from toolkit.errors import ConfigError
+from toolkit.records.result import RESULT, SPANS
 from toolkit.report.numbers.aggregate import Members, Overall, TargetRow, overall, target_rows
 from toolkit.report.numbers.caveats import warnings
 from toolkit.report.numbers.load import Group, RunRecord, StudyRecord
 from toolkit.report.numbers.rates import RateRow, TunedRow, rate_rows, tuned_rows
 
-SPANS = ("data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint")
 DEFAULT_ROPE = 0.5
 EQUAL_SHARE = 0.05
 """Two arms of one schedule of which more pairs are the same run prove nothing."""
@@ -164,7 +164,7 @@ def analyse(study: StudyRecord) -> Analysis:
         metrics=metrics,
         groups=[_group_row(group, runs) for group, runs in members.items()],
         family=_family(study.plan, members),
-        versions=_distinct([run.result["versions"] for run in study.runs]),
+        versions=_distinct([run.result.versions for run in study.runs]),
         exploratory=_exploratory(study.plan, members, reference),
         targets=targets,
         overall=overall(members, targets, reference),
@@ -186,7 +186,7 @@ def _rope(plan: Mapping[str, Any], pair: str) -> float:
 def _group_row(group: Group, runs: Sequence[RunRecord]) -> GroupRow:
     scores = {run.seed: run.score for run in runs}
     counts = [len(run.actions) for run in runs]
-    timing = [run.result["timing"] for run in runs]
+    timing = [run.result.timing.spans for run in runs]
     return GroupRow(
         group=group,
         scores=scores,
@@ -286,7 +286,7 @@ def _problem(pairs: int, same: int) -> str:
 
 
 def _is_same_run(a: RunRecord, b: RunRecord) -> bool:
-    return bool(a.result["final_weights_sha"] == b.result["final_weights_sha"])
+    return bool(a.result.final_weights_sha == b.result.final_weights_sha)
 
 
 def _seconds_ratio(a: Sequence[RunRecord], b: Sequence[RunRecord]) -> float:
@@ -305,9 +305,9 @@ def _check_pairing(a: RunRecord, b: RunRecord) -> None:
     else:
         keys = ["initial_weights_sha", "batch_order_sha"]
     for key in keys:
-        if a.result[key] != b.result[key]:
+        if getattr(a.result, key) != getattr(b.result, key):
             raise ConfigError(
-                f"{a.folder / 'result.json'} and {b.folder / 'result.json'} have the same seed but "
+                f"{a.folder / RESULT} and {b.folder / RESULT} have the same seed but "
                 f"another {key}: they cannot be paired; repeat both with --fresh in one environment"
             )
 

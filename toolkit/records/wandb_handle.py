@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from toolkit.process import DONE, FAILED
-from toolkit.records.wandb_mirror import SAYS
+from toolkit.records.wandb_mirror import STATUS_PREFIX
 
 STUCK_SECONDS = 10
 OPEN_AT_END_SECONDS = 1.5
@@ -52,8 +52,8 @@ class Mirror:
             lines = self._log.read_text(errors="replace").splitlines()
         except OSError:  # somebody removed the run's folder
             return ""
-        said = [line for line in lines if line.startswith(SAYS)]
-        return said[-1].removeprefix(SAYS) if said else ""
+        statuses = [line for line in lines if line.startswith(STATUS_PREFIX)]
+        return statuses[-1].removeprefix(STATUS_PREFIX) if statuses else ""
 
     @property
     def stuck(self) -> bool:

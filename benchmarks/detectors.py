@@ -10,6 +10,7 @@ usage: python benchmarks/detectors.py [--streams 2000]
 import argparse
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def cut_at(losses: Sequence[float]) -> int | None:
     return None
 
 
-def open_ended(losses: Sequence[float]) -> Iterator[tuple[object, float]]:
+def open_ended(losses: Sequence[float]) -> Iterator[tuple[Any, float]]:
     """The memories and factors of a run without a known end, after each reading."""
     schedule = Adaptive()
     memory = schedule.inform(schedule.start(0.1), Facts(None, pretrained=False, restores=True))

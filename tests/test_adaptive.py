@@ -34,7 +34,7 @@ def drive(
     """Memories and factors; ``losses`` is a list, or a function of (update in trial, factor)."""
     memory, total = begin(schedule, facts, lr), facts.total_updates
     trace, began = [], 0
-    count = updates or (len(losses) if isinstance(losses, list) else total)
+    count = updates or (len(losses) if isinstance(losses, list) else total or 0)
     for update in range(1, count + 1):
         factor = schedule.factor(memory, (update - 1) / total if total else 0.0)
         loss = losses[update - 1] if isinstance(losses, list) else losses(update - began, factor)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def declare(study: Path, **plan: object) -> Path:
 
 def test_every_run_is_a_row(tmp_path: Path) -> None:
     write_run(tmp_path, "plan", 3, 92.0)
-    lost = {"status": "diverged", "metrics": {"test": {}, "validation": {}}}
+    lost: dict[str, Any] = {"status": "diverged", "metrics": {"test": {}, "validation": {}}}
     write_run(tmp_path, "plan", 4, 50.0, updates=20, **lost)
     analysis = analyse(load_study(tmp_path))
     good, bad = analysis.seeds
@@ -44,7 +45,7 @@ def test_times_are_judged_like_a_metric(tmp_path: Path) -> None:
 
 def test_the_time_of_a_diverged_run_is_infinite(tmp_path: Path) -> None:
     study = write_study(tmp_path / "mine")
-    lost = {"status": "diverged", "metrics": {"test": {}, "validation": {}}}
+    lost: dict[str, Any] = {"status": "diverged", "metrics": {"test": {}, "validation": {}}}
     write_run(study, "plan", 8, 0, **lost)
     write_run(study, "cosine", 8, 90.0)
     (row,) = analyse(load_study(study)).family
@@ -288,7 +289,7 @@ def test_what_lies_between_two_attempts_is_not_the_runs_time(tmp_path: Path) -> 
     ],
 )
 def test_a_result_that_no_run_writes_is_refused(
-    tmp_path: Path, changes: dict[str, object], named: str
+    tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
     write_run(tmp_path, "plan", 0, 92.0, **changes)
     with pytest.raises(ConfigError, match=rf"result.json: {named}.* cannot be what a run writes"):

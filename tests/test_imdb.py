@@ -208,6 +208,7 @@ def test_an_encoder_trains_from_a_folder(root: Path, real_data: Path) -> None:
     run = build(parse([f"imdb/{folder}", *flags, "schedule:linear"]), root / "runs")
     result = loop.fit(run)
     loop.release(run)
+    assert result is not None
     assert set(result.metrics.test) == {"f1", "accuracy"}
     assert result.init == "pretrained"
     assert not result.notes

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def config(*flags: str) -> RunConfig:
 
 
 @pytest.fixture
-def fit(tmp_path: Path) -> Iterator[Any]:
+def fit(tmp_path: Path) -> Callable[[RunConfig], tuple[Result | None, list[dict[str, Any]]]]:
     """Build and fit a run in an empty folder."""
 
     def run(cfg: RunConfig) -> tuple[Result | None, list[dict[str, Any]]]:
@@ -238,8 +238,8 @@ def test_the_trace_is_the_same_with_and_without_mirror_and_progress_bar(fit: Any
 
 
 def test_clipping_bounds_the_update(tmp_path: Path) -> None:
-    flags = ("--recipe.optimizer", "sgd", "--recipe.momentum", "0", "--recipe.weight-decay", "0")
-    flags += ("--recipe.clip", "0.001", "--recipe.updates", "1", "--recipe.lr", "1")
+    flags = ["--recipe.optimizer", "sgd", "--recipe.momentum", "0", "--recipe.weight-decay", "0"]
+    flags += ["--recipe.clip", "0.001", "--recipe.updates", "1", "--recipe.lr", "1"]
     built = build(config(*flags, "schedule:constant"), tmp_path)
     before = torch.cat([weight.detach().flatten() for weight in built.model.parameters()]).clone()
     loop.fit(built)

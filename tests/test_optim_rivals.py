@@ -64,6 +64,7 @@ def test_it_learns_with_the_rates_of_the_schedule(optimizer: str, tmp_path: Path
         [base * min(u / 6, 1) for u in range(60)]
     )
     assert log[-1]["loss"] < 0.6 * log[0]["loss"]
+    assert result is not None
     assert result.metrics.test["accuracy"] > 50
     assert RIVALS[optimizer][0] in result.versions
 
@@ -85,6 +86,8 @@ def test_interrupted_inside_it_continues_to_the_same_weights(
         assert loop.fit(run) is None
     with built(cfg, tmp_path) as run:
         again = loop.fit(run)
+    assert again is not None
+    assert whole is not None
     assert again.final_weights_sha == whole.final_weights_sha
     assert again.metrics == whole.metrics
 
@@ -147,8 +150,9 @@ def test_schedule_free_is_judged_with_the_batch_statistics_of_its_average(tmp_pa
             loop.fit(run)
         run.optimizer.eval()
         ids = MicroBatches(run.plan, 0, 1, 32, 0, 25)
+        task: Any = run.task
         images = (run.splits.train.__getitems__(batch)["image"] for batch in ids)
-        update_bn((run.task.normalise(batch, run.model) for batch in images), run.model)
+        update_bn((task.normalise(batch, run.model) for batch in images), run.model)
         expected, average = buffers(run), weights(run)
     for name, value in evaluated[-1].items():
         assert torch.allclose(value, expected[name], rtol=1e-4, atol=1e-5), name

@@ -4,6 +4,7 @@ import json
 import shlex
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -121,8 +122,8 @@ def test_a_reader_learns_what_was_scored_on_how_much_and_whence_the_rates_are(
     for seed in range(6):
         for schedule in ("plan", "cosine"):
             metrics = {"test": {"f1": 80.0 + seed}, "validation": {"f1": 79.0}}
-            told = {"metrics": metrics, "samples": sizes, "argv": ["sweep.py"]}
-            write_run(tmp_path, schedule, seed, 0.0, **told)
+            changes: dict[str, Any] = {"metrics": metrics, "samples": sizes, "argv": ["sweep.py"]}
+            write_run(tmp_path, schedule, seed, 0.0, **changes)
     plan = {**shipped.headline_cpu().to_json(), "family": [], "pairs": {}, "left_out": {}}
     plan["source"] = "my studies.py:mine"
     (tmp_path / "study.json").write_text(json.dumps(plan))

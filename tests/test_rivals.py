@@ -119,8 +119,13 @@ def test_it_judges_the_mean_of_a_stretch(
     kind: Any, every: Any, judged: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
+
+    def judge(self: object, memory: Any, loss: float) -> Any:
+        seen.append(loss)
+        return memory
+
     schedule = kind(every=every)
-    monkeypatch.setattr(kind, "_judge", lambda self, memory, loss: seen.append(loss) or memory)
+    monkeypatch.setattr(kind, "_judge", judge)
     memory = schedule.start(0.1)
     for reading in readings([1.0, 1.0, 3.0, 3.0, 3.0, 3.0, math.nan, 3.0, 3.0]):
         memory = schedule.observe(memory, reading)

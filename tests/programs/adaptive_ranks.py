@@ -8,6 +8,7 @@ usage: adaptive_ranks.py OUT
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
@@ -36,7 +37,7 @@ def train(split_batches):
     prepared = accelerator.prepare(lr)
     meter = LossMeter(accelerator)
     generator = torch.Generator().manual_seed(rank)
-    seen = {"rates": [], "actions": [], "local": [], "losses": []}
+    seen: dict[str, Any] = {"rates": [], "actions": [], "local": [], "losses": []}
     update = 0
     while update < UPDATES:
         for _ in range(2):

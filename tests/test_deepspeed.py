@@ -154,7 +154,7 @@ def test_a_checkpoint_of_other_ranks_is_refused() -> None:
     """Under DeepSpeed alone: elsewhere all of a checkpoint is on every rank."""
     for kind, refused in ((DistributedType.DEEPSPEED, True), (DistributedType.NO, False)):
         run: Any = SimpleNamespace(
-            accelerator=SimpleNamespace(distributed_type=kind), shares=SimpleNamespace(ranks=1)
+            accelerator=SimpleNamespace(distributed_type=kind), batch_split=SimpleNamespace(ranks=1)
         )
         checkpoint.check_world_size(run, Path("update-3"), 1)
         with pytest.raises(RunError, match="is of 2 ranks") if refused else nullcontext():

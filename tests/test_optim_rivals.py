@@ -20,7 +20,7 @@ from toolkit.training import checkpoint, loop
 from toolkit.training.batches import MicroBatches
 from toolkit.training.build import Run, build
 from toolkit.training.optim import build_optimizer
-from toolkit.training.ranks import Shares, make_accelerator
+from toolkit.training.ranks import BatchSplit, make_accelerator
 
 RIVALS = {"schedule-free": ("schedulefree", "0.02"), "prodigy": ("prodigyopt", "1")}
 RESNET = "digits/resnetv2_micro@field"
@@ -175,7 +175,7 @@ def test_a_missing_package_is_one_clear_line(
 def test_deepspeed_is_refused(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(ConfigError, match=f"optimizer = {optimizer} does not work under DeepSpeed"):
-        make_accelerator(config(optimizer).recipe, Shares(1, 64, 1))
+        make_accelerator(config(optimizer).recipe, BatchSplit(1, 64, 1))
 
 
 def test_prodigy_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

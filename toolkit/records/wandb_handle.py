@@ -1,6 +1,7 @@
-"""The mirror of a run as its training process sees it: started, told of the end, and left behind.
+"""The training process's handle on the W&B mirror of its run: starts that process, and ends it.
 
-Nothing here waits for W&B while the run goes on; see ``wandb_mirror`` for what the process does.
+Nothing here waits for W&B while the run goes on. What the process itself does, to follow the run's
+files and send what they say, is in ``wandb_mirror``.
 """
 
 import atexit

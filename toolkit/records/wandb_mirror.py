@@ -1,4 +1,4 @@
-"""W&B at arm's length: a process of its own follows a run's files and mirrors them.
+"""The process that mirrors a run to W&B: it follows the run's files, and sends what they say.
 
 Training writes to disk and knows nothing of W&B. A dead network, a slow server or a full disk can
 stop or slow the mirror only, and every value that W&B shows is read from ``events.jsonl``.

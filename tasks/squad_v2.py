@@ -109,6 +109,7 @@ class SquadSplit(TokenSplit):
 class SquadV2(Task):
     """F1 of the official script at threshold 0 is the headline."""
 
+    rope = 0.5
     recipes: Mapping[str, Mapping[str, Recipe]] = {
         BERT_LARGE_WWM: {"field": BERT_LARGE, "plan": PLAN},
         "roberta-base": {"field": ROBERTA, "plan": PLAN},

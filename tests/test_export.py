@@ -13,7 +13,6 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 
 import toolkit
 from tests import hub
-from tests.fitting import fitted
 from toolkit import cli
 from toolkit.config import RunConfig, parse
 from toolkit.training import checkpoint, loop
@@ -170,19 +169,21 @@ def test_weights_that_share_memory_are_all_kept_and_continued(
     flags = ("--recipe.updates", "4", "--save-every", "2", "--eval-every", "2", *glove, *SILENT)
     config = parse(["imdb/lstm-glove", *flags])
     whole = as_cudnn_has_it(build(config, tmp_path / "whole"))
-    sha = fitted(whole).final_weights_sha
+    result = loop.fit(whole)
     loop.release(whole)
-    assert weights_sha(toolkit.trained(whole.folder).state_dict()) == sha
+    assert result is not None
+    assert weights_sha(toolkit.trained(whole.folder).state_dict()) == result.final_weights_sha
     stopped = as_cudnn_has_it(build(config, tmp_path / "again"))
 
     def stop_after_the_second(run: Run) -> None:
         run.stop_asked = run.update == 2
 
     stopped.after_update.append(stop_after_the_second)
-    assert loop.fit(stopped) is None  # pre-empted
+    assert loop.fit(stopped) is None
     loop.release(stopped)
     again = as_cudnn_has_it(build(config, tmp_path / "again"))
-    assert fitted(again).final_weights_sha == sha
+    assert (end := loop.fit(again)) is not None
+    assert end.final_weights_sha == result.final_weights_sha
     loop.release(again)
 
 

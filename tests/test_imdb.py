@@ -22,7 +22,6 @@ from transformers import (
 )
 
 from tests import hub
-from tests.fitting import fitted
 from tests.hub import WORDS, write_split
 from toolkit import task
 from toolkit.config import parse, resolve
@@ -207,8 +206,9 @@ def test_an_encoder_trains_from_a_folder(root: Path, real_data: Path) -> None:
     folder = tiny_bert(root / "tiny", real_data)
     flags = ["--recipe.updates", "3", "--wandb", "off", "--progress", "False"]
     run = build(parse([f"imdb/{folder}", *flags, "schedule:linear"]), root / "runs")
-    result = fitted(run)
+    result = loop.fit(run)
     loop.release(run)
+    assert result is not None
     assert set(result.metrics.test) == {"f1", "accuracy"}
     assert result.init == "pretrained"
     assert not result.notes

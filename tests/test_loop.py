@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.fitting import fitted
 from toolkit.config import RunConfig, parse, run_folder
 from toolkit.errors import ConfigError
 from toolkit.records.result import Result, read_result
@@ -22,7 +21,7 @@ from toolkit.schedules import Adaptive, Constant, Plan, memory_to_json
 from toolkit.schedules.reading import Decision, Facts, Reading
 from toolkit.training import loop
 from toolkit.training.build import Run, build
-from toolkit.training.ranks import Shares, cut, make_accelerator
+from toolkit.training.ranks import BatchSplit, make_accelerator, split_global_batch
 
 
 def config(*flags: str) -> RunConfig:
@@ -32,13 +31,13 @@ def config(*flags: str) -> RunConfig:
 
 
 @pytest.fixture
-def fit(tmp_path: Path) -> Callable[[RunConfig], tuple[Result, list[dict[str, Any]]]]:
+def fit(tmp_path: Path) -> Callable[[RunConfig], tuple[Result | None, list[dict[str, Any]]]]:
     """Build and fit a run in an empty folder."""
 
-    def run(cfg: RunConfig) -> tuple[Result, list[dict[str, Any]]]:
+    def run(cfg: RunConfig) -> tuple[Result | None, list[dict[str, Any]]]:
         built = build(cfg, tmp_path)
         try:
-            result = fitted(built)
+            result = loop.fit(built)
         finally:
             loop.release(built)
         lines = (built.folder / "events.jsonl").read_text().splitlines()
@@ -336,15 +335,15 @@ def test_a_batch_that_cannot_be_cut_is_refused(
 
 def test_a_global_batch_that_does_not_divide_over_the_ranks_is_refused() -> None:
     with pytest.raises(ConfigError, match="global_batch = 63 does not divide over 2 ranks"):
-        cut(63, None, 2)
-    assert cut(64, 8, 2) == (2, 8, 4)
-    assert cut(64, 16, 8) == (8, 8, 1)
+        split_global_batch(63, None, 2)
+    assert split_global_batch(64, 8, 2) == (2, 8, 4)
+    assert split_global_batch(64, 16, 8) == (8, 8, 1)
 
 
 def test_processes_that_accelerate_does_not_see_are_refused() -> None:
     # Each would believe to be alone and write the same files.
     with pytest.raises(ConfigError, match="started 2 processes, but Accelerate sees 1"):
-        make_accelerator(config().recipe, Shares(2, 32, 1))
+        make_accelerator(config().recipe, BatchSplit(2, 32, 1))
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +351,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     with pytest.raises(ConfigError, match=r"8 processes for 4 GPUs: .*--num_processes 4"):
-        make_accelerator(config().recipe, Shares(8, 8, 1))
+        make_accelerator(config().recipe, BatchSplit(8, 8, 1))
 
 
 def test_a_reading_without_a_finite_loss_reaches_the_schedule(fit: Any) -> None:

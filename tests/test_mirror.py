@@ -292,7 +292,7 @@ def test_the_training_process_does_not_wait_for_the_mirror(tmp_path: Path) -> No
 def test_events_are_told_under_fixed_names() -> None:
     reading: dict[str, Any] = {"update": 1, "epoch": 0.1, "loss": None, "count": 0, "nonfinite": 1}
     reading |= {"lr": 0.1, "lrs": [0.1, 0.01], "factor": 1.0, "pattern": "spike", "t": 5}
-    reading |= {"action": "rollback", "statistic": 9.0, "reason": "it rose"}
+    reading |= {"statistic": 9.0, "action": "rollback", "reason": "it rose"}
     assert values(event_of(reading, "")) == {"lr": 0.1, "lr/group_1": 0.01, "factor": 1.0}
     assert decision(event_of(reading, ""))["pattern"] == "spike"
     assert decision(event_of(reading | {"action": "hold"}, "")) == {}

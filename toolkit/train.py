@@ -105,10 +105,10 @@ def _failure(error: Exception, folder: Path, update: int, rank: int) -> RunError
 
 
 def _announce(run: Any, threads: int) -> None:
-    recipe, shares = run.config.recipe, run.shares
+    recipe, split = run.config.recipe, run.batch_split
     print(
-        f"{run.config.target}: {run.budget} updates of {recipe.global_batch} = {shares.ranks} "
-        f"ranks x {shares.accumulation} micro-batches x {shares.micro_batch}, {recipe.precision} "
+        f"{run.config.target}: {run.budget} updates of {recipe.global_batch} = {split.ranks} "
+        f"ranks x {split.accumulation} micro-batches x {split.micro_batch}, {recipe.precision} "
         f"on {run.accelerator.device.type}, {threads} threads a rank; {run.folder}",
         *(f"note: {note}" for note in run.notes),
         sep="\n",

@@ -1,4 +1,8 @@
-"""Recorded losses, from whatever wrote them down, as readings."""
+"""Losses that were recorded, by a run of this toolkit or another program, as readings.
+
+``load`` takes a run's ``events.jsonl``, a CSV file, and ``trainer_state.json`` of Hugging Face's
+Trainer: what ``toolkit replay`` and ``toolkit explain`` work on.
+"""
 
 import csv
 import io

@@ -108,9 +108,10 @@ def check_world_size(run: Run, path: Path, saved: int) -> None:
     Raises:
         RunError: if the checkpoint at ``path``, of ``saved`` ranks, cannot be continued here.
     """
-    if run.accelerator.distributed_type == DistributedType.DEEPSPEED and saved != run.shares.ranks:
+    ranks = run.batch_split.ranks
+    if run.accelerator.distributed_type == DistributedType.DEEPSPEED and saved != ranks:
         raise RunError(
-            f"{path} is of {saved} ranks, these are {run.shares.ranks}: DeepSpeed's checkpoints "
+            f"{path} is of {saved} ranks, these are {ranks}: DeepSpeed's checkpoints "
             f"continue on as many as wrote them; use {saved}, or --fresh to start over"
         )
 

@@ -21,7 +21,7 @@ from toolkit.schedules.adaptive.detect import (
     oscillation,
     trend,
 )
-from toolkit.schedules.reading import Facts, Reading
+from toolkit.schedules.reading import Decision, Facts, Reading
 
 READINGS, LONG = 400, 1600
 PHIS = (0.0, 0.5, 0.8, 0.9)
@@ -69,19 +69,20 @@ def called_oscillation(streams: np.ndarray) -> float:
 
 def cut_at(losses: Sequence[float]) -> int | None:
     """The reading at which an open-ended run is first cut for a plateau; None if it never is."""
-    for update, (memory, _) in enumerate(open_ended(losses), 1):
-        if (memory.decision.pattern, memory.decision.action) == ("plateau", "cut"):
+    for update, (decision, _) in enumerate(open_ended(losses), 1):
+        if (decision.pattern, decision.action) == ("plateau", "cut"):
             return update
     return None
 
 
-def open_ended(losses: Sequence[float]) -> Iterator[tuple[object, float]]:
-    """The memories and factors of a run without a known end, after each reading."""
+def open_ended(losses: Sequence[float]) -> Iterator[tuple[Decision, float]]:
+    """The decision on each reading of a run without a known end, and the factor after it."""
     schedule = Adaptive()
-    memory = schedule.inform(schedule.start(0.1), Facts(None, pretrained=False, restores=True))
+    memory, _ = schedule.start(0.1, Facts(can=frozenset({"restore"})))
     for update, loss in enumerate(losses, 1):
-        memory = schedule.observe(memory, Reading(update, update / 100, loss, 64.0, 0))
-        yield memory, schedule.factor(memory, 0.0)
+        reading = Reading(update, update / 100, loss, 64.0, 0)
+        memory, decision = schedule.observe(memory, reading)
+        yield decision, schedule.factor(memory, 0.0)
 
 
 def share(hits: Iterator[bool]) -> float:

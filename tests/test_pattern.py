@@ -69,9 +69,9 @@ def test_noise_never_raises_without_bound(phi: float) -> None:
 def test_a_spike_in_a_descent_is_no_plateau_and_no_rollback() -> None:
     row = falling(noise(1, LONG, 0.5, seed=8))[0] + 20
     row[700:702] += 30
-    for memory, _ in open_ended(row.tolist()):
-        assert (memory.decision.pattern, memory.decision.action) != ("plateau", "cut")
-        assert memory.decision.action != "rollback"
+    for decision, _ in open_ended(row.tolist()):
+        assert (decision.pattern, decision.action) != ("plateau", "cut")
+        assert decision.action != "rollback"
 
 
 def test_flat_negative_losses_are_cut() -> None:

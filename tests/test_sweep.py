@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from toolkit.config import RunConfig
 from toolkit.errors import ConfigError
 from toolkit.records import provenance
 from toolkit.report.numbers.load import load_study
+from toolkit.schedules import OpenEnded
 from toolkit.studies import costs, shipped, worker
 from toolkit.studies.study import Contrast, Study
 
@@ -276,6 +278,9 @@ def test_a_study_refuses_what_it_cannot_judge() -> None:
     auto = config.recipe.__class__(**{**vars(config.recipe), "precision": "auto"})
     with pytest.raises(ConfigError, match=r"recipe.precision = auto"):
         Study("demo", "?", (RunConfig(target=config.target, recipe=auto, study="demo"),))
+    endless = replace(config, schedule=OpenEnded())
+    with pytest.raises(ConfigError, match="open-ended, which begins its last anneal where cuts"):
+        Study("demo", "?", (endless,))
     with pytest.raises(ConfigError, match=r"greedy \(arm 0\) on .* of which there is no run"):
         Study("demo", "?", study.configs, (Contrast(config.target, 0.01, "greedy", "cosine"),))
     with pytest.raises(ConfigError, match="has study = 'demo'"):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union
 from toolkit import task, userfile
 from toolkit.errors import ConfigError, unknown
 from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of
+from toolkit.schedules.simulate import CHANGED, check_protocol, needs_of
 from toolkit.task import Recipe
 
 DEFAULT_SCHEDULE = Cosine()
@@ -61,10 +62,11 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"{name} = {value}: it must be {bound} or above")
-        if self.sees == "validation" and hasattr(self.schedule, "inform"):
+        if self.sees == "validation" and (needs := needs_of(self.schedule)):
             raise ValueError(
                 f"sees = validation: {schedule_name(self.schedule)} may ask for more than an LR "
-                "(it has 'inform'), for which it needs the training loss of every update"
+                f"(it needs {', '.join(sorted(needs))}), and rests on the training loss of every "
+                "update"
             )
         if not self.study or set(self.study) & set("/\\"):
             raise ValueError(f"study = '{self.study}': it is the name of a folder below runs/")
@@ -74,6 +76,20 @@ NOT_PART_OF_THE_EXPERIMENT = ("save_every", "keep_weights", "study", "wandb", "p
 LATER_DEFAULTS = {"sees": "training"}
 """Fields that older stored configurations lack. At these values they are not in a run id."""
 NOT_PART_OF_THE_RECIPE = ("micro_batch", "eval_batch")
+RETIRED: Mapping[str, Mapping[str, Any]] = {
+    "adaptive": {
+        "window": 400,
+        "plateau": "auto",
+        "oscillation": "auto",
+        "raises": "auto",
+        "cut": 0.5,
+        "calm": 0.7,
+        "lift": 1.5,
+        "most_raises": 4,
+    }
+}
+"""Settings that schedules once had, at the values they still go by. They enter the run id, so that
+earlier ids stay valid. At other values they are settings of the schedule open-ended now."""
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -209,11 +225,23 @@ def schedule_from_json(stored: Mapping[str, Any]) -> Schedule[Any]:
     Raises:
         ConfigError: if it, or one of its settings, is unknown to this version.
     """
+    kept = without_retired(stored["name"], stored["fields"])
+    if left := [field for field in RETIRED.get(stored["name"], ()) if field in kept]:
+        raise ConfigError(
+            f"stored schedule of another version: {stored['name']} no longer has {left[0]} "
+            f"({kept[left[0]]} here); it is a setting of the schedule open-ended"
+        )
     try:
-        schedule: Schedule[Any] = _schedule_class(stored["name"])(**_tuples(stored["fields"]))
+        schedule: Schedule[Any] = _schedule_class(stored["name"])(**_tuples(kept))
     except TypeError as error:
         raise ConfigError(f"stored schedule of another version: {error}") from error
     return schedule
+
+
+def without_retired(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The stored settings of a schedule, without those of ``RETIRED`` at their values there."""
+    retired = RETIRED.get(name, {})
+    return {k: v for k, v in settings.items() if k not in retired or v != retired[k]}
 
 
 def _experiment(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,7 +249,10 @@ def _experiment(data: Mapping[str, Any]) -> dict[str, Any]:
     kept = {k: v for k, v in data.items() if k not in NOT_PART_OF_THE_EXPERIMENT}
     kept = {k: v for k, v in kept.items() if v != LATER_DEFAULTS.get(k, ...)}
     recipe = {k: v for k, v in data["recipe"].items() if k not in NOT_PART_OF_THE_RECIPE}
-    experiment: dict[str, Any] = json.loads(json.dumps({**kept, "recipe": recipe}))
+    schedule = data["schedule"]
+    settings = {**RETIRED.get(schedule["name"], {}), **schedule["fields"]}
+    kept |= {"recipe": recipe, "schedule": {**schedule, "fields": settings}}
+    experiment: dict[str, Any] = json.loads(json.dumps(kept))
     return experiment
 
 
@@ -295,7 +326,14 @@ def _schedule_class(name: str) -> type:
             raise unknown("schedule", name, SCHEDULES)
         return SCHEDULES[name]
     path, _, attribute = name.rpartition(":")
-    kind: type = userfile.attribute_of("schedule", path, attribute)
+    try:
+        kind: type = userfile.attribute_of("schedule", path, attribute)
+    except ConfigError as error:
+        cause = error.__cause__
+        if isinstance(cause, ImportError) and (cause.name or "").startswith("toolkit."):
+            raise ConfigError(f"{error}; {CHANGED}") from error
+        raise
+    check_protocol(kind, f"schedule file '{path}', {attribute}")
     kind.toolkit_source = name  # type: ignore[attr-defined]
     return kind
 

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from toolkit.config import RunConfig, schedule_name, to_json
-from toolkit.records.events import VALIDATION_READING, to_event
+from toolkit.records.events import to_event
 from toolkit.records.wandb_handle import Mirror, start_mirror
 from toolkit.schedules.reading import Decision, Reading
 
@@ -127,8 +127,7 @@ class Recorder:
         self, reading: Reading, decision: Decision, rates: list[float], factor: float
     ) -> None:
         """Log a validation loss that the schedule saw, and what it made of it."""
-        event = to_event(reading, decision, rates[0], factor)
-        self._write({"kind": VALIDATION_READING, **event, "t": time.time()})
+        self._write({**to_event(reading, decision, rates[0], factor), "t": time.time()})
 
     def evaluation(
         self, split: str, update: int, epoch: float, metrics: Mapping[str, float]

@@ -8,9 +8,9 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from toolkit.schedules._common import Every, Period, Ramp, accumulate, check, is_length
+from toolkit.schedules._common import Every, Period, accumulate, check, is_length
 from toolkit.schedules.plateau import Mode, is_better
-from toolkit.schedules.reading import HOLD, Anneal, Decision, Reading
+from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Reading
 
 
 class GreedyMemory(NamedTuple):
@@ -25,9 +25,6 @@ class GreedyMemory(NamedTuple):
         good, bad: judgements in a row with and without a new best.
         cooldown: judgements still to sit out.
         resets_in: cuts at the lower bound until everything starts again.
-        update: updates made at the last reading.
-        ramp: the anneal that was asked for.
-        decision: what was decided at the last reading.
     """
 
     base_lr: float = 0.0
@@ -40,9 +37,6 @@ class GreedyMemory(NamedTuple):
     bad: int = 0
     cooldown: int = 0
     resets_in: int = 0
-    update: int = 0
-    ramp: Ramp = Ramp()
-    decision: Decision = HOLD
 
 
 @dataclass(frozen=True)
@@ -104,23 +98,23 @@ class Greedy:
             },
         )
 
-    def start(self, base_lr: float) -> GreedyMemory:
-        return GreedyMemory(base_lr=base_lr, lr=base_lr, resets_in=self.reset_start)
+    def start(self, base_lr: float, facts: Facts) -> tuple[GreedyMemory, Decision]:
+        return self._fresh(base_lr), NO_ACTION
 
-    def observe(self, memory: GreedyMemory, reading: Reading) -> GreedyMemory:
+    def observe(self, memory: GreedyMemory, reading: Reading) -> tuple[GreedyMemory, Decision]:
         period, loss = accumulate(memory.period, reading, self.every)
-        memory = memory._replace(period=period, update=reading.update, decision=HOLD)
+        memory = memory._replace(period=period)
         if loss is None:
-            return memory
+            return memory, NO_ACTION
         if self.smooth:
             memory, loss = self._average(memory, loss)
         return self._judge(memory, loss)
 
     def factor(self, memory: GreedyMemory, progress: float) -> float:
-        return memory.lr / memory.base_lr * memory.ramp.factor(memory.update)
+        return memory.lr / memory.base_lr
 
-    def request(self, memory: GreedyMemory, event: Anneal) -> GreedyMemory:
-        return memory._replace(ramp=Ramp(memory.update, event.updates))
+    def _fresh(self, base_lr: float) -> GreedyMemory:
+        return GreedyMemory(base_lr=base_lr, lr=base_lr, resets_in=self.reset_start)
 
     def _average(self, memory: GreedyMemory, loss: float) -> tuple[GreedyMemory, float]:
         window = (*memory.window, None if math.isnan(loss) else loss)
@@ -133,31 +127,28 @@ class Greedy:
         kept = None if math.isnan(total) else total
         return memory._replace(window=window, total=kept), total / len(window)
 
-    def _judge(self, memory: GreedyMemory, loss: float) -> GreedyMemory:
+    def _judge(self, memory: GreedyMemory, loss: float) -> tuple[GreedyMemory, Decision]:
         if memory.cooldown:
-            return memory._replace(cooldown=memory.cooldown - 1, good=0, bad=0)
+            return memory._replace(cooldown=memory.cooldown - 1, good=0, bad=0), NO_ACTION
         if is_better(loss, memory.best, self.threshold, self.threshold_mode):
             memory = memory._replace(best=loss, good=memory.good + 1, bad=0)
         else:
             memory = memory._replace(good=0, bad=memory.bad + 1)
         if memory.good > self.patience:
             return self._raise(memory)
-        return self._cut(memory) if memory.bad > self.patience else memory
+        return self._cut(memory) if memory.bad > self.patience else (memory, NO_ACTION)
 
-    def _raise(self, memory: GreedyMemory) -> GreedyMemory:
+    def _raise(self, memory: GreedyMemory) -> tuple[GreedyMemory, Decision]:
         lr = min(memory.lr / self.cut, self.max_lr)
         lr = lr if lr - memory.lr > self.eps else memory.lr
         reason = f"{memory.good} new bests in a row, patience {self.patience}: "
         decision = _change("descent", float(memory.good), memory.lr, lr, reason)
-        return memory._replace(
-            lr=lr,
-            good=0,
-            cooldown=self.raise_cooldown,
-            resets_in=self.reset_start,
-            decision=decision,
+        memory = memory._replace(
+            lr=lr, good=0, cooldown=self.raise_cooldown, resets_in=self.reset_start
         )
+        return memory, decision
 
-    def _cut(self, memory: GreedyMemory) -> GreedyMemory:
+    def _cut(self, memory: GreedyMemory) -> tuple[GreedyMemory, Decision]:
         floor = max(self.min_lr, self.min_share * memory.base_lr)
         lr = max(memory.lr * self.cut, floor)
         lr = lr if memory.lr - lr > self.eps else memory.lr
@@ -165,15 +156,12 @@ class Greedy:
         reason = f"no new best in {memory.bad} judgements, patience {self.patience}: "
         if resets_in > 0:
             decision = _change("plateau", float(memory.bad), memory.lr, lr, reason)
-            memory = memory._replace(lr=lr, resets_in=resets_in, decision=decision)
+            memory = memory._replace(lr=lr, resets_in=resets_in)
         else:
             reason += f"{self.reset_start} times at the lower bound, the rule starts again, "
             decision = _change("plateau", float(memory.bad), memory.lr, memory.base_lr, reason)
-            fresh = self.start(memory.base_lr)
-            memory = fresh._replace(
-                period=memory.period, update=memory.update, ramp=memory.ramp, decision=decision
-            )
-        return memory._replace(bad=0, cooldown=self.cooldown)
+            memory = self._fresh(memory.base_lr)._replace(period=memory.period)
+        return memory._replace(bad=0, cooldown=self.cooldown), decision
 
 
 @dataclass(frozen=True)

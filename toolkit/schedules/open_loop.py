@@ -8,32 +8,25 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from toolkit.schedules._common import Ramp, check
-from toolkit.schedules.reading import HOLD, Anneal, Decision, Reading
+from toolkit.schedules._common import check
+from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Reading
 
 
 class OpenLoopMemory(NamedTuple):
-    """The last update seen and the anneal that was asked for."""
-
-    update: int = 0
-    ramp: Ramp = Ramp()
-    decision: Decision = HOLD
+    """Nothing: the LR follows from the progress alone."""
 
 
 class OpenLoop(ABC):
     """The shape that the subclass names."""
 
-    def start(self, base_lr: float) -> OpenLoopMemory:
-        return OpenLoopMemory()
+    def start(self, base_lr: float, facts: Facts) -> tuple[OpenLoopMemory, Decision]:
+        return OpenLoopMemory(), NO_ACTION
 
-    def observe(self, memory: OpenLoopMemory, reading: Reading) -> OpenLoopMemory:
-        return memory._replace(update=reading.update, decision=HOLD)
+    def observe(self, memory: OpenLoopMemory, reading: Reading) -> tuple[OpenLoopMemory, Decision]:
+        return memory, NO_ACTION
 
     def factor(self, memory: OpenLoopMemory, progress: float) -> float:
-        return self.shape(progress) * memory.ramp.factor(memory.update)
-
-    def request(self, memory: OpenLoopMemory, event: Anneal) -> OpenLoopMemory:
-        return memory._replace(ramp=Ramp(memory.update, event.updates))
+        return self.shape(progress)
 
     @abstractmethod
     def shape(self, progress: float) -> float:
@@ -57,7 +50,7 @@ class Warmed(OpenLoop):
 
     def factor(self, memory: OpenLoopMemory, progress: float) -> float:
         if progress < self.warmup:
-            return progress / self.warmup * memory.ramp.factor(memory.update)
+            return progress / self.warmup
         return super().factor(memory, progress)
 
     def _after_warmup(self, progress: float) -> float:

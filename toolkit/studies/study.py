@@ -8,6 +8,7 @@ from typing import Any
 from toolkit.config import RunConfig, schedule_name
 from toolkit.errors import ConfigError
 from toolkit.records.events import entrant
+from toolkit.schedules import OpenEnded
 
 ROPE = {"digits": 0.5, "cifar10": 0.2, "imdb": 0.3, "squad_v2": 0.5}
 """Points of the headline metric that do not matter in practice, by task. One image of the digits
@@ -74,6 +75,12 @@ class Study:
                 raise ConfigError(
                     f"study {self.name}: {config.target} has recipe.precision = auto, which "
                     "machines decide differently; name fp32 or bf16"
+                )
+            if isinstance(config.schedule, OpenEnded):
+                raise ConfigError(
+                    f"study {self.name}: {config.target} has schedule = "
+                    f"{schedule_name(config.schedule)}, which begins its last anneal where cuts "
+                    "stop paying, not by the budget that all runs of a study share"
                 )
             if config.study != self.name:
                 raise ConfigError(

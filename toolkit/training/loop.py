@@ -19,9 +19,10 @@ from torch import Tensor
 
 from toolkit.config import WEIGHTS, schedule_name, to_json
 from toolkit.errors import RunError
+from toolkit.records.events import decision_to_json
 from toolkit.records.provenance import code, machine, versions
 from toolkit.records.recorder import Recorder, Stopwatch
-from toolkit.schedules.reading import HOLD
+from toolkit.schedules.reading import NO_ACTION
 from toolkit.task import Batch, Split, parse_target
 from toolkit.training import checkpoint
 from toolkit.training.batches import MicroBatches, derive_seed, shares_of, training_loader
@@ -184,7 +185,7 @@ def _read(run: Run, rates: list[float], factor: float) -> str:
     """Reduce the loss and let the schedule decide: the same numbers on every rank."""
     with run.record.span("reading"):
         reading, run.stopping = run.meter.read(run.update, run.epoch, run.stop_asked)
-        decision = run.lr.observe(reading) if run.config.sees == "training" else HOLD
+        decision = run.lr.observe(reading) if run.config.sees == "training" else NO_ACTION
     run.nonfinite_readings = 0 if math.isfinite(reading.loss) else run.nonfinite_readings + 1
     run.rollbacks += decision.action == "rollback"
     run.record.reading(reading, decision, rates, factor)
@@ -203,6 +204,7 @@ def _read_validation(run: Run, rates: list[float], factor: float) -> None:
             if own:
                 meter.add(total, count)
         reading, _ = meter.read(run.update, run.epoch)  # waits for the device
+    reading = reading._replace(kind="validation")
     decision = run.lr.observe(reading)
     if decision.action not in ("hold", "raise", "cut", "anneal"):
         raise RunError(
@@ -309,13 +311,16 @@ def _resume(run: Run) -> None:
     path, state = found[0] or (None, {"update": 0})
     run.record = Recorder(run.folder, accelerator, run.config, run.budget, state["update"])
     if path is None:
-        facts, decision = run.lr.facts._asdict(), run.lr.memory.decision._asdict()
-        run.record.event("start", 0, epoch=0.0, **facts, **decision)
+        facts, decision = run.lr.facts.to_json(), decision_to_json(run.lr.decision)
+        run.record.event("start", 0, epoch=0.0, facts=facts, **decision)
         return
     _check_world_size(run, path, state["world_size"])
     snapshot = checkpoint.load(accelerator, path)
     run.update = run.saved = state["update"]
-    run.lr.load_state_dict({**state["lr"], "snapshot": snapshot})
+    try:
+        run.lr.load_state_dict({**state["lr"], "snapshot": snapshot})
+    except ValueError as error:
+        raise RunError(f"{path} cannot be continued: {error}; --fresh starts over") from error
     run.rollbacks = state["rollbacks"]
     run.initial_weights_sha = state["initial_weights_sha"]
     run.nonfinite_readings = state["nonfinite_readings"]

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.config import NOT_PART_OF_THE_RECIPE
+from toolkit.config import NOT_PART_OF_THE_RECIPE, without_retired
 from toolkit.errors import ConfigError
 from toolkit.records.events import VALIDATION_READING, entrant
 
@@ -210,6 +210,8 @@ def _is_run(folder: Path) -> bool:
 def _load_run(folder: Path) -> RunRecord:
     result = _read_json(folder / "result.json")
     _check_result(folder / "result.json", result)
+    settings = result.get("schedule_config", {})
+    result = {**result, "schedule_config": without_retired(result["schedule"], settings)}
     file = folder / "config.json"
     run = RunRecord(folder, result, _read_json(file) if file.exists() else {})
     begin, last = None, 0.0

@@ -14,7 +14,7 @@ from statistics import fmean, median
 from typing import NamedTuple
 
 from toolkit.schedules.adaptive.detect import spread_of
-from toolkit.schedules.reading import HOLD, Decision, Reading
+from toolkit.schedules.reading import NO_ACTION, Decision, Reading
 
 SPREADS = 12.0
 """Standard errors, of a reading or of a block's mean, above the highest of the recent blocks."""
@@ -96,7 +96,7 @@ def observe(guard: Guard, reading: Reading, size: int) -> tuple[Guard, Decision]
     if high and guard.high >= READINGS:
         reason = f"{READINGS} readings in a row, the last {high.reason}"
         return _strike(guard, True, "rising", high.statistic, reason)
-    decision = HOLD
+    decision = NO_ACTION
     if len(guard.block) >= size:
         guard, decision = _end_of_block(guard, size)
     return guard, high if high and decision.pattern == "none" else decision
@@ -120,13 +120,13 @@ def _end_of_block(guard: Guard, size: int) -> tuple[Guard, Decision]:
     if mean > limit:
         guard = guard._replace(block=(), high_blocks=guard.high_blocks + 1)
         if guard.high_blocks < BLOCKS:
-            return guard, HOLD
+            return guard, NO_ACTION
         reason = f"{BLOCKS} blocks in a row, the last {mean:.4g}, above {limit:.4g}"
         return _strike(guard, True, "rising", mean - min(guard.means), reason)
     usual = median(guard.means) if guard.means else mean
     guard = _learn(guard, mean, size)
     if mean > usual + guard.error:
-        return guard, HOLD
+        return guard, NO_ACTION
     if guard.strikes:
         scale = max(guard.scale * (CUT if guard.lasting else 1.0), LEAST_SCALE)
         guard = guard._replace(scale=scale, strikes=0, lasting=0)

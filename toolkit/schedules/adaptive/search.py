@@ -23,7 +23,7 @@ from statistics import fmean, pstdev
 from typing import NamedTuple
 
 from toolkit.schedules.adaptive.detect import spread_of
-from toolkit.schedules.reading import HOLD, Decision, Reading
+from toolkit.schedules.reading import NO_ACTION, Decision, Reading
 
 STEP = 0.5
 """Decades between neighbouring LRs."""
@@ -151,7 +151,7 @@ def observe(search: Search, reading: Reading, terms: Terms) -> tuple[Search, Dec
     length = SHORT if search.stage == "edge" else terms.long
     harmful = lost or _is_harmful(search, made >= length)
     if not harmful and made < length:
-        return search, HOLD
+        return search, NO_ACTION
     trial, search = search, _conclude(search, harmful, terms)
     said = _say(trial, search, harmful, made)
     left = terms.allowance - reading.update

@@ -364,6 +364,14 @@ def test_a_floor_raises_no_lr_that_the_search_found_too_high() -> None:
     assert schedule.factor(memory, 0.9) == pytest.approx(memory.search.factor)
 
 
+def test_yes_and_no_are_booleans_in_the_memory() -> None:
+    diverged = [healthy(update, 0) for update in range(1, 501)] + [5.0] * 5
+    memory = drive(Adaptive(search="off"), diverged, run_of(1000, pretrained=True))[-1][0]
+    stored = memory_to_json(memory)
+    assert stored["restores"] is stored["pretrained"] is True
+    assert memory.guard.lasting is True
+
+
 @pytest.mark.parametrize("total", [1, 2, 3, 10])
 def test_a_tiny_budget_wastes_no_update(total: int) -> None:
     schedule = Adaptive()

@@ -59,7 +59,7 @@ class Guard(NamedTuple):
     high_blocks: int = 0
     scale: float = 1.0
     strikes: int = 0
-    lasting: int = 0
+    lasting: bool = False
     rollbacks: int = 0
 
     @property
@@ -129,7 +129,7 @@ def _end_of_block(guard: Guard, size: int) -> tuple[Guard, Decision]:
         return guard, NO_ACTION
     if guard.strikes:
         scale = max(guard.scale * (CUT if guard.lasting else 1.0), LEAST_SCALE)
-        guard = guard._replace(scale=scale, strikes=0, lasting=0)
+        guard = guard._replace(scale=scale, strikes=0, lasting=False)
     return guard, Decision("none", None, "snapshot", f"block mean {mean:.4g}: a good state")
 
 
@@ -154,12 +154,12 @@ def _strike(
 ) -> tuple[Guard, Decision]:
     guard = guard._replace(block=() if lasting else guard.block, high=0, high_blocks=0)
     if lasting and guard.strikes >= MOST_RISING:
-        guard = guard._replace(means=(), spreads=(), strikes=0, lasting=0)
+        guard = guard._replace(means=(), spreads=(), strikes=0, lasting=False)
         reason = f"{why}, but {MOST_RISING} rollbacks did not help: the level is accepted"
         return guard, Decision(pattern, statistic, "hold", reason)
     guard = guard._replace(
         strikes=guard.strikes + 1,
-        lasting=int(guard.lasting or lasting),
+        lasting=guard.lasting or lasting,
         rollbacks=guard.rollbacks + 1,
     )
     return guard, Decision(pattern, statistic, "rollback", why)

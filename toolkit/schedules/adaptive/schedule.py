@@ -51,8 +51,8 @@ class AdaptiveMemory(NamedTuple):
 
     base_lr: float = 0.0
     total: int = 0
-    restores: int = 0
-    pretrained: int = 0
+    restores: bool = False
+    pretrained: bool = False
     search: Search = Search()
     began: int = 0
     update: int = 0
@@ -105,9 +105,7 @@ class Adaptive:
         if self.min_lr > base_lr:
             raise refusal("min_lr", self.min_lr, f"at most the base LR, {base_lr:g}")
         restores = "restore" in facts.can
-        memory = AdaptiveMemory(
-            base_lr, facts.budget or 0, int(restores), int(facts.init == "pretrained")
-        )
+        memory = AdaptiveMemory(base_lr, facts.budget or 0, restores, facts.init == "pretrained")
         if not restores:
             return memory, NO_ACTION
         if self._searches(facts):
@@ -177,7 +175,7 @@ class Adaptive:
 
     def _search(self, memory: AdaptiveMemory, reading: Reading) -> tuple[AdaptiveMemory, Decision]:
         terms = searching.terms(
-            memory.total, self.search_share, self.search == "auto", bool(memory.pretrained)
+            memory.total, self.search_share, self.search == "auto", memory.pretrained
         )
         state, decision = searching.observe(memory.search, reading, terms)
         memory = memory._replace(search=state)
@@ -200,7 +198,7 @@ class Adaptive:
     def _may_snapshot(self, memory: AdaptiveMemory) -> bool:
         apart = memory.total / BLOCKS_PER_RUN if memory.total else OPEN_APART
         due = memory.update - memory.snapshot >= apart
-        return bool(memory.restores) and due and not memory.rules.trial
+        return memory.restores and due and not memory.rules.trial
 
     def _warm(self, memory: AdaptiveMemory, progress: float) -> float:
         """How far the warm-up is, from 0 to 1."""

@@ -14,13 +14,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from toolkit.schedules import Adaptive
-from toolkit.schedules.adaptive.detect import (
-    FISHER_P,
-    is_descent,
-    is_plateau,
-    oscillation,
-    trend,
-)
+from toolkit.schedules.adaptive.detect import is_descent, is_plateau, oscillation, trend
+from toolkit.schedules.open_ended import OSCILLATION_P
 from toolkit.schedules.reading import Decision, Facts, Reading
 
 READINGS, LONG = 400, 1600
@@ -62,9 +57,9 @@ def called_plateau(streams: np.ndarray) -> float:
 
 
 def called_oscillation(streams: np.ndarray) -> float:
-    """Share of the streams in which an oscillation is seen at the end."""
+    """Share of the streams in which the rule that acts on oscillations sees one at the end."""
     found = [oscillation(row.tolist()) for row in streams]
-    return share(cycle is not None and cycle.p < FISHER_P for cycle in found)
+    return share(cycle is not None and cycle.p < OSCILLATION_P for cycle in found)
 
 
 def cut_at(losses: Sequence[float]) -> int | None:

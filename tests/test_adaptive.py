@@ -388,10 +388,21 @@ def test_without_restores_it_cuts_where_it_would_go_back() -> None:
     assert not trace[0][0].searching
 
 
-def test_under_a_known_budget_the_rules_of_open_ended_runs_only_name_what_they_see() -> None:
-    flat = drive(Adaptive(search="off"), lambda update, _: 1 + 0.1 * math.sin(9.7 * update))
-    assert {decision.action for *_, decision in flat} <= {"hold", "snapshot"}
-    assert "plateau" in {decision.pattern for *_, decision in flat}
+@pytest.mark.parametrize(
+    ("pattern", "losses"),
+    [
+        ("plateau", lambda update, _: 1 + 0.1 * math.sin(9.7 * update**1.5)),
+        ("oscillation", lambda update, _: 1 + 0.1 * (-1) ** update),
+        ("oscillation", lambda update, _: 1 + 0.1 * math.cos(2 * math.pi * update / 5)),
+    ],
+)
+def test_under_a_known_budget_the_rules_of_open_ended_runs_only_name_what_they_see(
+    pattern: str, losses: Any
+) -> None:
+    trace = drive(Adaptive(search="off"), losses)
+    assert {decision.action for *_, decision in trace} <= {"hold", "snapshot"}
+    assert {decision.pattern for *_, decision in trace} == {"none", pattern}
+    assert trace[-1][0].rules.scale == 1
 
 
 OPEN = run_of(None)
@@ -441,21 +452,27 @@ def test_a_raise_that_does_harm_is_taken_back_where_there_is_no_state_to_go_back
 
 
 @pytest.mark.parametrize(
-    ("rule", "word"),
-    [("plateau", "anneal"), ("oscillation", "oscillation"), ("raises", "raise")],
+    ("rule", "pattern", "action"),
+    [
+        ("plateau", "plateau", "anneal"),
+        ("oscillation", "oscillation", "cut"),
+        ("raises", "descent", "raise"),
+    ],
 )
-def test_every_rule_can_be_switched_off(rule: str, word: str) -> None:
+def test_every_rule_can_be_switched_off(rule: str, pattern: str, action: str) -> None:
     noise = random.Random(0)
     flat = [1 + 0.1 * noise.gauss(0, 1) for _ in range(4000)]
     swings = [1 + 0.2 * (-1) ** update for update in range(1000)]
     falls = [20 - update / 200 for update in range(1000)]
 
-    def words(schedule: OpenEnded) -> set[str]:
+    def decided(schedule: OpenEnded) -> set[tuple[str, str]]:
         traces = [drive(schedule, losses, OPEN) for losses in (flat, swings, falls)]
-        return {word for trace in traces for *_, d in trace for word in (d.action, d.pattern)}
+        return {(d.pattern, d.action) for trace in traces for *_, d in trace}
 
-    assert word in words(OpenEnded())
-    assert word not in words(OpenEnded(**{rule: False}))  # type: ignore[arg-type]
+    assert (pattern, action) in decided(OpenEnded())
+    off = decided(OpenEnded(**{rule: False}))  # type: ignore[arg-type]
+    assert (pattern, action) not in off
+    assert len(off) > 2
 
 
 @settings(max_examples=25, deadline=None)

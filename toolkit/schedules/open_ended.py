@@ -12,6 +12,7 @@ from typing import NamedTuple
 from toolkit.schedules._common import check
 from toolkit.schedules.adaptive.detect import (
     BLOCKS,
+    Oscillation,
     Trend,
     is_descent,
     is_plateau,
@@ -170,10 +171,10 @@ def observe(
         return _end_trial(memory, line, rules)
     if is_descent(line):
         return _in_descent(memory, line, rules)
-    if rules.calm < 1 and (cycle := oscillation(losses)) and cycle.p < OSCILLATION_P:
-        reason = f"a cycle of {cycle.period:.1f} readings (p {cycle.p:.1g}) and no descent: LR "
-        memory = _scaled(memory, rules.calm)
-        return memory, Decision("oscillation", cycle.p, "cut", f"{reason}x{rules.calm:g}")
+    # Where a rule acts on plateaus, an oscillation that nothing is to act on does not hide them.
+    looks = rules.calm < 1 or rules.cut == 1
+    if looks and (cycle := oscillation(losses)) and cycle.p < OSCILLATION_P:
+        return _in_oscillation(memory, cycle, rules)
     if is_plateau(line):
         return _at_plateau(memory, line, rules, reading.update)
     pattern = "rising" if is_rising(line) else "none"
@@ -211,6 +212,16 @@ def _end_trial(
         reason = f"{reason}: LR x{1 / rules.lift:.3g}"
         return memory, Decision("none", _finite(line.t), "cut", reason)
     return memory, Decision("none", _finite(line.t), "rollback", reason)
+
+
+def _in_oscillation(
+    memory: OpenEndedMemory, cycle: Oscillation, rules: Rules
+) -> tuple[OpenEndedMemory, Decision]:
+    reason = f"a cycle of {cycle.period:.1f} readings (p {cycle.p:.1g}) and no descent"
+    if rules.calm == 1:
+        return memory, Decision("oscillation", cycle.p, "hold", reason)
+    reason = f"{reason}: LR x{rules.calm:g}"
+    return _scaled(memory, rules.calm), Decision("oscillation", cycle.p, "cut", reason)
 
 
 def _at_plateau(

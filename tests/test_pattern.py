@@ -21,7 +21,7 @@ from benchmarks.detectors import (
     open_ended,
     oscillating,
 )
-from toolkit.schedules.adaptive.detect import oscillation, spread_of, tame, trend
+from toolkit.schedules.adaptive.detect import oscillation, robust_sd, trend, winsorise
 
 every_phi = pytest.mark.parametrize("phi", PHIS)
 
@@ -91,7 +91,7 @@ def test_a_constant_stream_is_defined() -> None:
     assert line is not None
     assert (line.change, line.t) == (0, 0)
     assert oscillation([0.3] * READINGS) is None
-    assert spread_of([0.3] * READINGS) == 0
+    assert robust_sd([0.3] * READINGS) == 0
     falls = trend([1 - i / READINGS for i in range(READINGS)])
     assert falls is not None
     assert falls.t < -1e6
@@ -105,5 +105,5 @@ def test_short_windows_have_no_trend() -> None:
 
 def test_outliers_are_pulled_in_to_the_edge_of_the_rest() -> None:
     row = [*np.random.default_rng(0).standard_normal(99).tolist(), 1e100]
-    assert max(tame(row)) < 10
-    assert tame(row)[:99] == row[:99]
+    assert max(winsorise(row)) < 10
+    assert winsorise(row)[:99] == row[:99]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union
 
 from toolkit import task, userfile
 from toolkit.errors import ConfigError, unknown
-from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of
+from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of, summary_of
 from toolkit.schedules.simulate import CHANGED, check_protocol, needs_of
 from toolkit.task import Recipe
 
@@ -265,7 +265,10 @@ def _kinds_named(argv: Sequence[str]) -> Mapping[str, type]:
 def _union(kinds: Mapping[str, type]) -> Any:
     import tyro
 
-    members = [Annotated[kind, tyro.conf.subcommand(name=name)] for name, kind in kinds.items()]
+    members = [
+        Annotated[kind, tyro.conf.subcommand(name=name, description=summary_of(kind))]
+        for name, kind in kinds.items()
+    ]
     return Union.__getitem__(tuple(members))  # the members are known at run time only
 
 

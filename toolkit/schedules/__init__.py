@@ -88,6 +88,11 @@ def name_of(schedule: object) -> str:
     return names[type(schedule)]
 
 
+def summary_of(kind: type) -> str:
+    """The first paragraph of a schedule's docstring, in one line; empty if there is none."""
+    return " ".join((kind.__doc__ or "").strip().partition("\n\n")[0].split()).replace("``", "")
+
+
 def memory_to_json(memory: Memory) -> dict[str, Any]:
     """The memory as a JSON object of plain types: tuples become lists."""
     return {key: _plain(value) for key, value in memory._asdict().items()}
@@ -147,4 +152,5 @@ __all__ = [
     "memory_from_json",
     "memory_to_json",
     "name_of",
+    "summary_of",
 ]

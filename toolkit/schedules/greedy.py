@@ -17,10 +17,10 @@ class GreedyMemory(NamedTuple):
     """What the rule remembers.
 
     Attributes:
-        base_lr, lr: the run's LR, and what the rule has made of it.
+        base_lr, lr: the run's base LR, and the LR that the rule has made of it.
         period: the readings since the last judgement.
         window: the losses of the moving average, oldest first; None for NaN.
-        total: their running sum; None once a NaN was in it, which no later loss takes out.
+        total: running sum of the window; None once a NaN was in it, which no later loss takes out.
         best: the lowest loss judged so far; None before the first.
         good, bad: judgements in a row with and without a new best.
         cooldown: judgements still to sit out.
@@ -47,6 +47,16 @@ class Greedy:
     the same settings, whose defaults it has. At them the LR of a fine-tuning run can only rise,
     since it lies below ``min_lr``. Bounds are absolute; they hold for the first parameter group,
     and the others keep their ratio to it.
+
+    A new best is defined as in ``Plateau``. At a cut LR <- max(LR * cut, floor), where floor is the
+    larger of min_lr and min_share * base LR; at a raise LR <- min(LR / cut, max_lr).
+
+    >>> schedule = Greedy(every=1, patience=1)
+    >>> memory, _ = schedule.start(0.1, Facts(budget=100))
+    >>> for update in range(1, 3):
+    ...     memory, decision = schedule.observe(memory, Reading.of(update, 0.0, 2.0 / update))
+    >>> decision.action, round(schedule.factor(memory, 0.02), 4)
+    ('raise', 1.0526)
 
     Raises:
         ValueError: naming the field, for a value that is not allowed.
@@ -117,6 +127,7 @@ class Greedy:
         return GreedyMemory(base_lr=base_lr, lr=base_lr, resets_in=self.reset_start)
 
     def _average(self, memory: GreedyMemory, loss: float) -> tuple[GreedyMemory, float]:
+        """The memory with the loss in its moving average, and that average."""
         window = (*memory.window, None if math.isnan(loss) else loss)
         total = math.nan if memory.total is None else memory.total
         total += loss
@@ -167,7 +178,17 @@ class Greedy:
 @dataclass(frozen=True)
 class GreedyPaper(Greedy):
     """GreedyLR as its paper has it (arXiv 2512.14527): patience 10, a floor of 10 % of the base LR,
-    and the moving average of the last 50 training losses, judged at every reading."""
+    and the moving average of the last 50 training losses, judged at every reading.
+
+    The rule is that of ``Greedy``.
+
+    >>> schedule = GreedyPaper()
+    >>> memory, _ = schedule.start(0.1, Facts(budget=100))
+    >>> for update in range(1, 13):  # the first loss is a new best, the next 11 are not
+    ...     memory, decision = schedule.observe(memory, Reading.of(update, 0.0, 2.0))
+    >>> decision.action, round(schedule.factor(memory, 0.12), 2)
+    ('cut', 0.95)
+    """
 
     every: Every = 1
     """How often to judge: at every reading, or once in so many; or ``epoch``."""
@@ -177,6 +198,7 @@ class GreedyPaper(Greedy):
 
 
 def _change(pattern: str, statistic: float, old: float, new: float, reason: str) -> Decision:
+    """The decision that takes the LR from ``old`` to ``new``; ``hold`` if they are equal."""
     action = "raise" if new > old else "cut" if new < old else "hold"
     stays = f"the LR stays at {old:.3g}, it is at its bound" if new == old else f"LR {new:.3g}"
     return Decision(pattern, statistic, action, reason + stays)

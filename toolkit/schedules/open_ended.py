@@ -57,17 +57,17 @@ class Rules(NamedTuple):
 
 
 class OpenEndedMemory(NamedTuple):
-    """What these rules remember.
+    """What the rules remember.
 
     Attributes:
         losses: readings since the last change of the LR, the newest ``window`` of them.
         scale: the factor of the LR that the rules have made.
-        trial: slope and its error, in loss per window, and mean loss before the raise on trial;
-            empty if there is none.
+        trial: while a raise is on trial, three numbers of the window before it: fitted change of
+            the loss, standard error of the change, mean loss; otherwise empty.
         tried: raises on trial so far.
-        plateaus: confirmed plateaus so far.
-        level: mean loss at the last plateau.
-        unpaid: cuts in a row that did not pay.
+        plateaus: plateaus at which the rules have acted so far.
+        level: mean loss of the window at the last of these plateaus.
+        unpaid: cuts in a row after which the loss did not fall enough to the next plateau.
         since: readings since the last judgement.
         annealing: whether the rules have begun the final anneal; they cut no more then.
     """
@@ -86,6 +86,26 @@ class OpenEndedMemory(NamedTuple):
 @dataclass(frozen=True)
 class OpenEnded:
     """Hold the LR, and change it by what the loss does: for runs whose end nobody knows.
+
+    A few times per window of readings, with t the fitted change of the loss over its standard error
+    (``adaptive/detect.py``), the first that holds decides:
+
+    * a raise was tried a window ago: keep it if the descent is steeper by 2 standard errors and the
+      mean loss is lower, else take it back;
+    * descent: before the first plateau, raise on trial, LR <- LR * lift;
+    * oscillation (p < 0.001): LR <- LR * calm;
+    * plateau: LR <- LR * cut; after two cuts in a row between which the loss did not fall by a
+      standard deviation of a reading, an anneal to 0 over a fifth of the updates made.
+
+    The budget of a run is not looked at, and nothing is restored.
+
+    >>> schedule = OpenEnded(window=32)
+    >>> memory, _ = schedule.start(0.1, Facts())
+    >>> for update in range(1, 33):
+    ...     reading = Reading.of(update, 0.0, 3 - update / 100 + 0.01 * (update % 3))
+    ...     memory, decision = schedule.observe(memory, reading)
+    >>> decision.pattern, decision.action, schedule.factor(memory, 0.0)
+    ('descent', 'raise', 1.5)
 
     Raises:
         ValueError: naming the field, for a value that is not allowed.
@@ -149,7 +169,7 @@ class OpenEnded:
 
 
 def forget(memory: OpenEndedMemory, lift: float) -> OpenEndedMemory:
-    """After a rollback: what was seen no longer holds, and a raise on trial is called off."""
+    """The memory after a rollback: without the window, and without a raise on trial."""
     scale = memory.scale / lift if memory.trial else memory.scale
     return memory._replace(losses=(), trial=(), since=0, scale=scale)
 
@@ -157,9 +177,10 @@ def forget(memory: OpenEndedMemory, lift: float) -> OpenEndedMemory:
 def observe(
     memory: OpenEndedMemory, reading: Reading, rules: Rules
 ) -> tuple[OpenEndedMemory, Decision]:
-    """Add a finite reading; a few times per window, once it is full, name its pattern and act.
+    """Add a finite reading; when a judgement is due, name the window's pattern and act on it.
 
-    The decision ``rollback`` asks for the state before a raise on trial that did harm.
+    Judgements begin when the window is full and come ``BLOCKS`` times a window. The decision
+    ``rollback`` asks for the state before a raise on trial after which the loss was higher.
     """
     losses = (*memory.losses, reading.loss)[-rules.window :]
     memory = memory._replace(losses=losses, since=memory.since + 1)
@@ -184,6 +205,7 @@ def observe(
 def _in_descent(
     memory: OpenEndedMemory, line: Trend, rules: Rules
 ) -> tuple[OpenEndedMemory, Decision]:
+    """Raise the LR on trial, if that rule is on and there was no plateau yet."""
     if memory.plateaus or memory.tried >= rules.most_raises or rules.lift == 1:
         pattern = "sharp_drop" if -line.change > SHARP_DROP_SD * line.spread else "descent"
         return memory, Decision(pattern, _finite(line.t), "hold", "")
@@ -217,6 +239,7 @@ def _end_trial(
 def _in_oscillation(
     memory: OpenEndedMemory, cycle: Oscillation, rules: Rules
 ) -> tuple[OpenEndedMemory, Decision]:
+    """Name the oscillation, and calm it if that rule is on."""
     reason = f"a cycle of {cycle.period:.1f} readings (p {cycle.p:.1g}) and no descent"
     if rules.calm == 1:
         return memory, Decision("oscillation", cycle.p, "hold", reason)
@@ -227,7 +250,7 @@ def _in_oscillation(
 def _at_plateau(
     memory: OpenEndedMemory, line: Trend, rules: Rules, update: int
 ) -> tuple[OpenEndedMemory, Decision]:
-    """Cut; after cuts that did not pay, begin the final anneal."""
+    """Cut; after ``MOST_UNPAID_CUTS`` cuts in a row that did not pay, begin the final anneal."""
     t = _finite(line.t)
     if rules.cut == 1 or memory.annealing:
         return memory, Decision("plateau", t, "hold", "")
@@ -249,5 +272,5 @@ def _scaled(memory: OpenEndedMemory, by: float) -> OpenEndedMemory:
 
 
 def _finite(t: float) -> float | None:
-    """A statistic for the log; a line without any noise has none."""
+    """t for the log; None where it is infinite, for a line without any noise."""
     return t if math.isfinite(t) else None

@@ -14,7 +14,13 @@ from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Reading
 
 
 class PlanMemory(NamedTuple):
-    """The epoch in progress, the last epoch-mean losses (None: non-finite), the factor."""
+    """What the rule remembers.
+
+    Attributes:
+        period: the readings of the epoch in progress.
+        losses: mean losses of the last epochs, oldest first; None for one that is not finite.
+        scale: the factor of the base LR that the rule has made.
+    """
 
     period: Period = Period()
     losses: tuple[float | None, ...] = ()
@@ -38,6 +44,13 @@ class Plan:
     comparison with NaN is false.
 
     A reading that spans the end of an epoch counts for the epoch that it ends.
+
+    >>> schedule = Plan()
+    >>> memory, _ = schedule.start(0.1, Facts(budget=8))
+    >>> for epoch in range(1, 9):  # the loss falls by 0.1 an epoch, and each epoch has one reading
+    ...     memory, decision = schedule.observe(memory, Reading.of(epoch, epoch, 3 - 0.1 * epoch))
+    >>> decision.pattern, decision.action, round(schedule.factor(memory, 0.5), 3)
+    ('sharp_drop', 'raise', 1.728)
 
     Raises:
         ValueError: for a window below 3, a threshold below 0, or multipliers that cannot cut and

@@ -17,7 +17,7 @@ class PlateauMemory(NamedTuple):
     """What the rule remembers.
 
     Attributes:
-        base_lr, lr: the run's LR, and what the rule has made of it.
+        base_lr, lr: the run's base LR, and the LR that the rule has made of it.
         period: the readings since the last judgement.
         best: the lowest loss so far; None before the first.
         bad: judgements in a row without a new best.
@@ -40,6 +40,16 @@ class Plateau:
     ``min``) with the same settings. A NaN is never a new best. With a negative best a relative
     threshold lets losses above it pass for better. Bounds are absolute; they hold for the first
     parameter group, and the others keep their ratio to it.
+
+    A loss is a new best if it is below best * (1 - threshold), or below best - threshold in the
+    mode ``abs``. At a cut LR <- max(LR * cut, min_lr).
+
+    >>> schedule = Plateau(every=1, patience=1)
+    >>> memory, _ = schedule.start(0.1, Facts(budget=100))
+    >>> for update in range(1, 4):
+    ...     memory, decision = schedule.observe(memory, Reading.of(update, 0.0, 2.0))
+    >>> decision.action, round(schedule.factor(memory, 0.03), 3)
+    ('cut', 0.1)
 
     Raises:
         ValueError: naming the field, for a value that is not allowed; from ``start`` for a
@@ -89,6 +99,7 @@ class Plateau:
         return memory.lr / memory.base_lr
 
     def _judge(self, memory: PlateauMemory, loss: float) -> tuple[PlateauMemory, Decision]:
+        """Judge the mean loss of a period that is over."""
         if is_better(loss, memory.best, self.threshold, self.threshold_mode):
             memory = memory._replace(best=loss, bad=0)
         else:

@@ -8,7 +8,7 @@ from typing import Any
 from toolkit.report.numbers.analyse import SPANS, Analysis, ContrastRow, GroupRow
 from toolkit.report.numbers.load import RunRecord
 from toolkit.report.text import contrast_label, metric_of, schedule_label
-from toolkit.schedules import SCHEDULES
+from toolkit.schedules import SCHEDULES, summary_of
 
 NUMBERS_FROM = 2
 """Tables begin with so many columns of words, unless they say otherwise."""
@@ -127,9 +127,7 @@ def recipes(analysis: Analysis) -> Table:
 
 def _rule(name: str) -> str:
     kind = SCHEDULES.get(name)
-    if kind is None or not kind.__doc__:
-        return "a schedule of the user's own"
-    return " ".join(kind.__doc__.strip().partition("\n\n")[0].split()).replace("``", "")
+    return "a schedule of the user's own" if kind is None else summary_of(kind)
 
 
 def _plain(value: object) -> str:

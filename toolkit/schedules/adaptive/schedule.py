@@ -22,11 +22,11 @@ from toolkit.schedules.adaptive.search import Search
 from toolkit.schedules.open_ended import OpenEnded, OpenEndedMemory, Rules
 from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Reading
 
-SHORTEST_SEARCH = 300
-"""Updates below which ``auto`` keeps the user's LR: even short trials would cost too much."""
-OPEN_WARMUP, OPEN_APART = 100, 100
+SHORTEST_SEARCH_UPDATES = 300
+"""Budget in updates below which ``auto`` does not search: trials would take too much of it."""
+OPEN_WARMUP_UPDATES, OPEN_SNAPSHOT_UPDATES = 100, 100
 """Updates of the warm-up of a run without a known end, and between its snapshots, at least."""
-BLOCKS_PER_RUN, SHORTEST_BLOCK, LONGEST_BLOCK = 60, 8, 32
+BLOCKS_PER_RUN, SHORTEST_BLOCK_READINGS, LONGEST_BLOCK_READINGS = 60, 8, 32
 ACTING = OpenEnded().rules
 """The rules of a run without a known end."""
 NAMING = Rules(ACTING.window, cut=1.0, calm=1.0, lift=1.0, most_raises=0)
@@ -37,12 +37,12 @@ class AdaptiveMemory(NamedTuple):
     """What the schedule remembers.
 
     Attributes:
-        base_lr: the user's LR.
+        base_lr: the user's base LR.
         total: the budget in updates; 0 for a run without a known end.
-        restores: whether snapshots can be taken and restored.
-        pretrained: whether the first weights are.
+        restores: whether the loop takes and restores snapshots.
+        pretrained: whether the first weights are pretrained.
         search: the state of the search for a base LR.
-        began: updates made when warm-up began.
+        began: updates made when the warm-up began.
         update: updates made at the last reading.
         snapshot: updates made at the last snapshot.
         guard: the guard's state.
@@ -62,13 +62,30 @@ class AdaptiveMemory(NamedTuple):
 
     @property
     def searching(self) -> bool:
-        """Whether the search is on its way."""
+        """Whether the search for a base LR is in progress."""
         return self.search.stage not in ("none", "done")
 
 
 @dataclass(frozen=True)
 class Adaptive:
     """Find the base LR, warm up, anneal; go back if the run is lost.
+
+    After the search, with s the factor of the user's LR that it chose, g the factor that the guard
+    leaves, w the warm-up's share and p the progress from the search's end to the end of the budget:
+
+    * warm-up: f = s g p / w;
+    * anneal: f = s g (1 - p) / (1 - w), or s g (1 - cos(pi (1 - p) / (1 - w))) / 2, but not below
+      min_lr / base LR where s g allows it.
+
+    Without a known budget w is 100 updates, and then f = s g r with r the factor of the rules of
+    ``open-ended``, at their defaults.
+
+    >>> schedule = Adaptive(search="off", warmup=0.1)
+    >>> memory, decision = schedule.start(0.1, Facts(budget=1000, can=frozenset({"restore"})))
+    >>> decision.action, decision.reason
+    ('snapshot', 'the untouched model')
+    >>> [round(schedule.factor(memory, p), 3) for p in (0.0, 0.05, 0.1, 0.55)]
+    [0.0, 0.5, 1.0, 0.5]
 
     Raises:
         ValueError: naming the field, for a value that is not allowed.
@@ -161,15 +178,20 @@ class Adaptive:
         return memory, decision
 
     def _searches(self, facts: Facts) -> bool:
+        """Whether a run begins with a search for a base LR.
+
+        Raises:
+            ValueError: if the search was asked for, and the budget does not pay for one trial.
+        """
         total = facts.budget
         if self.search == "off" or not total:
             return False
         if self.search == "auto":
-            trials = searching.TRIALS[facts.init]
-            pays = self.search_share * total >= trials * searching.SHORT
-            return total >= SHORTEST_SEARCH and pays
-        if self.search_share * total < searching.SHORT:
-            least = math.ceil(searching.SHORT / self.search_share)
+            trials = searching.EDGE_TRIALS[facts.init]
+            pays = self.search_share * total >= trials * searching.SHORT_UPDATES
+            return total >= SHORTEST_SEARCH_UPDATES and pays
+        if self.search_share * total < searching.SHORT_UPDATES:
+            least = math.ceil(searching.SHORT_UPDATES / self.search_share)
             raise refusal("search", "lr-unknown", f"off for a budget of under {least} updates")
         return True
 
@@ -196,17 +218,18 @@ class Adaptive:
         return memory._replace(rules=rules), decision._replace(reason=reason)
 
     def _may_snapshot(self, memory: AdaptiveMemory) -> bool:
-        apart = memory.total / BLOCKS_PER_RUN if memory.total else OPEN_APART
+        apart = memory.total / BLOCKS_PER_RUN if memory.total else OPEN_SNAPSHOT_UPDATES
         due = memory.update - memory.snapshot >= apart
         return memory.restores and due and not memory.rules.trial
 
     def _warm(self, memory: AdaptiveMemory, progress: float) -> float:
-        """How far the warm-up is, from 0 to 1."""
+        """The share of the warm-up that has passed, from 0 to 1; 1 without a warm-up."""
         if not self.warmup:
             return 1.0
         if not memory.total:
-            # Known is the last reading, which may be long ago: never 0.
-            return min(1.0, (memory.update + 1) / OPEN_WARMUP)
+            # Without a budget there is no progress, only the update of the last reading, which may
+            # lie far back: so the factor is never 0.
+            return min(1.0, (memory.update + 1) / OPEN_WARMUP_UPDATES)
         if self.warmup * (memory.total - memory.began) < 1:
             return 1.0
         return min(1.0, self._after_search(memory, progress) / self.warmup)
@@ -217,6 +240,7 @@ class Adaptive:
         return max(0.0, (progress - began) / (1 - began))
 
     def _shape(self, memory: AdaptiveMemory, progress: float, warm: float) -> float:
+        """The factor of warm-up and anneal by the budget."""
         if warm < 1 or not memory.total or self.anneal == "none":
             return warm
         left = (1 - self._after_search(memory, progress)) / (1 - self.warmup)
@@ -226,5 +250,5 @@ class Adaptive:
 
 
 def _block(total: int) -> int:
-    """Readings of a block of the guard."""
-    return min(max(total // BLOCKS_PER_RUN, SHORTEST_BLOCK), LONGEST_BLOCK)
+    """Readings of a block of the guard in a run of ``total`` updates."""
+    return min(max(total // BLOCKS_PER_RUN, SHORTEST_BLOCK_READINGS), LONGEST_BLOCK_READINGS)

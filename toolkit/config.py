@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, Union
 
 from toolkit import task, userfile
 from toolkit.errors import ConfigError, unknown
-from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of
+from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of, summary_of
+from toolkit.schedules.simulate import CHANGED, check_protocol, needs_of
 from toolkit.task import Recipe
 
 DEFAULT_SCHEDULE = Cosine()
@@ -68,10 +69,11 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"{name} = {value}: it must be {bound} or above")
-        if self.sees == "validation" and hasattr(self.schedule, "inform"):
+        if self.sees == "validation" and (needs := needs_of(self.schedule)):
             raise ValueError(
                 f"sees = validation: {schedule_name(self.schedule)} may ask for more than an LR "
-                "(it has 'inform'), for which it needs the training loss of every update"
+                f"(it needs {', '.join(sorted(needs))}), and rests on the training loss of every "
+                "update"
             )
         if not self.study or set(self.study) & set("/\\"):
             raise ValueError(f"study = '{self.study}': it is the name of a folder below runs/")
@@ -79,6 +81,20 @@ class RunConfig:
 
 NOT_PART_OF_THE_EXPERIMENT = ("save_every", "keep_weights", "study", "wandb", "progress")
 NOT_PART_OF_THE_RECIPE = ("micro_batch", "eval_batch")
+RETIRED: Mapping[str, Mapping[str, Any]] = {
+    "adaptive": {
+        "window": 400,
+        "plateau": "auto",
+        "oscillation": "auto",
+        "raises": "auto",
+        "cut": 0.5,
+        "calm": 0.7,
+        "lift": 1.5,
+        "most_raises": 4,
+    }
+}
+"""Settings that schedules once had, at the values they still go by. They enter the run id, so that
+earlier ids stay valid. At other values they are settings of the schedule open-ended now."""
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -194,9 +210,15 @@ def schedule_from_json(stored: Mapping[str, Any]) -> Schedule[Any]:
     Raises:
         ConfigError: if it, or one of its settings, is unknown to this version.
     """
-    kind = _schedule_class(stored["name"])
+    name, kind = stored["name"], _schedule_class(stored["name"])
+    kept = without_retired(name, stored["fields"])
+    if left := [field for field in RETIRED.get(name, ()) if field in kept]:
+        raise ConfigError(
+            f"stored schedule of another version: {name} no longer has {left[0]} "
+            f"({kept[left[0]]} here); it is a setting of the schedule open-ended"
+        )
     try:
-        schedule: Schedule[Any] = kind(**_tuples({**_introduced(kind), **stored["fields"]}))
+        schedule: Schedule[Any] = kind(**_tuples({**_introduced(kind), **kept}))
     except TypeError as error:
         raise ConfigError(f"stored schedule of another version: {error}") from error
     return schedule
@@ -212,11 +234,10 @@ def experiment(data: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
     stored: dict[str, Any] = json.loads(json.dumps(data))
     kept = {k: v for k, v in stored.items() if k not in NOT_PART_OF_THE_EXPERIMENT}
     recipe = {k: v for k, v in stored["recipe"].items() if k not in NOT_PART_OF_THE_RECIPE}
-    settings = settings_in_id(type(config.schedule), stored["schedule"]["fields"])
     return {
         **settings_in_id(RunConfig, kept),
         "recipe": settings_in_id(type(config.recipe), recipe),
-        "schedule": {**stored["schedule"], "fields": settings},
+        "schedule": _schedule_in_id(type(config.schedule), stored["schedule"]),
     }
 
 
@@ -231,13 +252,23 @@ def settings_in_id(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in settings.items() if k not in introduced or v != introduced[k]}
 
 
+def without_retired(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The stored settings of a schedule, without those of ``RETIRED`` at their values there."""
+    retired = RETIRED.get(name, {})
+    return {k: v for k, v in settings.items() if k not in retired or v != retired[k]}
+
+
 def is_stored_as(schedule: Schedule[Any], stored: Mapping[str, Any]) -> bool:
     """Whether a stored schedule, of this version or an earlier one, is this one."""
     own: dict[str, Any] = json.loads(json.dumps(schedule_to_json(schedule)))
-    a, b = (
-        {**one, "fields": settings_in_id(type(schedule), one["fields"])} for one in (own, stored)
-    )
-    return a == b
+    kind = type(schedule)
+    return _schedule_in_id(kind, own) == _schedule_in_id(kind, stored)
+
+
+def _schedule_in_id(kind: type, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored schedule as it enters the run id, whichever version has stored it."""
+    settings = {**RETIRED.get(stored["name"], {}), **stored["fields"]}
+    return {**stored, "fields": settings_in_id(kind, settings)}
 
 
 def _introduced(kind: Any) -> dict[str, Any]:
@@ -258,7 +289,10 @@ def _kinds_named(argv: Sequence[str]) -> Mapping[str, type]:
 def _union(kinds: Mapping[str, type]) -> Any:
     import tyro
 
-    members = [Annotated[kind, tyro.conf.subcommand(name=name)] for name, kind in kinds.items()]
+    members = [
+        Annotated[kind, tyro.conf.subcommand(name=name, description=summary_of(kind))]
+        for name, kind in kinds.items()
+    ]
     return Union.__getitem__(tuple(members))  # the members are known at run time only
 
 
@@ -319,7 +353,14 @@ def _schedule_class(name: str) -> type:
             raise unknown("schedule", name, SCHEDULES)
         return SCHEDULES[name]
     path, _, attribute = name.rpartition(":")
-    kind: type = userfile.attribute_of("schedule", path, attribute)
+    try:
+        kind: type = userfile.attribute_of("schedule", path, attribute)
+    except ConfigError as error:
+        cause = error.__cause__
+        if isinstance(cause, ImportError) and (cause.name or "").startswith("toolkit."):
+            raise ConfigError(f"{error}; {CHANGED}") from error
+        raise
+    check_protocol(kind, f"schedule file '{path}', {attribute}")
     kind.toolkit_source = name  # type: ignore[attr-defined]
     return kind
 

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.config import NOT_PART_OF_THE_RECIPE
+from toolkit.config import NOT_PART_OF_THE_RECIPE, without_retired
 from toolkit.errors import ConfigError
 from toolkit.records.config_file import CONFIG
 from toolkit.records.events import (
@@ -203,10 +203,11 @@ def _is_run(folder: Path) -> bool:
 
 
 def _load_run(folder: Path) -> RunRecord:
-    config = folder / CONFIG
-    run = RunRecord(
-        folder, read_result(folder), read_json(config, REPEAT) if config.exists() else {}
+    config, result = folder / CONFIG, read_result(folder)
+    result = replace(
+        result, schedule_config=without_retired(result.schedule, result.schedule_config)
     )
+    run = RunRecord(folder, result, read_json(config, REPEAT) if config.exists() else {})
     begin, last = None, 0.0
     for event in _events(folder / EVENTS):
         begin = event.time if begin is None else begin

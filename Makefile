@@ -15,6 +15,8 @@ SCHEDULE ?= cosine
 SEED ?= 0
 STUDY ?= demo
 ARGS ?=
+BASE ?= HEAD
+ALLOW ?=
 PAIRS ?= cifar10-resnet18 cifar10-efficientnet_b0 imdb-bert-base imdb-lstm-glove \
 	squad_v2-bert-large squad_v2-roberta-base
 ADAPTIVE ?= adaptive
@@ -22,7 +24,7 @@ ADAPTIVE ?= adaptive
 OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export OMP_NUM_THREADS
 
-.PHONY: help setup demo test check train study report bench docs clean baselines adaptive compare \
+.PHONY: help setup demo test check train study report bench loss-compare docs clean baselines adaptive compare \
 	cifar10-resnet18 cifar10-efficientnet_b0 imdb-bert-base imdb-lstm-glove squad_v2-bert-large \
 	squad_v2-roberta-base
 
@@ -96,6 +98,9 @@ test: setup ## All tests, a worker for each core up to 8
 
 bench: setup ## The cost of the loop beside bare PyTorch
 	$(BIN)/python benchmarks/throughput.py
+
+loss-compare: setup ## Are losses, decisions and weights those of commit BASE, but for the fields ALLOW?
+	$(BIN)/python benchmarks/loss_compare.py $(BASE) $(if $(ALLOW),--allow $(ALLOW))
 
 docs: setup ## The API's documentation, in site/
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

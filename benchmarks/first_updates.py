@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,38 +84,33 @@ def inside(stop: int, command: list[str]) -> None:
     import torch
 
     from toolkit.config import parse
-    from toolkit.process import settle
+    from toolkit.process import set_threads
     from toolkit.training import loop
-    from toolkit.training.build import build
+    from toolkit.training.build import Run, build
 
-    settle()
+    set_threads()
     run = build(parse(command))
     body = getattr(run.model, "module", run.model)
     encoder = getattr(body, body.base_model_prefix)
     # Under ZeRO-3 a weight keeps its size in ds_numel.
     parameters = sum(getattr(weight, "ds_numel", weight.numel()) for weight in encoder.parameters())
-    held, losses, seconds = [], [], []
-    step, observe, begin = run.lr.step, run.lr.observe, time.perf_counter()
+    engine = getattr(run.model, "get_lr", lambda: run.lr.used)
+    held, times = [], [time.perf_counter()]
 
-    def look() -> None:
-        nonlocal begin
-        engine = getattr(run.model, "get_lr", lambda: run.lr.used)
+    def look(run: Run) -> None:
         held.append(list(engine()) == run.lr.used)
-        seconds.append(time.perf_counter() - begin)
-        run.stop_asked = run.update >= stop - 1
-        step()
-        held.append(list(engine()) == run.lr.used)
-        begin = time.perf_counter()
+        times.append(time.perf_counter())
+        run.stop_asked = run.update >= stop
 
-    def note(reading: Any) -> Any:
-        losses.append(reading.loss)
-        return observe(reading)
-
-    run.lr.step, run.lr.observe = look, note  # type: ignore[method-assign]
+    run.after_update.append(look)
     loop.fit(run)
+    held.append(list(engine()) == run.lr.used)  # the LR of the next update
+    seconds = [later - earlier for earlier, later in pairwise(times)]
     peak = torch.tensor([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20])
     peaks = run.accelerator.gather(peak.to(run.accelerator.device)).tolist()
     if run.accelerator.is_main_process:
+        events = map(json.loads, (run.folder / "events.jsonl").read_text().splitlines())
+        losses = [event["loss"] for event in events if "kind" not in event][-len(held) + 1 :]
         part = {"parameters": parameters, "losses": losses, "held": all(held)}
         part |= {"seconds": sorted(seconds)[len(seconds) // 2], "peak": peaks}
         Path("part.json").write_text(json.dumps(part))
@@ -123,9 +119,9 @@ def inside(stop: int, command: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--inside"]:
-        from toolkit.process import leave
+        from toolkit.process import leave_process_group
 
         inside(int(sys.argv[2]), sys.argv[3:])
-        leave()
+        leave_process_group()
     else:
         main(sys.argv[1:])

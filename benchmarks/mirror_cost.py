@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.fake_wandb import FakeWandb
 from toolkit import task
 from toolkit.config import RunConfig, resolve
-from toolkit.process import settle
+from toolkit.process import set_threads
 from toolkit.records.wandb_handle import end_mirrors
 from toolkit.stats import t_interval
 from toolkit.training import loop
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=5.0)
     parser.add_argument("--threads", type=int, help="of training; by default all cores")
     arguments = parser.parse_args()
-    threads = settle() if arguments.threads is None else arguments.threads
+    threads = set_threads() if arguments.threads is None else arguments.threads
     torch.set_num_threads(threads)
     target, _, updates = arguments.pair.rpartition(":")
     parsed = task.parse_target(target)

@@ -16,7 +16,7 @@ from scipy.stats import bootstrap
 
 from toolkit.config import parse, resolve
 from toolkit.metrics import squad_f1, squad_golds
-from toolkit.process import settle
+from toolkit.process import set_threads
 from toolkit.training import loop
 from toolkit.training.build import Run, build
 
@@ -25,12 +25,12 @@ RESAMPLES, SEED, CONFIDENCE = 9_999, 0, 0.95
 
 def main(command: list[str]) -> None:
     """Fit, and print what the answers of the last evaluation, that on test, are worth."""
-    settle()
+    set_threads()
     run = build(resolve(parse(command)))
     answers = _keep_answers(run)
     result = loop.fit(run)
-    if result["status"] != "done":
-        raise SystemExit(f"{result['status']} after update {result['updates']}")
+    if result is None or result.diverged:
+        raise SystemExit(f"{'stopped' if result is None else 'diverged'} at update {run.update}")
     f1, nothing = _f1_by_question(answers, run.splits.test)
     loop.release(run)
     interval = bootstrap(
@@ -40,9 +40,9 @@ def main(command: list[str]) -> None:
         n_resamples=RESAMPLES,
         rng=np.random.default_rng(SEED),
     ).confidence_interval
-    for name, value in result["metrics"]["test"].items():
+    for name, value in result.metrics.test.items():
         print(f"{name}: {value:.2f}")
-    print(f"updates: {result['updates']}, seconds: {json.dumps(result['timing'])}")
+    print(f"updates: {result.updates}, seconds: {json.dumps(result.to_json()['timing'])}")
     print(f"questions: {len(f1)}; F1 {f1.mean():.2f}, of no answer at all {nothing.mean():.2f}")
     print(
         f"difference: {np.mean(f1 - nothing):+.2f}, {CONFIDENCE:.0%} interval "

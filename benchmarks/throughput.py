@@ -13,6 +13,7 @@ import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import bare
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 
 from toolkit import task
 from toolkit.config import RunConfig, resolve
-from toolkit.process import settle
+from toolkit.process import set_threads
 from toolkit.records.provenance import versions
 from toolkit.stats import t_interval
 from toolkit.training import loop
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     arguments = parser.parse_args()
-    threads, device = settle(), "cuda" if torch.cuda.is_available() else "cpu"
+    threads, device = set_threads(), "cuda" if torch.cuda.is_available() else "cpu"
     torch_version, accelerate = (versions()[name] for name in ("torch", "accelerate"))
     print(
         f"torch {torch_version}, accelerate {accelerate}, {device}, {threads} threads, "
@@ -49,13 +50,14 @@ def main() -> None:
         print(measure(target, int(updates), arguments.rounds, arguments.precision, device))
 
 
-def measure(target: str, updates: int, rounds: int, precision: str, device: str) -> str:
+def measure(target: str, updates: int, rounds: int, precision: Any, device: str) -> str:
     """One row: medians in ms an update, the geometric mean of the ratios and its t-interval."""
     parsed = task.parse_target(target)
     recipe = task.recipe_of(task.load(parsed.task), parsed)
     recipe = replace(recipe, optimizer="adamw", epochs=None, updates=updates, precision=precision)
     config = resolve(RunConfig(target=str(parsed), recipe=recipe, wandb="off", save_every=0))
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     for number in range(rounds + 1):
         sides = [(theirs, _bare), (ours, _toolkit)]
         for times, run in sides if number % 2 else sides[::-1]:
@@ -80,9 +82,10 @@ def _bare(config: RunConfig, updates: int, device: str) -> float:
 def _toolkit(config: RunConfig, updates: int, device: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         run = build(replace(config, eval_every=updates, progress=False), Path(folder))
-        seconds: float = loop.fit(run)["timing"]["train_seconds"]
+        result = loop.fit(run)
+        assert result is not None  # nobody stops it
         loop.release(run)
-    return seconds
+    return result.timing.train_seconds
 
 
 if __name__ == "__main__":

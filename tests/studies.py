@@ -24,33 +24,9 @@ def write_run(
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     (folder / "state.json").write_text('{"status": "done"}')
-    result: dict[str, Any] = {
-        **PAIR,
-        "status": "done",
-        "recipe_settings": {"lr": lr, "epochs": 2.0},
-        "schedule": schedule,
-        "schedule_config": {},
-        "seed": seed,
-        "arm": 0,
-        "updates": updates,
-        "metrics": {
-            "test": {"accuracy": score},
-            "validation": {"accuracy": score - 40 / updates},
-        },
-        "timing": {"train_seconds": 10.0 + seed, "data": 1.0, "evaluation": 2.0},
-        "initial_weights_sha": f"weights {seed}",
-        "batch_order_sha": f"order {seed}",
-        "final_weights_sha": f"{schedule} {lr} {seed} {changes.get('arm', 0)}",
-        "versions": {"torch": "2.13.0"},
-        "argv": ["somewhere/train.py", "digits/vit_micro", "--seed", str(seed)],
-        "device": "cpu",
-        "precision": "fp32",
-        "world_size": 1,
-        "micro_batch": 64,
-        "init": "random",
-        "notes": [],
-    }
-    (folder / "result.json").write_text(json.dumps(result | changes))
+    changes = {"study": study.name, "run_id": folder.name, "updates": updates, **changes}
+    result = result_json(schedule, seed, score, lr, **changes)
+    (folder / "result.json").write_text(json.dumps(result))
     with (folder / "events.jsonl").open("w") as events:
         for update in range(1, updates + 1):
             acts = schedule == "plan" and update % 20 == 0
@@ -74,6 +50,44 @@ def write_run(
                 evaluation |= {"split": "validation", "accuracy": score - 40 / update}
                 events.write(json.dumps(evaluation | {"t": 1000.0 + update}) + "\n")
     return folder
+
+
+def result_json(
+    schedule: str = "cosine", seed: int = 0, score: float = 90.0, lr: float = 0.01, **changes: Any
+) -> dict[str, Any]:
+    """What ``result.json`` of such a run holds; ``changes`` overwrite fields of it."""
+    updates = changes.get("updates", 40)
+    return {
+        **PAIR,
+        "status": "done",
+        "run_id": "a-run",
+        "study": "made-up",
+        "recipe_settings": {"lr": lr, "epochs": 2.0},
+        "schedule": schedule,
+        "schedule_config": {},
+        "seed": seed,
+        "arm": 0,
+        "init": "random",
+        "updates": updates,
+        "epoch": updates / 20,
+        "world_size": 1,
+        "micro_batch": 64,
+        "precision": "fp32",
+        "metrics": {
+            "test": {"accuracy": score},
+            "validation": {"accuracy": score - 40 / updates},
+        },
+        "timing": {"train_seconds": 10.0 + seed, "data": 1.0, "evaluation": 2.0},
+        "initial_weights_sha": f"weights {seed}",
+        "batch_order_sha": f"order {seed}",
+        "final_weights_sha": f"{schedule} {lr} {seed} {changes.get('arm', 0)}",
+        "rollbacks": 0,
+        "notes": [],
+        "versions": {"torch": "2.13.0"},
+        "device": "cpu",
+        "argv": ["somewhere/train.py", "digits/vit_micro", "--seed", str(seed)],
+        **changes,
+    }
 
 
 def write_study(study: Path, family: list[dict[str, Any]] | None = None) -> Path:

@@ -47,7 +47,7 @@ def drive(
     (memory, decision), total = schedule.start(lr, facts), facts.budget
     course = Course().after(decision, 0, facts)
     trace, began = [], 0
-    count = updates or (len(losses) if isinstance(losses, list) else total)
+    count = updates or (len(losses) if isinstance(losses, list) else total or 0)
     for update in range(1, count + 1):
         factor = schedule.factor(memory, (update - 1) / total if total else 0.0)
         factor *= course.factor(update - 1)

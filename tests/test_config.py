@@ -17,7 +17,6 @@ from toolkit import task
 from toolkit.config import (
     RETIRED,
     RunConfig,
-    check_folder,
     from_json,
     parse,
     resolve,
@@ -27,7 +26,8 @@ from toolkit.config import (
     to_json,
 )
 from toolkit.errors import ConfigError
-from toolkit.schedules import Cosine, GreedyPaper, Plan
+from toolkit.records.config_file import check_folder
+from toolkit.schedules import Adaptive, Cosine, GreedyPaper, Plan
 from toolkit.task import Recipe, Target, parse_target
 
 DIGITS = "digits/vit_micro"
@@ -236,7 +236,7 @@ def test_a_file_of_the_older_protocol_is_one_line_that_says_what_changed(
 def stored_by_an_older_version(config: RunConfig, **settings: object) -> dict[str, Any]:
     """What was stored of an adaptive run while its schedule had the settings of open-ended, too."""
     stored: dict[str, Any] = json.loads(json.dumps(to_json(config)))
-    stored["schedule"]["fields"] |= {**RETIRED["adaptive"], **settings}
+    stored["schedule"]["fields"] |= {**RETIRED[Adaptive], **settings}
     return stored
 
 
@@ -292,7 +292,7 @@ def test_a_folder_of_another_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"another configuration \(seed differ\).*--fresh"):
         check_folder(folder, replace(config, seed=1))
     (folder / "config.json").write_text('{"target":')
-    with pytest.raises(ConfigError, match=r"config.json cannot be read.*--fresh"):
+    with pytest.raises(ConfigError, match=r"config.json is not JSON.*--fresh"):
         check_folder(folder, config)
 
 

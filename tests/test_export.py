@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 
 import toolkit
 from tests import hub
+from tests.fitting import fitted
 from toolkit import cli
 from toolkit.config import RunConfig, parse
 from toolkit.training import checkpoint, loop
@@ -169,21 +170,19 @@ def test_weights_that_share_memory_are_all_kept_and_continued(
     flags = ("--recipe.updates", "4", "--save-every", "2", "--eval-every", "2", *glove, *SILENT)
     config = parse(["imdb/lstm-glove", *flags])
     whole = as_cudnn_has_it(build(config, tmp_path / "whole"))
-    sha = loop.fit(whole)["final_weights_sha"]
+    sha = fitted(whole).final_weights_sha
     loop.release(whole)
     assert weights_sha(toolkit.trained(whole.folder).state_dict()) == sha
     stopped = as_cudnn_has_it(build(config, tmp_path / "again"))
-    step = stopped.optimizer.step
 
-    def stop_in_the_second() -> None:
-        step()
-        stopped.stop_asked = stopped.update == 1
+    def stop_after_the_second(run: Run) -> None:
+        run.stop_asked = run.update == 2
 
-    stopped.optimizer.step = stop_in_the_second  # type: ignore[method-assign]
-    assert loop.fit(stopped) == {"status": "preempted", "updates": 2}
+    stopped.after_update.append(stop_after_the_second)
+    assert loop.fit(stopped) is None  # pre-empted
     loop.release(stopped)
     again = as_cudnn_has_it(build(config, tmp_path / "again"))
-    assert loop.fit(again)["final_weights_sha"] == sha
+    assert fitted(again).final_weights_sha == sha
     loop.release(again)
 
 

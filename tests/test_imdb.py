@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from tests import hub
+from tests.fitting import fitted
 from tests.hub import WORDS, write_split
 from toolkit import task
 from toolkit.config import parse, resolve
@@ -206,11 +207,11 @@ def test_an_encoder_trains_from_a_folder(root: Path, real_data: Path) -> None:
     folder = tiny_bert(root / "tiny", real_data)
     flags = ["--recipe.updates", "3", "--wandb", "off", "--progress", "False"]
     run = build(parse([f"imdb/{folder}", *flags, "schedule:linear"]), root / "runs")
-    result = loop.fit(run)
+    result = fitted(run)
     loop.release(run)
-    assert set(result["metrics"]["test"]) == {"f1", "accuracy"}
-    assert result["init"] == "pretrained"
-    assert not result["notes"]
+    assert set(result.metrics.test) == {"f1", "accuracy"}
+    assert result.init == "pretrained"
+    assert not result.notes
 
 
 def test_random_weights_are_said_loudly(root: Path) -> None:

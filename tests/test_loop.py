@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.fitting import fitted
 from toolkit.config import RunConfig, parse, run_folder
 from toolkit.errors import ConfigError
 from toolkit.records.events import decision_of
-from toolkit.schedules import Adaptive, Constant, Plan, memory_to_json
+from toolkit.records.result import Result, read_result
+from toolkit.schedules import Adaptive, Plan
 from toolkit.schedules.reading import Facts, Reading
 from toolkit.training import loop
 from toolkit.training.build import Run, build
@@ -31,13 +33,13 @@ def config(*flags: str) -> RunConfig:
 
 
 @pytest.fixture
-def fit(tmp_path: Path) -> Iterator[Any]:
+def fit(tmp_path: Path) -> Callable[[RunConfig], tuple[Result, list[dict[str, Any]]]]:
     """Build and fit a run in an empty folder."""
 
-    def run(cfg: RunConfig) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def run(cfg: RunConfig) -> tuple[Result, list[dict[str, Any]]]:
         built = build(cfg, tmp_path)
         try:
-            result = loop.fit(built)
+            result = fitted(built)
         finally:
             loop.release(built)
         lines = (built.folder / "events.jsonl").read_text().splitlines()
@@ -64,14 +66,16 @@ def test_a_run_leaves_what_the_formats_promise(fit: Any, tmp_path: Path) -> None
         *(10, 20, 30),
         30,
     ]
-    assert (result["status"], result["updates"], result["world_size"]) == ("done", 30, 1)
-    assert set(result["metrics"]) == {"test", "validation"}
-    assert result["samples"] == {"train": 1280, "validation": 200, "test": 317}
+    assert (result.status, result.updates, result.world_size) == ("done", 30, 1)
+    assert result.metrics.test.keys() == result.metrics.validation.keys() == {"accuracy"}
+    assert result.samples == {"train": 1280, "validation": 200, "test": 317}
     spans = {"data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint"}
-    assert set(result["timing"]) == {"train_seconds", *spans}
-    assert 0 < result["timing"]["forward_backward"] < result["timing"]["train_seconds"]
+    assert set(result.timing.spans) == spans
+    assert 0 < result.timing.spans["forward_backward"] < result.timing.train_seconds
     folder = run_folder(config("--eval-every", "10", "schedule:plan"), tmp_path)
-    assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
+    stored = json.loads((folder / "result.json").read_text())
+    assert stored == json.loads(json.dumps(result.to_json()))
+    assert json.loads(json.dumps(read_result(folder).to_json())) == stored
     assert json.loads((folder / "state.json").read_text()) == {"status": "done", "update": 30}
 
 
@@ -113,9 +117,9 @@ def test_a_search_is_read_at_every_update_and_neither_judged_nor_kept(
     assert min(judged) >= ended
     assert events[0]["kind"] == "start"
     assert (events[0]["facts"]["budget"], events[0]["action"]) == (400, "trial")
-    assert result["updates"] == 400
-    assert result["snapshots"]["taken"] >= 3
-    assert result["snapshots"]["bytes"] > 0
+    assert result.updates == 400
+    assert result.snapshots.taken >= 3
+    assert result.snapshots.bytes > 0
 
 
 def test_every_trial_starts_from_the_same_weights_and_batches(fit: Any) -> None:
@@ -133,34 +137,25 @@ def test_an_adaptive_run_goes_on_as_if_uninterrupted_and_is_replayed_bit_for_bit
     cfg = config(*ADAPTIVE, "--save-every", "100", "schedule:adaptive")
 
     def hurt(run: Run) -> None:
-        read = run.meter.read
+        if run.update == 210:
+            run.meter.read(run.update, run.epoch)
+            run.meter.add(torch.tensor(math.nan), 64)
 
-        def poisoned(update: int, epoch: float, stop: bool = False) -> Any:
-            reading, stops = read(update, epoch, stop)
-            if update == 210:
-                reading = reading._replace(loss=math.nan, count=0.0, nonfinite=1)
-            return reading, stops
-
-        run.meter.read = poisoned  # type: ignore[method-assign]
-
-    def run_to_end(study: str, stop: int | None) -> tuple[dict[str, Any], Path]:
+    def run_to_end(study: str, stop: int | None) -> tuple[Any, Path]:
         for last in [stop, None] if stop else [None]:
             run = build(replace(cfg, study=study), tmp_path)
-            hurt(run)
-            step = run.optimizer.step
 
-            def stepped(step: Any = step, run: Run = run, last: int | None = last) -> None:
-                step()
-                run.stop_asked = run.stop_asked or run.update + 1 == last
+            def stop_at_last(run: Run, last: int | None = last) -> None:
+                run.stop_asked = run.stop_asked or run.update == last
 
-            run.optimizer.step = stepped  # type: ignore[method-assign]
+            run.after_update += [hurt, stop_at_last]
             result = loop.fit(run)
             loop.release(run)
         return result, run.folder
 
     (whole, _), (again, folder) = run_to_end("whole", None), run_to_end("again", 205)
-    assert whole["rollbacks"] == again["rollbacks"] == 1
-    assert whole["final_weights_sha"] == again["final_weights_sha"]
+    assert whole.rollbacks == again.rollbacks == 1
+    assert whole.final_weights_sha == again.final_weights_sha
     lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     facts = Facts.from_json(lines[0]["facts"])
     assert facts.to_json() == {
@@ -182,9 +177,9 @@ def test_stopped_in_a_search_it_starts_over(fit: Any, tmp_path: Path) -> None:
     whole = fit(replace(cfg, study="whole"))[0]
     built = build(cfg, tmp_path)
     built.stop_asked = True
-    assert loop.fit(built) == {"status": "preempted", "updates": 1}
+    assert loop.fit(built) is None
     loop.release(built)
-    assert fit(cfg)[0]["final_weights_sha"] == whole["final_weights_sha"]
+    assert fit(cfg)[0].final_weights_sha == whole.final_weights_sha
 
 
 def test_a_schedule_that_does_not_fit_the_run_is_one_line(tmp_path: Path) -> None:
@@ -200,25 +195,26 @@ def test_same_seed_same_start_and_order_for_every_schedule(fit: Any) -> None:
     other = fit(config("--seed", "1"))[0]
     arm = fit(config("--arm", "1"))[0]
     for key in ("initial_weights_sha", "batch_order_sha"):
-        assert results[0][key] == results[1][key] == arm[key] != other[key]
+        first, second, third, fourth = (getattr(one, key) for one in (*results, arm, other))
+        assert first == second == third != fourth
 
 
 def test_a_checkpoint_between_readings_waits_for_the_next(fit: Any, tmp_path: Path) -> None:
     cfg = config("--read-every", "7", "--save-every", "10", "schedule:plan")
     whole, whole_events = fit(replace(cfg, study="whole"))
     built = build(cfg, tmp_path)
-    save = loop._save
 
-    def save_and_stop(run: Run) -> None:
-        save(run)
-        run.stopping = True
+    def fail_in_the_17th(run: Run) -> None:
+        if run.update == 17:
+            raise MemoryError
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_save", save_and_stop)
-        assert loop.fit(built) == {"status": "preempted", "updates": 14}
+    built.after_update.append(fail_in_the_17th)
+    with pytest.raises(MemoryError):
+        loop.fit(built)
     loop.release(built)
+    assert [path.name for path in built.folder.glob("checkpoints/*")] == ["update-14"]
     again, events = fit(cfg)
-    assert again["final_weights_sha"] == whole["final_weights_sha"]
+    assert again.final_weights_sha == whole.final_weights_sha
     assert losses(events) == losses(whole_events)
 
 
@@ -226,7 +222,7 @@ def test_reading_and_evaluating_less_often_changes_no_update(fit: Any) -> None:
     often = fit(config("schedule:constant"))[0]
     flags = ("--read-every", "7", "--eval-every", "13", "schedule:constant")
     seldom, events = fit(config(*flags))
-    assert seldom["final_weights_sha"] == often["final_weights_sha"]
+    assert seldom.final_weights_sha == often.final_weights_sha
     assert [event["update"] for event in events if "kind" not in event] == [7, 14, 21, 28, 30]
     assert [event["count"] for event in events if "kind" not in event] == [448.0] * 4 + [128.0]
 
@@ -244,12 +240,12 @@ def test_the_trace_is_the_same_with_and_without_mirror_and_progress_bar(fit: Any
     watched = replace(plain, wandb="auto", progress=True, study="watched")
     mirrored, mirrored_events = fit(watched)
     assert losses(mirrored_events) == losses(events)
-    assert mirrored["final_weights_sha"] == bare["final_weights_sha"]
+    assert mirrored.final_weights_sha == bare.final_weights_sha
 
 
 def test_clipping_bounds_the_update(tmp_path: Path) -> None:
-    flags = ("--recipe.optimizer", "sgd", "--recipe.momentum", "0", "--recipe.weight-decay", "0")
-    flags += ("--recipe.clip", "0.001", "--recipe.updates", "1", "--recipe.lr", "1")
+    flags = ["--recipe.optimizer", "sgd", "--recipe.momentum", "0", "--recipe.weight-decay", "0"]
+    flags += ["--recipe.clip", "0.001", "--recipe.updates", "1", "--recipe.lr", "1"]
     built = build(config(*flags, "schedule:constant"), tmp_path)
     before = torch.cat([weight.detach().flatten() for weight in built.model.parameters()]).clone()
     loop.fit(built)
@@ -260,14 +256,14 @@ def test_clipping_bounds_the_update(tmp_path: Path) -> None:
 
 def test_bf16_trains(fit: Any) -> None:
     result, events = fit(config("--recipe.precision", "bf16"))
-    assert result["precision"] == "bf16"
+    assert result.precision == "bf16"
     assert losses(events)[-1] < losses(events)[0]
 
 
 def test_a_run_whose_weights_are_lost_has_a_result(fit: Any) -> None:
     result, events = fit(config("--recipe.updates", "100", "--recipe.lr", "1e30"))
-    assert (result["status"], result["metrics"]["test"]) == ("diverged", {})
-    assert result["updates"] < 100
+    assert (result.status, result.metrics.test) == ("diverged", {})
+    assert result.updates < 100
     last = [event for event in events if "kind" not in event][-1]
     assert (last["loss"], last["count"], last["nonfinite"]) == (None, 0.0, 1)
 
@@ -277,19 +273,17 @@ def test_interrupted_inside_it_continues_to_the_same_weights(fit: Any, tmp_path:
     cfg = config("--save-every", "10", "schedule:plan")
     whole, whole_events = fit(replace(cfg, study="whole"))
     built = build(cfg, tmp_path)
-    step = built.optimizer.step
 
-    def stop_in_the_17th() -> None:
-        step()
-        if built.update == 16:
+    def stop_after_the_17th(run: Run) -> None:
+        if run.update == 17:
             signal.raise_signal(signal.SIGTERM)
 
-    built.optimizer.step = stop_in_the_17th  # type: ignore[method-assign]
-    assert loop.fit(built) == {"status": "preempted", "updates": 17}
+    built.after_update.append(stop_after_the_17th)
+    assert loop.fit(built) is None
     loop.release(built)
     assert json.loads((built.folder / "state.json").read_text())["status"] == "preempted"
     again, events = fit(cfg)
-    assert again["final_weights_sha"] == whole["final_weights_sha"]
+    assert again.final_weights_sha == whole.final_weights_sha
     assert losses(events) == losses(whole_events)
     assert [event["update"] for event in events if event.get("kind") == "resume"] == [17]
 
@@ -368,6 +362,5 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_reading_without_a_finite_loss_reaches_the_schedule(fit: Any) -> None:
     result, events = fit(config("--recipe.updates", "60", "--recipe.lr", "1e30", "schedule:plan"))
-    assert result["status"] == "diverged"
+    assert result.status == "diverged"
     assert all(math.isfinite(event["lr"]) for event in events if "kind" not in event)
-    json.dumps(memory_to_json(Constant().start(1.0)), allow_nan=False)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import update_bn
 
+from tests.fitting import fitted
 from toolkit.config import RunConfig, parse
 from toolkit.errors import ConfigError
 from toolkit.export import trained
@@ -56,7 +57,7 @@ def weights(run: Run) -> torch.Tensor:
 def test_it_learns_with_the_rates_of_the_schedule(optimizer: str, tmp_path: Path) -> None:
     cfg = config(optimizer, "schedule:constant", "--schedule.warmup", "0.1")
     with built(cfg, tmp_path) as run:
-        result = loop.fit(run)
+        result = fitted(run)
         base, log = cfg.recipe.lr, readings(run)
         groups = run.optimizer.param_groups
     assert [len(groups), groups[1]["weight_decay"]] == [2, 0.0]
@@ -64,8 +65,8 @@ def test_it_learns_with_the_rates_of_the_schedule(optimizer: str, tmp_path: Path
         [base * min(u / 6, 1) for u in range(60)]
     )
     assert log[-1]["loss"] < 0.6 * log[0]["loss"]
-    assert result["metrics"]["test"]["accuracy"] > 50
-    assert RIVALS[optimizer][0] in result["versions"]
+    assert result.metrics.test["accuracy"] > 50
+    assert RIVALS[optimizer][0] in result.versions
 
 
 @each_rival
@@ -74,48 +75,46 @@ def test_interrupted_inside_it_continues_to_the_same_weights(
 ) -> None:
     cfg = config(optimizer, "--eval-every", "10", "--save-every", "10", "schedule:linear")
     with built(replace(cfg, study="whole"), tmp_path) as run:
-        whole = loop.fit(run)
+        whole = fitted(run)
     with built(cfg, tmp_path) as run:
-        step = run.optimizer.step
 
-        def stop_in_the_24th() -> None:
-            step()
-            if run.update == 23:
+        def stop_after_the_24th(run: Run) -> None:
+            if run.update == 24:
                 signal.raise_signal(signal.SIGTERM)
 
-        run.optimizer.step = stop_in_the_24th  # type: ignore[method-assign]
-        assert loop.fit(run) == {"status": "preempted", "updates": 24}
+        run.after_update.append(stop_after_the_24th)
+        assert loop.fit(run) is None
     with built(cfg, tmp_path) as run:
-        again = loop.fit(run)
-    assert again["final_weights_sha"] == whole["final_weights_sha"]
-    assert again["metrics"] == whole["metrics"]
+        again = fitted(run)
+    assert again.final_weights_sha == whole.final_weights_sha
+    assert again.metrics == whole.metrics
 
 
 def test_schedule_free_is_judged_by_its_average_and_saved_as_it_trains(tmp_path: Path) -> None:
     cfg = config("schedule-free", "--eval-every", "30", "--save-every", "30", "schedule:constant")
-    judged: list[list[torch.Tensor]] = []
+    evaluated: list[torch.Tensor] = []
     with built(cfg, tmp_path) as run:
-        metrics, evaluate = run.task.metrics, loop.evaluate
+        metrics = run.task.metrics
 
         def look(*args: Any) -> dict[str, float]:
-            judged[-1].append(weights(run))
+            evaluated.append(weights(run))
             return metrics(*args)
 
-        def evaluate_and_look(run: Run, split: str) -> dict[str, float]:
-            judged.append([weights(run)])
-            found = evaluate(run, split)
-            judged[-1].append(weights(run))
-            return found
+        def evaluate_once_more(run: Run) -> None:
+            if run.update % 30:
+                return
+            before = weights(run)
+            loop.evaluate(run, "validation")
+            assert (evaluated[-1] - before).norm() > 1e-3 * before.norm()
+            assert torch.allclose(before, weights(run), atol=1e-6)
 
+        run.after_update.append(evaluate_once_more)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run.task, "metrics", look)
-            patch.setattr(loop, "evaluate", evaluate_and_look)
             patch.setattr(checkpoint, "clear", lambda folder: None)
             loop.fit(run)
-        assert len(judged) == 3
-        for before, average, after in judged:
-            assert (average - before).norm() > 1e-3 * before.norm()
-            assert torch.allclose(before, after, atol=1e-6)
+        assert len(evaluated) == 5  # at updates 30 and 60 twice, and on test
+        assert torch.allclose(evaluated[2], evaluated[4], atol=1e-6)
         saved = run.folder / "checkpoints" / "update-30" / "optimizer.bin"
         groups = torch.load(saved, weights_only=True)["param_groups"]
     assert all(group["train_mode"] and group["k"] == 30 for group in groups)
@@ -129,29 +128,31 @@ def test_schedule_free_is_judged_with_the_batch_statistics_of_its_average(tmp_pa
         return {name: value.clone() for name, value in run.model.named_buffers()}
 
     with built(cfg, tmp_path) as run:
-        judged, predict, evaluate = [], run.task.predict, loop.evaluate
+        evaluated, predict = [], run.task.predict
 
         def look(*args: Any) -> Any:
-            judged.append(buffers(run))
+            evaluated.append(buffers(run))
             return predict(*args)
 
-        def evaluate_and_look(run: Run, split: str) -> dict[str, float]:
+        def evaluate_once_more(run: Run) -> None:
+            if run.update % 20:
+                return
             before, random = buffers(run), torch.get_rng_state()
-            found = evaluate(run, split)
+            loop.evaluate(run, "validation")
             assert torch.equal(torch.get_rng_state(), random)
             assert all(torch.equal(value, before[name]) for name, value in buffers(run).items())
-            return found
 
+        run.after_update.append(evaluate_once_more)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run.task, "predict", look)
-            patch.setattr(loop, "evaluate", evaluate_and_look)
             loop.fit(run)
         run.optimizer.eval()
         ids = MicroBatches(run.plan, 0, 1, 32, 0, 25)
+        task: Any = run.task
         images = (run.splits.train.__getitems__(batch)["image"] for batch in ids)
-        update_bn((run.task.normalise(batch, run.model) for batch in images), run.model)
+        update_bn((task.normalise(batch, run.model) for batch in images), run.model)
         expected, average = buffers(run), weights(run)
-    for name, value in judged[-1].items():
+    for name, value in evaluated[-1].items():
         assert torch.allclose(value, expected[name], rtol=1e-4, atol=1e-5), name
     kept = trained(run.folder)
     assert torch.allclose(torch.cat([w.flatten() for w in kept.parameters()]), average, atol=1e-6)

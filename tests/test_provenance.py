@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from toolkit.records import provenance
-from toolkit.records.provenance import Code, code, machine, versions
+from toolkit.records.provenance import code, machine, versions
+from toolkit.records.result import Code
 
 
 def git(folder: Path, *arguments: str) -> str:

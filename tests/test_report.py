@@ -4,21 +4,24 @@ import json
 import shlex
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from tests.studies import write_large_study, write_run, write_study
+from tests.studies import result_json, write_large_study, write_run, write_study
 from toolkit.config import parse, run_id, to_json
 from toolkit.errors import ConfigError
+from toolkit.records.result import Result
 from toolkit.report.__main__ import main, write_report
+from toolkit.report.figure_data.curves import corners, rate_curves, stack
 from toolkit.report.files import markdown
-from toolkit.report.html.curves import corners, rate_curves, stack
 from toolkit.report.html.page import commands, render
+from toolkit.report.marks import legend
 from toolkit.report.numbers.analyse import analyse
-from toolkit.report.numbers.load import Curve, Group, RunRecord, load_study
+from toolkit.report.numbers.load import Curve, RunRecord, load_study
 from toolkit.report.text import verdict_sentences
 from toolkit.studies import shipped
 from toolkit.task import parse_target
@@ -120,8 +123,8 @@ def test_a_reader_learns_what_was_scored_on_how_much_and_whence_the_rates_are(
     for seed in range(6):
         for schedule in ("plan", "cosine"):
             metrics = {"test": {"f1": 80.0 + seed}, "validation": {"f1": 79.0}}
-            told = {"metrics": metrics, "samples": sizes, "argv": ["sweep.py"]}
-            write_run(tmp_path, schedule, seed, 0.0, **told)
+            changes: dict[str, Any] = {"metrics": metrics, "samples": sizes, "argv": ["sweep.py"]}
+            write_run(tmp_path, schedule, seed, 0.0, **changes)
     plan = {**shipped.headline_cpu().to_json(), "family": [], "pairs": {}, "left_out": {}}
     plan["source"] = "my studies.py:mine"
     (tmp_path / "study.json").write_text(json.dumps(plan))
@@ -147,12 +150,11 @@ def test_a_trial_does_not_push_the_training_off_the_axis(tmp_path: Path) -> None
         (folder / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in lines))
         write_run(study, "cosine", seed, 90.0, lr=0.01)
     analysis = analyse(load_study(study))
-    members: dict[Group, list[RunRecord]] = {}
-    for run in analysis.study.runs:
-        members.setdefault(run.group, []).append(run)
-    (panel,) = rate_curves(analysis.groups, members, ["plan", "cosine"]).panels
-    low, high = panel.figure["layout"]["yaxis"]["range"]
-    assert low < np.log10(0.01) < high < np.log10(0.2)
+    marks = legend(["plan", "cosine"])
+    (panel,) = rate_curves(analysis.groups, analysis.members, marks).panels
+    assert panel.y.limits is not None
+    low, high = panel.y.limits
+    assert low < 0.01 < high < 0.2
 
 
 def test_a_diverged_run_scores_zero_and_is_named(study: Path) -> None:
@@ -225,12 +227,18 @@ def test_an_arm_is_a_group_of_its_own(study: Path) -> None:
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda s: (s / "plan-0.01-0-0/result.json").write_text("{"), "result.json cannot be read"),
+        (
+            lambda s: (s / "plan-0.01-0-0/result.json").write_text("{"),
+            "result.json is not JSON: .*fresh",
+        ),
         (lambda s: (s / "plan-0.01-0-0/result.json").write_text("[]"), "is not a JSON object"),
         (lambda s: (s / "plan-0.01-0-0/result.json").write_text("{}"), "result.json lacks status"),
-        (lambda s: (s / "plan-0.01-0-0/events.jsonl").write_text('{"a'), "line 1 of .*is broken"),
+        (
+            lambda s: (s / "plan-0.01-0-0/events.jsonl").write_text('{"a'),
+            "line 1 is not JSON",
+        ),
         (lambda s: (s / "plan-0.01-0-0/events.jsonl").unlink(), "events.jsonl cannot be read"),
-        (lambda s: (s / "study.json").write_text("{"), "study.json cannot be read"),
+        (lambda s: (s / "study.json").write_text("{"), r"study.json is not JSON: .*toolkit sweep"),
         (lambda s: (s / "plan-0.01-0-0").rename(s / "x") and write_run(s, "plan", 0, 9.0), "both"),
     ],
 )
@@ -273,7 +281,7 @@ def test_jumps_of_the_rate_stay_jumps() -> None:
 def test_commands_can_be_repeated() -> None:
     own = ["digits/vit_micro", "--study", "a b"]
     for argv in (["x/train.py", *own], ["bin/toolkit", "train", *own]):
-        run = RunRecord(Path(), {"argv": argv, "seed": 0})
+        run = RunRecord(Path(), Result.from_json(result_json(argv=argv), Path()))
         assert commands([run]) == ["python -m toolkit.train digits/vit_micro --study 'a b'"]
 
 
@@ -283,13 +291,11 @@ def test_the_command_of_a_run_of_a_sweep_is_that_very_run(name: str) -> None:
     for config in (one for one in configs if one.seed == configs[0].seed):
         stored = json.loads(json.dumps(to_json(config)))
         target = parse_target(config.target)
-        result = {
-            **{"argv": ["x/sweep.py", name], "seed": config.seed, "arm": config.arm},
-            **target._asdict(),
-            **{"recipe_settings": stored["recipe"], "schedule": stored["schedule"]["name"]},
-            "schedule_config": stored["schedule"]["fields"],
-        }
-        (text,) = commands([RunRecord(Path(), result, stored)])
+        settings = {"sees": config.sees, "recipe_settings": stored["recipe"]}
+        told = {**target._asdict(), **settings, "arm": config.arm, "argv": ["x/sweep.py", name]}
+        told["schedule_config"] = stored["schedule"]["fields"]
+        result = result_json(stored["schedule"]["name"], config.seed, **told)
+        (text,) = commands([RunRecord(Path(), Result.from_json(result, Path()), stored)])
         python, module, program, *arguments = shlex.split(text)
         assert (python, module, program) == ("python", "-m", "toolkit.train")
         assert run_id(parse(arguments)) == run_id(config)
@@ -317,5 +323,5 @@ def test_hundreds_of_runs_take_seconds(tmp_path: Path) -> None:
     begin = time.process_time()
     analysis = analyse(load_study(study))
     assert time.process_time() - begin < 30 / 4
-    assert len(analysis.seeds) == 250
+    assert len(analysis.study.runs) == 250
     assert write_report(study).stat().st_size < 8_000_000

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers.optimization import GreedyLR
 
 from toolkit.schedules import Greedy, GreedyPaper, Plateau, Schedule
-from toolkit.schedules.reading import Facts, Reading
+from toolkit.schedules.reading import NO_ACTION, Facts, Reading
 
 STREAMS = 1000
 
@@ -120,8 +120,13 @@ def test_it_judges_the_mean_of_a_stretch(
     kind: Any, every: Any, judged: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
+
+    def judge(self: object, memory: Any, loss: float) -> Any:
+        seen.append(loss)
+        return memory, NO_ACTION
+
     schedule = kind(every=every)
-    monkeypatch.setattr(kind, "_judge", lambda self, memory, loss: (memory, seen.append(loss)))
+    monkeypatch.setattr(kind, "_judge", judge)
     memory, _ = schedule.start(0.1, Facts())
     for reading in readings([1.0, 1.0, 3.0, 3.0, 3.0, 3.0, math.nan, 3.0, 3.0]):
         memory, _ = schedule.observe(memory, reading)

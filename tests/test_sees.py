@@ -13,13 +13,15 @@ import toolkit
 from tests.conftest import Launch
 from tests.studies import write_run
 from toolkit import cli
-from toolkit.config import check_folder, from_json, parse, run_id, to_json
+from toolkit.config import from_json, parse, run_id, to_json
 from toolkit.errors import ConfigError, RunError
-from toolkit.records.events import entrant
+from toolkit.records.config_file import check_folder
+from toolkit.records.events import entrant, event_of
 from toolkit.records.wandb_mirror import decision, describe, values
 from toolkit.report.html.page import commands
 from toolkit.report.numbers.analyse import analyse
 from toolkit.report.numbers.load import load_study
+from toolkit.schedules.reading import Decision
 from toolkit.studies import shipped
 from toolkit.training import loop
 from toolkit.training.batches import shares_of
@@ -102,10 +104,12 @@ def test_wandb_is_told(run: Run) -> None:
     described = describe(json.loads((run.folder / "config.json").read_text()))
     assert described["schedule"] == "plateau (sees validation)"
     seen = [e for e in events_of(run.folder) if e.get("kind") == "validation_reading"]
-    assert values(seen[0]) == {"validation/loss": seen[0]["loss"]}
+    assert values(event_of(seen[0], "")) == {"validation/loss": seen[0]["loss"]}
     cut = next(event for event in seen if event["action"] == "cut")
-    assert decision(cut) == cut
-    assert not any(decision(event) for event in seen if event["action"] == "hold")
+    row = decision(event_of(cut, ""))
+    assert row == {"lr": cut["lr"], **{name: cut[name] for name in Decision._fields}}
+    held = (event for event in seen if event["action"] == "hold")
+    assert not any(decision(event_of(event, "")) for event in held)
 
 
 @pytest.mark.ranks

@@ -123,7 +123,8 @@ def test_answers_are_those_of_the_reference(
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(len(sizes), 2, 200)).astype(np.float32)
     logits[:, :, 0] += rng.normal(3, 2, size=(len(sizes), 2)).astype(np.float32)
-    features, of_row = [], [[] for _ in rows]
+    features: list[Any] = []
+    of_row: list[list[Any]] = [[] for _ in rows]
     for window, (example, flat) in enumerate(
         zip(encoded["example"], encoded["offsets"], strict=True)
     ):
@@ -195,7 +196,7 @@ def test_a_stride_without_room_is_refused(tokenizer: Any, length: int, stride: i
         qa.windows(tokenizer, ["why?"], ["because it is"], length, stride)
 
 
-ROWS = {
+ROWS: dict[str, list[Any]] = {
     "id": ["a", "b"],
     "title": ["t", "u"],
     "question": ["Who?", "Where?"],
@@ -233,7 +234,7 @@ def test_sizes_are_the_published_ones(root: Path, name: str, published: int) -> 
 
 
 def test_answerable_questions_alone(root: Path) -> None:
-    none = {"text": [], "answer_start": []}
+    none: dict[str, list[Any]] = {"text": [], "answer_start": []}
     rows = {name: values * 2 for name, values in ROWS.items()} | {
         "answers": ROWS["answers"] + [none] * 2
     }

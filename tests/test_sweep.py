@@ -15,10 +15,12 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, Launch
+from tests.studies import result_json
 from toolkit import sweep
-from toolkit.config import RunConfig
+from toolkit.config import RunConfig, to_json
 from toolkit.errors import ConfigError
 from toolkit.records import provenance
+from toolkit.records.result import Code, duration
 from toolkit.report.numbers.load import load_study
 from toolkit.schedules import OpenEnded
 from toolkit.studies import costs, shipped, worker
@@ -183,14 +185,14 @@ def test_a_cost_is_measured_or_scaled(tmp_path: Path, monkeypatch: pytest.Monkey
     assert 0 < measured.update < 5
     folder = tmp_path / "runs" / "x" / "y"
     folder.mkdir(parents=True)
-    recipe = costs.to_json(config)["recipe"] | {"lr": 0.5, "updates": 40}
-    result = {"task": "digits", "model": "vit_micro", "recipe": "field", "recipe_settings": recipe}
-    result |= {"timing": {"train_seconds": 3.0, "evaluation": 1.0}, "updates": 40, "epoch": 2.0}
+    recipe = to_json(config)["recipe"] | {"lr": 0.5, "updates": 40}
+    timing = {"train_seconds": 3.0, "evaluation": 1.0}
+    result = result_json(recipe_settings=recipe, timing=timing, updates=40, epoch=2.0)
     (folder / "result.json").write_text(json.dumps(result))
     (tmp_path / "runs" / "broken").mkdir()
     known = costs.from_finished()
     assert costs.total([config], known) == (0.1 * 400, set())
-    assert [costs.in_words(s) for s in (42, 500, 12_600, 1e6)] == [
+    assert [duration(s) for s in (42, 500, 12_600, 1e6)] == [
         "42 s",
         "8 min",
         "3.5 h",
@@ -228,11 +230,11 @@ def test_what_is_published_runs_from_a_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    changed = provenance.Code("c0ffee", ("toolkit/loop.py",))
+    changed = Code("c0ffee", ("toolkit/loop.py",))
     monkeypatch.setattr(provenance, "code", lambda: changed)
     assert sweep.main([f"{STUDIES}:judged"]) == 2
     assert "runs from a commit: toolkit/loop.py is not committed" in capsys.readouterr().err
-    monkeypatch.setattr(provenance, "code", lambda: provenance.Code(None, ()))
+    monkeypatch.setattr(provenance, "code", lambda: Code(None, ()))
     assert sweep.main([f"{STUDIES}:judged"]) == 2
     assert "this is no git checkout" in capsys.readouterr().err
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.fake_wandb import ENTITY, FakeWandb
 from tests.studies import write_run, write_study
+from toolkit.records.events import event_of
 from toolkit.records.wandb_mirror import AXES, describe, values
 from toolkit.report.__main__ import main
 
@@ -47,7 +48,7 @@ def test_the_spec_names_only_what_is_logged(saved: tuple[FakeWandb, Path]) -> No
     server, study = saved
     (events, *_) = study.glob("plan-0.1-*/events.jsonl")
     lines = events.read_text().splitlines()
-    logged = {name for line in lines for name in values(json.loads(line))}
+    logged = {name for line in lines for name in values(event_of(json.loads(line), ""))}
     logged |= {*AXES, "score"}
     stored = {"target": "a/b@c", "recipe": {"lr": 1}, "study": "s", "seed": 0}
     config = describe({**stored, "schedule": {"name": "plan", "fields": {}}})

@@ -88,9 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"usage: toolkit VERB ...\n\n{usage}\n\ntoolkit VERB --help says more.")
         return 0
     from toolkit.errors import unknown
+    from toolkit.process import WRONG, print_error
 
-    print(f"error: {unknown('verb', verb, VERBS)}", file=sys.stderr)
-    return 2
+    return print_error(unknown("verb", verb, VERBS), WRONG)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union
 
 from toolkit import task, userfile
 from toolkit.errors import ConfigError, unknown
-from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of, summary_of
+from toolkit.schedules import SCHEDULES, Adaptive, Cosine, Schedule, name_of, summary_of
 from toolkit.schedules.simulate import CHANGED, check_protocol, needs_of
 from toolkit.task import Recipe
 
@@ -20,6 +20,11 @@ DEFAULT_SCHEDULE = Cosine()
 RUNS = Path("runs")
 WEIGHTS = Path("weights") / "model.safetensors"
 """Where the folder of a finished run has the trained weights."""
+INTRODUCED_AT = "introduced_at"
+"""Key in the metadata of a dataclass field of a recipe, a schedule or ``RunConfig`` that came after
+runs had been stored without it: ``field(default=x, metadata={"introduced_at": x})``. Its value is
+the default that the field was introduced with, at which it changes nothing. At that value it is not
+in a run id, so earlier ids stay valid, whatever its default is today."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,9 @@ class RunConfig:
     """Seeds the initial weights and the order of the data."""
     arm: int = 0
     """With the seed, seeds dropout and augmentation: two arms of a seed share all the rest."""
-    sees: Literal["training", "validation"] = "training"
+    sees: Literal["training", "validation"] = field(
+        default="training", metadata={INTRODUCED_AT: "training"}
+    )
     """The losses that the schedule decides on: the training loss of each reading, or the loss on
     the validation split at each evaluation. What it then scores there is no longer unseen."""
     read_every: int = 1
@@ -73,11 +80,9 @@ class RunConfig:
 
 
 NOT_PART_OF_THE_EXPERIMENT = ("save_every", "keep_weights", "study", "wandb", "progress")
-LATER_DEFAULTS = {"sees": "training"}
-"""Fields that older stored configurations lack. At these values they are not in a run id."""
 NOT_PART_OF_THE_RECIPE = ("micro_batch", "eval_batch")
-RETIRED: Mapping[str, Mapping[str, Any]] = {
-    "adaptive": {
+RETIRED: Mapping[type, Mapping[str, Any]] = {
+    Adaptive: {
         "window": 400,
         "plateau": "auto",
         "oscillation": "auto",
@@ -88,8 +93,8 @@ RETIRED: Mapping[str, Mapping[str, Any]] = {
         "most_raises": 4,
     }
 }
-"""Settings that schedules once had, at the values they still go by. They enter the run id, so that
-earlier ids stay valid. At other values they are settings of the schedule open-ended now."""
+"""Settings that a schedule once had, at the values by which it still goes. They are in its run ids,
+so earlier ids stay valid. At other values they are settings of the schedule open-ended now."""
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -110,30 +115,9 @@ def run_id(config: RunConfig) -> str:
     Launch, world size, micro-batch, study and display are not in it, so the same experiment has
     the same id on one process and on eight.
     """
-    text = json.dumps(_experiment(to_json(config)), sort_keys=True, separators=(",", ":"))
+    kept = experiment(to_json(config), config)
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def check_folder(folder: Path, config: RunConfig) -> None:
-    """Refuse a run folder that holds another experiment.
-
-    Raises:
-        ConfigError: naming the folder and the fields that differ.
-    """
-    file = folder / "config.json"
-    if not file.exists():
-        return
-    try:
-        stored = json.loads(file.read_text())
-        wanted, found = _experiment(to_json(config)), _experiment(stored)
-        differing = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}; start over with --fresh") from error
-    if differing:
-        raise ConfigError(
-            f"{folder} holds a run of another configuration ({', '.join(differing)} differ); "
-            "start over with --fresh, or choose another --study"
-        )
 
 
 def run_folder(config: RunConfig, runs: Path = RUNS) -> Path:
@@ -162,7 +146,8 @@ def from_json(data: Mapping[str, Any]) -> RunConfig:
     schedule = schedule_from_json(data["schedule"])
     rest = {key: value for key, value in data.items() if key not in ("recipe", "schedule")}
     try:
-        return RunConfig(recipe=recipe_class(**data["recipe"]), schedule=schedule, **rest)
+        recipe = recipe_class(**{**_introduced(recipe_class), **data["recipe"]})
+        return RunConfig(recipe=recipe, schedule=schedule, **{**_introduced(RunConfig), **rest})
     except TypeError as error:
         raise ConfigError(f"stored configuration of another version: {error}") from error
 
@@ -225,14 +210,15 @@ def schedule_from_json(stored: Mapping[str, Any]) -> Schedule[Any]:
     Raises:
         ConfigError: if it, or one of its settings, is unknown to this version.
     """
+    kind = _schedule_class(stored["name"])
     kept = without_retired(stored["name"], stored["fields"])
-    if left := [field for field in RETIRED.get(stored["name"], ()) if field in kept]:
+    if left := [field for field in RETIRED.get(kind, ()) if field in kept]:
         raise ConfigError(
             f"stored schedule of another version: {stored['name']} no longer has {left[0]} "
             f"({kept[left[0]]} here); it is a setting of the schedule open-ended"
         )
     try:
-        schedule: Schedule[Any] = _schedule_class(stored["name"])(**_tuples(kept))
+        schedule: Schedule[Any] = kind(**_tuples({**_introduced(kind), **kept}))
     except TypeError as error:
         raise ConfigError(f"stored schedule of another version: {error}") from error
     return schedule
@@ -240,20 +226,58 @@ def schedule_from_json(stored: Mapping[str, Any]) -> Schedule[Any]:
 
 def without_retired(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The stored settings of a schedule, without those of ``RETIRED`` at their values there."""
-    retired = RETIRED.get(name, {})
+    retired = RETIRED.get(SCHEDULES.get(name, object), {})
     return {k: v for k, v in settings.items() if k not in retired or v != retired[k]}
 
 
-def _experiment(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a stored configuration that changes the experiment, in its JSON form."""
-    kept = {k: v for k, v in data.items() if k not in NOT_PART_OF_THE_EXPERIMENT}
-    kept = {k: v for k, v in kept.items() if v != LATER_DEFAULTS.get(k, ...)}
-    recipe = {k: v for k, v in data["recipe"].items() if k not in NOT_PART_OF_THE_RECIPE}
-    schedule = data["schedule"]
-    settings = {**RETIRED.get(schedule["name"], {}), **schedule["fields"]}
-    kept |= {"recipe": recipe, "schedule": {**schedule, "fields": settings}}
-    experiment: dict[str, Any] = json.loads(json.dumps(kept))
-    return experiment
+def experiment(data: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
+    """The part of a stored configuration that changes the experiment, in its JSON form.
+
+    Args:
+        data: what ``to_json`` returned, of this version or an earlier one.
+        config: a configuration whose recipe and schedule are of the classes that it is read as.
+    """
+    stored: dict[str, Any] = json.loads(json.dumps(data))
+    kept = {k: v for k, v in stored.items() if k not in NOT_PART_OF_THE_EXPERIMENT}
+    recipe = {k: v for k, v in stored["recipe"].items() if k not in NOT_PART_OF_THE_RECIPE}
+    settings = settings_in_id(type(config.schedule), stored["schedule"]["fields"])
+    return {
+        **settings_in_id(RunConfig, kept),
+        "recipe": settings_in_id(type(config.recipe), recipe),
+        "schedule": {**stored["schedule"], "fields": settings},
+    }
+
+
+def settings_in_id(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored settings without the fields that are at the value they were introduced with.
+
+    Those that have been retired since are among them, whether they were stored or not.
+
+    Args:
+        kind: the dataclass that the settings are of.
+        settings: field -> value, in its JSON form.
+    """
+    introduced = _introduced(kind)
+    kept = {k: v for k, v in settings.items() if k not in introduced or v != introduced[k]}
+    return {**RETIRED.get(kind, {}), **kept}
+
+
+def is_stored_as(schedule: Schedule[Any], stored: Mapping[str, Any]) -> bool:
+    """Whether a stored schedule, of this version or an earlier one, is this one."""
+    own: dict[str, Any] = json.loads(json.dumps(schedule_to_json(schedule)))
+    a, b = (
+        {**one, "fields": settings_in_id(type(schedule), one["fields"])} for one in (own, stored)
+    )
+    return a == b
+
+
+def _introduced(kind: Any) -> dict[str, Any]:
+    """Fields of a dataclass that came later -> the value they came with, in its JSON form."""
+    return {
+        item.name: json.loads(json.dumps(item.metadata[INTRODUCED_AT]))
+        for item in fields(kind)
+        if INTRODUCED_AT in item.metadata
+    }
 
 
 def _kinds_named(argv: Sequence[str]) -> Mapping[str, type]:

@@ -17,6 +17,11 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "")
 
 
+def error_text(error: BaseException) -> str:
+    """An error of another program's code, in one line: its type and its first line."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
 def unknown(what: str, name: str, valid: Iterable[str]) -> ConfigError:
     """The error for a name that does not exist, with the nearest that do.
 

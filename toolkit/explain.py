@@ -5,14 +5,13 @@ schedule made of it, what it rests on, and the settings that it was held against
 """
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from toolkit.config import parse_schedule, schedule_to_json
-from toolkit.errors import ConfigError, RunError
-from toolkit.process import DONE, FAILED, WRONG
+from toolkit.errors import ConfigError
+from toolkit.process import DONE, run_command
 from toolkit.records import recorded_losses
 from toolkit.records.events import entrant
 from toolkit.replay import Replay, check, prepare
@@ -30,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--update", type=int, required=True, metavar="N")
     arguments, rest = parser.parse_known_args(argv)
-    try:
+
+    def command() -> int:
         recorded = recorded_losses.load(arguments.run)
         if recorded.run is None:
             raise ConfigError(f"{recorded.file} is no run's: there is no config.json beside it")
@@ -40,10 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{recorded.file} is of a run under another schedule or other settings"
             )
         print(*explain(replay, arguments.update), sep="\n")
-    except (ConfigError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG if isinstance(error, ConfigError) else FAILED
-    return DONE
+        return DONE
+
+    return run_command(command)
 
 
 def explain(replay: Replay, update: int) -> Iterator[str]:

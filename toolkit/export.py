@@ -6,17 +6,17 @@ A transformers or timm model is written in its library's own format, for ``from_
 """
 
 import argparse
-import json
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.config import WEIGHTS, RunConfig, from_json
-from toolkit.errors import ConfigError, first_line
-from toolkit.process import DONE, FAILED, WRONG
+from toolkit.errors import ConfigError, RunError, error_text, first_line
+from toolkit.process import DONE, run_command
+from toolkit.records.config_file import CONFIG, read_config
+from toolkit.records.result import RESULT
 from toolkit.task import load, parse_target
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def export(run: Path, folder: Path) -> str:
         if loads is not None:
             return loads
         (folder / WEIGHTS).parent.mkdir()
-        for name in ("config.json", "result.json", WEIGHTS):
+        for name in (CONFIG, RESULT, WEIGHTS):
             shutil.copyfile(run / name, folder / name)
         return f"toolkit.trained({str(folder)!r})"
     except BaseException:
@@ -74,18 +74,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="folder of a finished run: runs/STUDY/ID")
     parser.add_argument("folder", type=Path, help="where to write; must not exist")
     options = parser.parse_args(argv)
-    try:
-        print(f"load it with {export(options.run, options.folder.resolve())}")
-    except ConfigError as error:
-        return _say(error, WRONG)
-    except Exception as error:  # of the task, or of the library that the model is of
-        return _say(f"{type(error).__name__}: {first_line(error)}", FAILED)
-    return DONE
 
+    def command() -> int:
+        try:
+            print(f"load it with {export(options.run, options.folder.resolve())}")
+        except ConfigError:
+            raise
+        except Exception as error:  # of the task, or of the library that the model is of
+            raise RunError(error_text(error)) from error
+        return DONE
 
-def _say(error: object, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return code
+    return run_command(command)
 
 
 def _model(config: RunConfig, weights: Path) -> "nn.Module":
@@ -106,19 +105,16 @@ def _model(config: RunConfig, weights: Path) -> "nn.Module":
 
 def _config(run: Path) -> RunConfig:
     """The configuration of a run that has kept its weights."""
-    if not (run / "config.json").exists():
+    if not (run / CONFIG).exists():
         raise ConfigError(f"{run} is no run's folder: it has no config.json")
-    if not (run / "result.json").exists():
+    if not (run / RESULT).exists():
         raise ConfigError(f"{run} is not finished: its command continues it")
     if not (run / WEIGHTS).exists():
         raise ConfigError(
             f"{run} has kept no weights: it diverged, or was made by a study or with "
             "--keep-weights False; toolkit train with --fresh makes them"
         )
-    try:
-        return from_json(json.loads((run / "config.json").read_text()))
-    except (ValueError, KeyError) as error:
-        raise ConfigError(f"{run / 'config.json'} cannot be read: {error}") from error
+    return from_json(read_config(run))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,18 @@
-"""This process among the ranks of a launch: who it is, how many threads it takes, how it ends."""
+"""This process: who it is among the ranks of a launch, how many threads it takes, how it ends."""
 
 import gc
 import os
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-DONE, FAILED, WRONG, PREEMPTED = 0, 1, 2, 75
-"""Exit codes: finished; the run failed; wrong usage or configuration; stopped, to be continued."""
+from toolkit.errors import ConfigError, RunError
+
+DONE, FAILED, WRONG, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
+"""Exit codes: finished; the run failed; wrong usage or configuration; stopped, to be continued;
+interrupted by the user where there is nothing to continue."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def is_rank_zero() -> bool:
@@ -18,7 +25,7 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def settle() -> int:
+def set_threads() -> int:
     """Share the cores among the processes of this machine, and return the threads of each."""
     import torch
 
@@ -30,7 +37,7 @@ def settle() -> int:
     return threads
 
 
-def leave(failed: bool = False) -> None:
+def leave_process_group(failed: bool = False) -> None:
     """End this process's part in the group of ranks, when nothing of a run is referred to any more.
 
     A DistributedDataParallel model must go before its gloo group. If it holds the last reference,
@@ -47,3 +54,63 @@ def leave(failed: bool = False) -> None:
     gc.collect()
     if not failed or distributed.get_backend() == "gloo":
         distributed.destroy_process_group()
+
+
+@contextmanager
+def stop_on_signal(ask: Callable[[], object], once: bool = True) -> Iterator[None]:
+    """Call ``ask`` on SIGTERM and SIGINT for the time of the block, in place of what they do.
+
+    Args:
+        ask: called in the main thread, between two of its operations: it should only take note.
+        once: after the first signal the next one acts as if this were not there. If not, each
+            calls ``ask``, and nothing but the end of the block ends it.
+    """
+    previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def handle(*_: object) -> None:
+        ask()
+        if once:
+            restore()
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        restore()
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Carry out a command, print what ends it in one line, and return its exit code.
+
+    Args:
+        command: returns an exit code. A ``ConfigError`` of it is code 2, a ``RunError`` 1; a reader
+            of the output that has left (``| head``) is 1, without a word.
+    """
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code
+    except ConfigError as error:
+        code = print_error(error, WRONG)
+    except RunError as error:
+        code = print_error(error, FAILED)
+    except KeyboardInterrupt:
+        code = print_error("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        code = FAILED
+        # Or the interpreter would complain when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    leave_process_group(failed=True)  # only here has what the error referred to gone
+    return code
+
+
+def print_error(error: object, code: int) -> int:
+    """Print an error as one line, from rank 0 alone, and return the exit code that goes with it."""
+    if is_rank_zero():
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    return code

@@ -11,20 +11,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import (
-    parse_schedule,
-    schedule_from_json,
-    schedule_name,
-    schedule_to_json,
-    without_retired,
-)
+from toolkit.config import is_stored_as, parse_schedule, schedule_from_json, schedule_name
 from toolkit.errors import ConfigError, RunError
-from toolkit.process import DONE, FAILED, WRONG
+from toolkit.process import DONE, run_command
 from toolkit.records import recorded_losses
 from toolkit.records.events import entrant, to_event
 from toolkit.records.recorded_losses import Losses
@@ -76,15 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one object a reading")
     parser.add_argument("--figure", type=Path, help="draw them, as PNG, SVG or PDF")
     arguments, rest = parser.parse_known_args(argv)
-    try:
+
+    def command() -> int:
         schedule = parse_schedule(rest, parser.prog)
-        replay = prepare(
-            recorded_losses.load(arguments.losses), schedule, arguments.base_lr, arguments.budget
-        )
+        recorded = recorded_losses.load(arguments.losses)
+        replay = prepare(recorded, schedule, arguments.base_lr, arguments.budget)
         return _show(replay, arguments.json, arguments.figure)
-    except (ConfigError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG if isinstance(error, ConfigError) else FAILED
+
+    return run_command(command)
 
 
 def prepare(
@@ -115,9 +108,10 @@ def prepare(
     last = recorded.readings[-1].update
     if facts.budget is not None and facts.budget < last:
         raise ConfigError(f"--budget = {budget}: {recorded.file} goes on to update {last}")
-    as_stored = json.loads(json.dumps(schedule_to_json(schedule)))
-    own = run is not None and (as_stored, base_lr, facts) == (
-        *(_without_retired(run["schedule"]), known_lr, recorded.facts),
+    own = (
+        run is not None
+        and is_stored_as(schedule, run["schedule"])
+        and (base_lr, facts) == (known_lr, recorded.facts)
     )
     if own and recorded.older_facts and needs_of(schedule):
         raise ConfigError(
@@ -140,10 +134,6 @@ def check(replay: Replay, judged: Sequence[Replayed]) -> None:
                     f"{replay.losses.file} is not reproduced: at update {recorded['update']} "
                     f"{field} is {value}, was {recorded[field]}"
                 )
-
-
-def _without_retired(stored: Mapping[str, Any]) -> dict[str, Any]:
-    return {**stored, "fields": without_retired(stored["name"], stored.get("fields", {}))}
 
 
 def _schedule_of(recorded: Losses) -> Schedule[Any]:

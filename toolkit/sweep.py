@@ -17,10 +17,11 @@ from typing import Any
 from tqdm import tqdm
 
 from toolkit.config import RUNS
-from toolkit.errors import ConfigError, RunError, unknown
-from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, is_rank_zero, leave, settle
+from toolkit.errors import ConfigError, unknown
+from toolkit.process import DONE, PREEMPTED, is_rank_zero, run_command, set_threads
 from toolkit.records import provenance
-from toolkit.records.recorder import write_json
+from toolkit.records.json_files import read_json, write_json
+from toolkit.records.result import duration
 from toolkit.studies import claims, costs, pool, shipped, worker
 from toolkit.studies.study import Study
 from toolkit.studies.worker import Item
@@ -32,6 +33,10 @@ SECONDS_BETWEEN_LINES = 15
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = _parser().parse_args(argv)
+    return run_command(lambda: _carry_out(options))
+
+
+def _carry_out(options: argparse.Namespace) -> int:
     try:
         study = shipped.load(options.study)
         items = _chosen(worker.items(study), options)
@@ -43,16 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.retry_failed:
             print(f"{worker.forgive(items)} runs that were given up are tried again")
         return _sweep(options, study, items)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG
     except KeyboardInterrupt:
         print("stopped: the same command continues", file=sys.stderr)
         return PREEMPTED
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-    leave(failed=True)  # only here has what the error referred to gone
-    return FAILED
 
 
 def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> int:
@@ -164,10 +162,7 @@ def _declare(study: Study, source: str) -> None:
     file = RUNS / study.name / "study.json"
     new = json.loads(json.dumps(study.to_json() | {"source": source}))
     if file.exists():
-        try:
-            old = json.loads(file.read_text())
-        except ValueError as error:
-            raise ConfigError(f"{file} cannot be read ({error}): remove it") from error
+        old = read_json(file, "remove it")
         new["source"] = old.get("source", source)
         differing = [name for name in ("family", "rope") if old.get(name) != new[name]]
         if differing:
@@ -217,14 +212,14 @@ def _show_costs(options: argparse.Namespace, study: Study, items: Sequence[Item]
     left = [item for item in items if item.open]
     known = costs.from_finished()
     if options.measure:
-        settle()
+        set_threads()
         for item in {costs.kind(item.config): item for item in left}.values():
             if costs.kind(item.config) not in known:
                 print(f"measuring {options.measure} updates of {item.config.target}", flush=True)
                 known[costs.kind(item.config)] = costs.measure(item.config, options.measure)
     for item in left:
         cost = known.get(costs.kind(item.config))
-        about = f", about {costs.in_words(cost.of(item.config))}" if cost else ""
+        about = f", about {duration(cost.of(item.config))}" if cost else ""
         print(f"{_command(options.study, item)}  # {item}{about}")
     seconds, without = costs.total([item.config for item in left], known)
     print(f"\n{len(items)} runs, {len(left)} to go; one after the other on this kind of machine:")
@@ -234,11 +229,9 @@ def _show_costs(options: argparse.Namespace, study: Study, items: Sequence[Item]
         words = "unknown: no finished run of its kind"
         if not missing:
             each = known[costs.kind(runs[0])].update
-            words = (
-                f"{costs.in_words(together)}, {each:.3g} s an update with its share of evaluation"
-            )
+            words = f"{duration(together)}, {each:.3g} s an update with its share of evaluation"
         print(f"  {target}: {len(runs)} runs, {words}")
-    print(f"  all: {costs.in_words(seconds)}" + (" and what is unknown" if without else ""))
+    print(f"  all: {duration(seconds)}" + (" and what is unknown" if without else ""))
     if without:
         print("  --measure 3 makes three updates of each unknown kind, and asks no more")
     print(*_hopeless(study), sep="", end="")

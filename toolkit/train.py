@@ -4,36 +4,50 @@ The same command continues an unfinished run and prints the result of a finished
 starts over. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 pre-empted.
 """
 
-import json
 import shutil
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import RunConfig, check_folder, parse, resolve, run_folder
-from toolkit.errors import ConfigError, RunError, first_line
-from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, is_rank_zero, leave, settle
+from toolkit.config import RunConfig, parse, resolve, run_folder
+from toolkit.errors import RunError, error_text
+from toolkit.process import (
+    DONE,
+    PREEMPTED,
+    is_rank_zero,
+    leave_process_group,
+    run_command,
+    set_threads,
+)
+from toolkit.records.config_file import check_folder
+from toolkit.records.result import RESULT, Result, read_result
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    fresh = "--fresh" in argv
-    try:
-        config = resolve(parse([argument for argument in argv if argument != "--fresh"]))
-        return train(config, fresh)
-    except ConfigError as error:
-        code = _say(error, WRONG)
-    except RunError as error:
-        code = _say(error, FAILED)
-    leave(failed=True)  # only here has what the error referred to gone
-    return code
+def main(
+    argv: Sequence[str] | None = None, after_update: Sequence[Callable[[Any], None]] = ()
+) -> int:
+    """Run the command line and return its exit code; for ``after_update`` see ``train``."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    fresh = "--fresh" in arguments
+
+    def command() -> int:
+        config = resolve(parse([argument for argument in arguments if argument != "--fresh"]))
+        return train(config, fresh, after_update)
+
+    return run_command(command)
 
 
-def train(config: RunConfig, fresh: bool = False) -> int:
+def train(
+    config: RunConfig, fresh: bool = False, after_update: Sequence[Callable[[Any], None]] = ()
+) -> int:
     """Train a resolved configuration, or show its result, and return the exit code.
+
+    Args:
+        config: the run.
+        fresh: start over, whatever is in the run's folder.
+        after_update: called with the run after each optimizer update, on every rank.
 
     Raises:
         ConfigError: if it cannot be carried out.
@@ -44,31 +58,32 @@ def train(config: RunConfig, fresh: bool = False) -> int:
         shutil.rmtree(folder, ignore_errors=True)
     if not fresh:
         check_folder(folder, config)
-        if (folder / "result.json").exists():
+        if (folder / RESULT).exists():
             if is_rank_zero():  # a kill may have come between the result and their end
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            _show(json.loads((folder / "result.json").read_text()), folder)
+            _show(read_result(folder), folder)
             return DONE
-    threads = settle()
+    threads = set_threads()
     from toolkit.training import loop
     from toolkit.training.build import build
 
     run = build(config)
+    run.after_update.extend(after_update)
     if is_rank_zero():
         _announce(run, threads)
     try:
         result = loop.fit(run)
     except Exception as error:
         raise _failure(error, folder, run.update, run.accelerator.process_index) from error
+    updates = run.update
     loop.release(run)
     del run
-    leave()
-    if result["status"] == "preempted":
+    leave_process_group()
+    if result is None:
         if is_rank_zero():
-            print(f"stopped after update {result['updates']}: the same command continues")
+            print(f"stopped after update {updates}: the same command continues")
         return PREEMPTED
-    if is_rank_zero():
-        _show(result, folder)
+    _show(result, folder)
     return DONE
 
 
@@ -83,10 +98,10 @@ def _failure(error: Exception, folder: Path, update: int, rank: int) -> RunError
         return error
     log = folder / f"error-{rank}.log"
     log.write_text(traceback.format_exc())
-    told = f"{type(error).__name__}: {first_line(error)}; see {log}"
+    text = f"{error_text(error)}; see {log}"
     if rank > 0:  # it may be the only one that failed
-        print(f"error on rank {rank}: {told}", file=sys.stderr)
-    return RunError(told)
+        print(f"error on rank {rank}: {text}", file=sys.stderr)
+    return RunError(text)
 
 
 def _announce(run: Any, threads: int) -> None:
@@ -101,22 +116,15 @@ def _announce(run: Any, threads: int) -> None:
     )
 
 
-def _show(result: dict[str, Any], folder: Path) -> None:
+def _show(result: Result, folder: Path) -> None:
     if not is_rank_zero():
         return
-    test = ", ".join(f"{name} {value:.2f}" for name, value in result["metrics"]["test"].items())
-    seconds = result["timing"]["train_seconds"]
+    test = ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.test.items())
     print(
-        f"{result['status']}: {test or 'no test metric'} on test after {result['updates']} "
-        f"updates in {seconds:.1f} s of training; {folder}/result.json",
+        f"{result.status}: {test or 'no test metric'} on test after {result.updates} "
+        f"updates in {result.timing.train_seconds:.1f} s of training; {folder / RESULT}",
         flush=True,
     )
-
-
-def _say(error: Exception, code: int) -> int:
-    if is_rank_zero():
-        print(f"error: {error}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ usage: adaptive_ranks.py OUT
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState
 
-from toolkit.process import leave
+from toolkit.process import leave_process_group
 from toolkit.schedules import Adaptive
 from toolkit.training.lr import ScheduledLR
 from toolkit.training.meter import LossMeter
@@ -36,7 +37,7 @@ def train(split_batches):
     prepared = accelerator.prepare(lr)
     meter = LossMeter(accelerator)
     generator = torch.Generator().manual_seed(rank)
-    seen = {"rates": [], "actions": [], "local": [], "losses": []}
+    seen: dict[str, Any] = {"rates": [], "actions": [], "local": [], "losses": []}
     update = 0
     while update < UPDATES:
         for _ in range(2):
@@ -71,4 +72,4 @@ result = {str(split): train(split) for split in (False, True)}
 accelerator = Accelerator(cpu=True)
 (out / f"rank{accelerator.process_index}.json").write_text(json.dumps(result))
 accelerator.wait_for_everyone()
-leave()
+leave_process_group()

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from toolkit.process import leave
+from toolkit.process import leave_process_group
 from toolkit.schedules import Plan
 from toolkit.training.lr import ScheduledLR
 from toolkit.training.meter import LossMeter
@@ -44,4 +44,4 @@ def main():
 
 
 main()
-leave()
+leave_process_group()

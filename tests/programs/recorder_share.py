@@ -10,30 +10,37 @@ import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from toolkit.config import parse, resolve
 from toolkit.training import loop
 from toolkit.training.build import build
 
 FLAGS = ["digits/vit_micro", "--recipe.updates", "60", "--save-every", "0", "--progress", "False"]
-spent = {"off": [], "auto": []}
-updates = []
+spent: dict[str, list[float]] = {"off": [], "auto": []}
+updates: list[float] = []
 
 
-def fit(wandb: str, number: int) -> None:
+def fit(wandb: Any, number: int) -> None:
     config = replace(resolve(parse(FLAGS)), wandb=wandb, study=f"{wandb}-{number}")
     run = build(config, Path("runs"))
-    loop._resume(run)
-    record = run.record.reading
 
-    def timed(*arguments):
-        begin = time.perf_counter()
-        record(*arguments)
-        spent[wandb].append(time.perf_counter() - begin)
-        updates.append(begin)
+    def watch(run):
+        """Time the recorder from the first reading on."""
+        if run.update > 1:
+            return
+        record = run.record.reading
 
-    run.record.reading = timed
-    loop._train(run)
+        def timed(*arguments):
+            begin = time.perf_counter()
+            record(*arguments)
+            spent[wandb].append(time.perf_counter() - begin)
+            updates.append(begin)
+
+        run.record.reading = timed
+
+    run.after_update.append(watch)
+    loop.fit(run)
     loop.release(run)
 
 

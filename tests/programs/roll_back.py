@@ -5,14 +5,14 @@ usage: roll_back.py OUT TARGET [flags]      every rank writes OUT/rankN.json
 
 import json
 import sys
-from itertools import islice
 from pathlib import Path
 
 import torch
 
 from toolkit.config import parse
-from toolkit.process import leave, settle
-from toolkit.training import loop
+from toolkit.process import leave_process_group, set_threads
+from toolkit.training import checkpoint, loop
+from toolkit.training.batches import batches_of
 from toolkit.training.build import build
 from toolkit.training.snapshot import Snapshot
 
@@ -21,12 +21,12 @@ BEFORE, AFTER = 4, 5
 
 def main():
     out = Path(sys.argv[1])
-    settle()
+    set_threads()
     run = build(parse(sys.argv[2:]))
-    loop._resume(run)
+    checkpoint.start_or_resume(run)
     run.model.train()
     snapshot = Snapshot(run.model, run.optimizer)
-    batches = list(islice(loop._training_batches(run), (BEFORE + AFTER) * run.shares.accumulation))
+    batches = list(batches_of(run, 0, BEFORE + AFTER))
 
     def copies():
         """Everything that a snapshot keeps, as it is now."""
@@ -39,7 +39,7 @@ def main():
         window = run.shares.accumulation
         stream = iter(batches[first * window :])
         for _ in range(count):
-            loop._update(run, stream)
+            loop.make_update(run, stream)
             losses.append(run.meter.read(run.update, 0.0)[0].loss)
         return losses
 
@@ -78,4 +78,4 @@ def main():
 
 
 main()
-leave()
+leave_process_group()

@@ -11,14 +11,12 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from toolkit import train
-from toolkit.training import loop
 
 at = int(os.environ.get("STOP_AFTER", "77"))
-update, destroy = loop._update, distributed.destroy_process_group
+destroy = distributed.destroy_process_group
 
 
-def update_and_stop(run, batches):
-    update(run, batches)
+def stop(run):
     if run.update == at and os.environ["RANK"] == "1":
         signal.raise_signal(signal.SIGTERM)
 
@@ -29,6 +27,5 @@ def count_and_destroy(group=None):
     destroy(group)
 
 
-loop._update = update_and_stop
 distributed.destroy_process_group = count_and_destroy
-sys.exit(train.main())
+sys.exit(train.main(after_update=[stop]))

@@ -6,27 +6,16 @@ import subprocess
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
+
+from toolkit.records.result import Code
 
 PACKAGES = (
     *("torch", "accelerate", "timm", "transformers", "datasets", "evaluate", "numpy", "wandb"),
     *("schedulefree", "prodigyopt"),
 )
 ROOT = Path(__file__).parent.parent
-
-
-class Code(NamedTuple):
-    """The toolkit's code.
-
-    Attributes:
-        commit: of the checkout that it lies in; None if that is not the toolkit's own.
-        uncommitted: its files that differ from the commit.
-    """
-
-    commit: str | None
-    uncommitted: tuple[str, ...]
 
 
 @lru_cache(maxsize=1)

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +9,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from toolkit.errors import ConfigError
-from toolkit.records.events import VALIDATION_READING, reading_of
+from toolkit.records.config_file import CONFIG, read_config
+from toolkit.records.events import EVENTS, START, VALIDATION_READING, reading_of
+from toolkit.records.json_files import parse_object
 from toolkit.schedules.reading import Facts, Reading
 
-EVENTS, CONFIG = "events.jsonl", "config.json"
 UPDATE_NAMES = ("update", "step")
 Entry = tuple[str, Mapping[str, Any]]
 """Where it stands in the file, in words, and its fields."""
@@ -84,8 +84,8 @@ def _from_csv(file: Path, text: str) -> Losses:
 
 def _trainer_state(text: str) -> Mapping[str, Any] | None:
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError:
+        data = parse_object(text, "")
+    except ConfigError:  # several lines, as in events.jsonl
         return None
     return data if isinstance(data.get("log_history"), list) else None
 
@@ -106,13 +106,11 @@ def _from_events(file: Path, text: str) -> Losses:
     lines = []
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         try:
-            lines.append((f"row {number}", json.loads(line)))
-        except json.JSONDecodeError as error:
+            lines.append((f"row {number}", parse_object(line, f"{file}, row {number}")))
+        except ConfigError:
             if not line.endswith("\n") and lines:
                 break  # a run writes it right now, or was killed while it did
-            raise ConfigError(f"{file}, row {number} is not JSON: {error.msg}") from error
-        if not isinstance(lines[-1][1], dict):
-            raise ConfigError(f"{file}, row {number} is not a JSON object")
+            raise
     run = _config_beside(file)
     saw = any(event.get("kind") == VALIDATION_READING for _, event in lines)
     seeing = saw or (run or {}).get("sees") == "validation"
@@ -127,7 +125,7 @@ def _from_events(file: Path, text: str) -> Losses:
     readings = tuple(map(reading_of, events))
     if run is None:
         return Losses(file, readings, events, sees=sees)
-    start = next((event for _, event in lines if event.get("kind") == "start"), None)
+    start = next((event for _, event in lines if event.get("kind") == START), None)
     facts = _derived(run, readings[-1]) if start is None else _stated(file, start)
     older = start is not None and "facts" not in start
     return Losses(file, readings, events, run, facts, older, sees)
@@ -138,15 +136,7 @@ def _have(entries: Sequence[Entry], field: str) -> bool:
 
 
 def _config_beside(file: Path) -> Mapping[str, Any] | None:
-    config = file.with_name(CONFIG)
-    if not config.exists():
-        return None
-    try:
-        data: Mapping[str, Any] = json.loads(config.read_text())
-        data["recipe"]["lr"], data["schedule"]["name"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ConfigError(f"{config} is not the configuration of a run: {error}") from error
-    return data
+    return read_config(file.parent) if file.with_name(CONFIG).exists() else None
 
 
 def _stated(file: Path, start: Mapping[str, Any]) -> Facts:

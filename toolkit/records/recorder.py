@@ -19,11 +19,13 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from toolkit.config import RunConfig, schedule_name, to_json
-from toolkit.records.events import to_event
+from toolkit.records.config_file import CONFIG
+from toolkit.records.events import EVALUATION, EVENTS, TIMING, to_event
+from toolkit.records.json_files import parse_object, write_json
+from toolkit.records.result import RESULT, SPANS, Result
 from toolkit.records.wandb_handle import Mirror, start_mirror
 from toolkit.schedules.reading import Decision, Reading
 
-SPANS = ("data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint")
 NOT_TRAINING = ("evaluation", "checkpoint")
 
 
@@ -93,10 +95,10 @@ class Recorder:
         self._mirror: Mirror | None = None
         if self._writes:
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / "config.json", to_json(config))
-            self._events = _open_events(folder / "events.jsonl", resume_at)
+            write_json(folder / CONFIG, to_json(config))
+            self._events = _open_events(folder / EVENTS, resume_at)
             if config.wandb == "auto" and os.environ.get("WANDB_MODE") != "disabled":
-                self._mirror = start_mirror(folder, (folder / "events.jsonl").stat().st_size)
+                self._mirror = start_mirror(folder, (folder / EVENTS).stat().st_size)
         self._update, self._items = resume_at, 0.0  # of the last evaluation; items since then
         self._bar = tqdm(
             total=updates,
@@ -134,9 +136,9 @@ class Recorder:
     ) -> None:
         """Log the metrics of a split, and after the validation split what the run has cost."""
         place = {"update": update, "epoch": epoch}
-        self._write({"kind": "evaluation", **place, "split": split, **metrics, "t": time.time()})
+        self._write({"kind": EVALUATION, **place, "split": split, **metrics, "t": time.time()})
         if split == "validation":
-            self._write({"kind": "timing", **place, **self._cost(update), "t": time.time()})
+            self._write({"kind": TIMING, **place, **self._cost(update), "t": time.time()})
 
     def event(self, kind: str, update: int, **fields: Any) -> None:
         """Log anything else that happened, such as a resume."""
@@ -147,10 +149,10 @@ class Recorder:
         if self._writes:
             write_status(self.folder, status, update)
 
-    def finish(self, result: Mapping[str, Any]) -> None:
+    def finish(self, result: Result) -> None:
         """Write result.json, whose presence means that the run is over."""
         if self._writes:
-            write_json(self.folder / "result.json", result)
+            write_json(self.folder / RESULT, result.to_json())
         self.close()
 
     def close(self) -> None:
@@ -184,16 +186,6 @@ def write_status(folder: Path, status: str, update: int) -> None:
     write_json(folder / "state.json", {"status": status, "update": update})
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON file by atomic rename: a reader sees the old file or the whole new one."""
-    partial = path.with_name(path.name + f".{os.getpid()}.partial")
-    with partial.open("w") as file:
-        json.dump(data, file, indent=1, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
 def peak_memory() -> dict[str, int]:
     """Most bytes this process has held so far, of the host's memory and the accelerator's."""
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -207,10 +199,12 @@ def _open_events(path: Path, resume_at: int) -> IO[str]:
     if not resume_at:
         path.unlink(missing_ok=True)
     if path.exists():
+        lines = path.read_text().splitlines(keepends=True)
         kept = [
             line
-            for line in path.read_text().splitlines(keepends=True)
-            if line.endswith("\n") and json.loads(line)["update"] <= resume_at
+            for number, line in enumerate(lines, 1)
+            if line.endswith("\n")
+            and parse_object(line, f"{path}, line {number}")["update"] <= resume_at
         ]
         partial = path.with_name(path.name + ".partial")
         partial.write_text("".join(kept))

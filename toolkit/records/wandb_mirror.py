@@ -8,6 +8,7 @@ stop or slow the mirror only, and every value that W&B shows is read from ``even
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -19,16 +20,30 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.process import DONE, FAILED
-from toolkit.records.events import VALIDATION_READING, entrant
+from toolkit.records.config_file import CONFIG, read_config
+from toolkit.records.events import (
+    EVENTS,
+    START,
+    TIMING,
+    EvaluationEvent,
+    Event,
+    OtherEvent,
+    ReadingEvent,
+    TimingEvent,
+    entrant,
+    event_of,
+)
+from toolkit.records.json_files import parse_object, read_json
+from toolkit.records.result import RESULT, read_result
 
 PROJECT = "adaptive-lr-toolkit"
 AXES = ("update", "epoch", "wall_clock")
 """On every row; wall_clock is in seconds since the run's first event."""
 VALIDATION_LOSS = "validation/loss"
-NOT_VALUES = ("kind", "split", "t", *AXES)
 DECISION_COLUMNS = (*AXES, "lr", "pattern", "statistic", "action", "reason")
-FROM_RESULT = ("world_size", "micro_batch", "precision", "init", "device", "versions", "argv")
-OF_RESULT = ("status", "updates", "rollbacks", "initial_weights_sha", "batch_order_sha")
+CONFIG_FIELDS = ("world_size", "micro_batch", "precision", "init", "device", "versions", "argv")
+SUMMARY_FIELDS = ("status", "updates", "rollbacks", "initial_weights_sha", "batch_order_sha")
+"""Fields of a result that W&B has in the run's configuration, and those in its summary."""
 TAG_LENGTH = 64
 
 POLL_SECONDS = 0.2
@@ -39,8 +54,6 @@ UPLOAD_SECONDS, FINISH_SECONDS = 3, 4
 NICE = 10
 SAYS = "mirror: "
 """Begins the lines of the log that are not W&B's own."""
-
-Event = Mapping[str, Any]
 
 
 def wandb_mode() -> str:
@@ -71,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         over.set()
     try:
         for folder in arguments.folders:
-            if (folder / "events.jsonl").exists():
+            if (folder / EVENTS).exists():
                 mirror(folder, over, arguments.begin, arguments.offline)
     except Exception as error:
         first = next(iter(str(error).splitlines()), "")
@@ -96,11 +109,10 @@ def mirror(folder: Path, over: threading.Event, begin: int = 0, offline: bool = 
     run = _open(folder, offline, live)
     first = last = _first_time(folder)
     decisions: list[list[Any]] = []
-    for event in _follow(folder / "events.jsonl", begin, over):
-        last = event["t"]
+    for event in _follow(folder / EVENTS, begin, over):
+        last = event.time
         first = last if first is None else first
-        axes = {name: event[name] for name in ("update", "epoch") if name in event}
-        axes["wall_clock"] = last - first
+        axes = {**_place(event), "wall_clock": last - first}
         if row := values(event):
             for name in [name for name in row if name.startswith("validation/")]:
                 best = "min" if name == VALIDATION_LOSS else "max"
@@ -112,31 +124,41 @@ def mirror(folder: Path, over: threading.Event, begin: int = 0, offline: bool = 
 
 
 def values(event: Event) -> dict[str, float]:
-    """What W&B is told of an event, beside its axes; empty for events that are not numbers."""
-    kind = event.get("kind")
-    if kind is None:
-        rates = event.get("lrs", [event["lr"]])
-        groups = {f"lr/group_{i}": rate for i, rate in enumerate(rates[1:], 1)}
-        named = {"train/loss": event["loss"], "lr": rates[0], **groups, "factor": event["factor"]}
-    elif kind in ("evaluation", "timing"):
-        prefix = event.get("split", kind)
-        named = {f"{prefix}/{k}": v for k, v in event.items() if k not in NOT_VALUES}
-    elif kind == VALIDATION_READING:
-        named = {VALIDATION_LOSS: event["loss"]}
-    else:
-        named = {}
-    return {name: value for name, value in named.items() if value is not None}
+    """What W&B gets of an event, beside its axes; empty for events that are not numbers."""
+    if isinstance(event, EvaluationEvent):
+        return {f"{event.split}/{name}": value for name, value in event.metrics.items()}
+    if isinstance(event, TimingEvent):
+        return {f"{TIMING}/{name}": value for name, value in event.values.items()}
+    if isinstance(event, OtherEvent):
+        return {}
+    loss = {} if math.isnan(event.reading.loss) else {"loss": event.reading.loss}
+    if event.reading.kind != "training":
+        return {f"{event.reading.kind}/{name}": value for name, value in loss.items()}
+    groups = {f"lr/group_{i}": rate for i, rate in enumerate(event.lrs[1:], 1)}
+    train = {f"train/{name}": value for name, value in loss.items()}
+    return {**train, "lr": event.lr, **groups, "factor": event.factor}
 
 
 def decision(event: Event) -> dict[str, Any]:
-    """The row of the table of decisions; empty for an event that is none."""
-    kind = event.get("kind")
-    if kind in (None, VALIDATION_READING):
-        return dict(event) if event["action"] != "hold" else {}
-    if kind in ("start", "evaluation", "timing"):
-        return {}
-    rest = {name: value for name, value in event.items() if name not in NOT_VALUES}
-    return {"action": kind, "reason": json.dumps(rest)}
+    """The row of the table of decisions, without its axes; empty for an event that is none."""
+    if isinstance(event, ReadingEvent):
+        if event.decision.action == "hold":
+            return {}
+        return {"lr": event.lr, **event.decision._asdict()}
+    if isinstance(event, OtherEvent) and event.kind != START:
+        rest = {name: value for name, value in event.fields.items() if name not in AXES}
+        return {"action": event.kind, "reason": json.dumps(rest)}
+    return {}
+
+
+def _place(event: Event) -> dict[str, float]:
+    """The update of an event, and the epoch where it is known."""
+    if isinstance(event, ReadingEvent):
+        return {"update": event.reading.update, "epoch": event.reading.epoch}
+    if isinstance(event, OtherEvent):
+        epoch = {"epoch": event.fields["epoch"]} if "epoch" in event.fields else {}
+        return {"update": event.update, **epoch}
+    return {"update": event.update, "epoch": event.epoch}
 
 
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +201,7 @@ def _open(folder: Path, offline: bool, live: bool) -> Any:
 def _init(folder: Path, mode: str, live: bool) -> Any:
     import wandb
 
-    config = describe(json.loads((folder / "config.json").read_text()))
+    config = describe(read_config(folder))
     schedule, seed = config["schedule"], config["seed"]
     target, _, recipe = config["target"].partition("@")
     return wandb.init(
@@ -218,9 +240,10 @@ def _answers(url: str) -> bool:
 
 
 def _first_time(folder: Path) -> float | None:
-    with (folder / "events.jsonl").open() as lines:
+    file = folder / EVENTS
+    with file.open() as lines:
         line = lines.readline()
-    return float(json.loads(line)["t"]) if line.endswith("\n") else None
+    return _event(file, line).time if line.endswith("\n") else None
 
 
 def _follow(file: Path, begin: int, over: threading.Event) -> Iterator[Event]:
@@ -233,32 +256,40 @@ def _follow(file: Path, begin: int, over: threading.Event) -> Iterator[Event]:
             read = lines.read()
         begin += len(read)
         *whole, partial = (partial + read).split(b"\n")
-        yield from map(json.loads, whole)
+        yield from (_event(file, line.decode()) for line in whole)
         if last:
             return
         over.wait(POLL_SECONDS)
 
 
+def _event(file: Path, line: str) -> Event:
+    return event_of(parse_object(line, f"a line of {file}"), f"a line of {file}")
+
+
 def _finish(run: Any, folder: Path, decisions: list[list[Any]], seconds: float, live: bool) -> None:
     """Result, table of decisions, raw files, alert, and the run's end."""
-    result = _read(folder / "result.json")
-    state = _read(folder / "state.json").get("status", "running")
-    if result:
-        score = next(iter(result["metrics"]["test"].values()), 0.0)  # a diverged run scores 0
-        axes = {"update": result["updates"], "epoch": result["epoch"]}
+    result = read_result(folder) if (folder / RESULT).exists() else None
+    state_file = folder / "state.json"
+    state = read_json(state_file).get("status") if state_file.exists() else "running"
+    if result is not None:
+        score = next(iter(result.metrics.test.values()), 0.0)  # a diverged run scores 0
+        axes = {"update": result.updates, "epoch": result.epoch}
         run.log({**axes, "wall_clock": seconds, "score": score})
-        run.config.update({name: result[name] for name in FROM_RESULT}, allow_val_change=True)
-        run.summary.update({name: result[name] for name in OF_RESULT})
-    trouble = result.get("status") == "diverged" or state == "failed"
+        stored = result.to_json()
+        told = {name: stored[name] for name in CONFIG_FIELDS}
+        run.config.update(told, allow_val_change=True)
+        run.summary.update({name: stored[name] for name in SUMMARY_FIELDS})
+    diverged = result is not None and result.diverged
+    trouble = diverged or state == "failed"
     if trouble:
-        run.alert(f"{result.get('status', state)}: {run.name}", str(folder), level="ERROR")
+        run.alert(f"{'diverged' if diverged else state}: {run.name}", str(folder), level="ERROR")
     if state == "preempted":
         run.mark_preempting()
     # Uploads ask the server first; it gets a few seconds while a training process waits.
     uploads = threading.Thread(target=_upload, args=(run, folder, decisions), daemon=True)
     uploads.start()
     uploads.join(UPLOAD_SECONDS if live else None)
-    run.finish(exit_code=DONE if result and not trouble else FAILED)
+    run.finish(exit_code=DONE if result is not None and not trouble else FAILED)
 
 
 def _upload(run: Any, folder: Path, decisions: list[list[Any]]) -> None:
@@ -267,15 +298,10 @@ def _upload(run: Any, folder: Path, decisions: list[list[Any]]) -> None:
     rows = decisions[: wandb.Table.MAX_ROWS]
     run.log({"decisions": wandb.Table(columns=list(DECISION_COLUMNS), data=rows)})
     artifact = wandb.Artifact(f"run-{folder.name}", "result")
-    for name in ("config.json", "events.jsonl", "result.json"):
+    for name in (CONFIG, EVENTS, RESULT):
         if (folder / name).exists():
             artifact.add_file(str(folder / name))
     run.log_artifact(artifact)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    return data
 
 
 def _await_end_of_input(over: threading.Event) -> None:

@@ -5,11 +5,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolkit.errors import ConfigError, RunError
-from toolkit.process import DONE, FAILED, WRONG
-from toolkit.report.numbers.analyse import analyse
+from toolkit.errors import ConfigError
+from toolkit.process import DONE, run_command
+from toolkit.report.numbers.analyse import Analysis, analyse
 from toolkit.report.numbers.load import load_study
-from toolkit.report.text import verdict_sentences, verdict_table
+from toolkit.report.tables import verdict_table
+from toolkit.report.text import verdict_sentences
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,16 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--wandb", metavar="ENTITY/PROJECT", help="also save a W&B report over the runs there"
     )
     arguments = parser.parse_args(argv)
-    try:
-        page = write_report(arguments.folder, arguments.wandb)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
-    print(f"\n{page}")
-    return DONE
+
+    def command() -> int:
+        print(f"\n{write_report(arguments.folder, arguments.wandb)}")
+        return DONE
+
+    return run_command(command)
 
 
 def write_report(folder: Path, destination: str | None = None) -> Path:
@@ -58,10 +55,18 @@ def write_report(folder: Path, destination: str | None = None) -> Path:
     figures.write_figures(analysis, target / "figures")
     (target / "index.html").write_text(page.render(analysis))
     if destination is not None:
-        from toolkit.report import wandb
-
-        print(f"\n{wandb.publish(analysis, target, destination)}")
+        print(f"\n{_publish(analysis, target, destination)}")
     return target / "index.html"
+
+
+def _publish(analysis: Analysis, folder: Path, destination: str) -> str:
+    try:
+        from toolkit.report import wandb
+    except ImportError as error:
+        raise ConfigError(
+            "the W&B report needs wandb-workspaces: pip install 'adaptive-lr-toolkit[report]'"
+        ) from error
+    return wandb.publish(analysis, folder, destination)
 
 
 if __name__ == "__main__":

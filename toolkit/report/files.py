@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from toolkit.report import text
+from toolkit.report import tables, text
 from toolkit.report.numbers.analyse import Analysis, CoverageRow
 
 
@@ -25,13 +25,14 @@ def run_table(analysis: Analysis) -> pd.DataFrame:
             "run_id": run.folder.name,
             **run.group._asdict(),
             "seed": run.seed,
-            "status": result["status"],
+            "status": result.status,
             analysis.metric: run.score,
         }
-        for split, metrics in result["metrics"].items():
+        for split, metrics in result.metrics._asdict().items():
             row |= {f"{split}_{name}": value for name, value in metrics.items()}
-        row |= {f"seconds_{name}": value for name, value in result["timing"].items()}
-        row |= {"updates": result.get("updates"), "decisions": len(run.actions)}
+        seconds = {"train_seconds": result.timing.train_seconds, **result.timing.spans}
+        row |= {f"seconds_{name}": value for name, value in seconds.items()}
+        row |= {"updates": result.updates, "decisions": len(run.actions)}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -43,11 +44,11 @@ def markdown(analysis: Analysis) -> str:
     lines = [f"# {study.name}", ""]
     if question := study.plan.get("question"):
         lines += [str(question), ""]
-    if told := study.plan.get("base_lrs"):
-        lines += [f"Base LRs: {told}.", ""]
+    if origin := study.plan.get("base_lrs"):
+        lines += [f"Base LRs: {origin}.", ""]
     lines += [f"* {sentence}" for sentence in text.summary(analysis)]
     lines += ["", *(f"* {sentence}" for sentence in text.verdict_sentences(analysis))]
-    lines += ["", "```", text.verdict_table(analysis), "```", ""]
+    lines += ["", "```", tables.verdict_table(analysis), "```", ""]
     lines += [f"* {_coverage(row)}" for row in analysis.coverage]
     lines += ["", f"{len(study.runs)} runs, seeds {', '.join(map(str, seeds))}."]
     for versions in analysis.versions:

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from toolkit.errors import ConfigError
 from toolkit.process import PREEMPTED
+from toolkit.records.json_files import read_json
 
 LEASE = 120.0
 """Seconds without a sign of life after which a claim is free."""
@@ -47,9 +49,9 @@ def current(folder: Path) -> Claim | None:
         return None
     file = folder / f"claim-{max(numbers)}"
     try:
-        owner = json.loads(file.read_text())
+        owner = read_json(file)
         return Claim(file, owner["machine"], owner["pid"])
-    except (OSError, ValueError, KeyError, TypeError):  # just created, or removed: not ours
+    except (ConfigError, KeyError):  # just created, or removed: not ours
         return Claim(file, "", 0)
 
 

@@ -1,18 +1,27 @@
 """What a study will cost: from runs that are finished, or from a few updates made here."""
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.config import RUNS, RunConfig, to_json
+from toolkit.errors import ConfigError
+from toolkit.records.result import RESULT, read_result
+
+if TYPE_CHECKING:
+    from toolkit.training.build import Run
 
 NOT_COSTING = ("lr", "epochs", "updates")
 """Settings of a recipe that do not change what an update costs."""
-COSTING = ("train_seconds", "evaluation", "checkpoint")
+BESIDE = ("evaluation", "checkpoint")
+"""Spans that cost time beside the training seconds."""
+EVALUATED = 16
+"""Test samples predicted in a rehearsal."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +51,16 @@ def kind(config: RunConfig) -> str:
 def from_finished(runs: Path = RUNS) -> dict[str, Cost]:
     """The mean cost of every kind of run that is finished below a folder."""
     found: dict[str, list[Cost]] = defaultdict(list)
-    for file in sorted(runs.glob("*/*/result.json")):
+    for file in sorted(runs.glob(f"*/*/{RESULT}")):
         try:
-            result = json.loads(file.read_text())
-            target = f"{result['task']}/{result['model']}@{result['recipe']}"
-            seconds = sum(result["timing"].get(name, 0.0) for name in COSTING)
-            cost = Cost(seconds / result["updates"], result["updates"] / result["epoch"])
-            found[_kind(target, result["recipe_settings"])].append(cost)
-        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+            result = read_result(file.parent)
+        except ConfigError:
             continue  # an estimate takes what it can use; it is the report that names broken files
+        if result.updates:
+            timing = result.timing
+            seconds = timing.train_seconds + sum(timing.spans.get(name, 0.0) for name in BESIDE)
+            cost = Cost(seconds / result.updates, result.updates / result.epoch)
+            found[_kind(result.pair, result.recipe_settings)].append(cost)
     return {name: _mean(costs) for name, costs in found.items()}
 
 
@@ -68,13 +78,48 @@ def measure(config: RunConfig, updates: int) -> Cost:
     recipe = replace(config.recipe, init="random")
     with TemporaryDirectory() as folder:
         run = build(replace(config, recipe=recipe, wandb="off", progress=False), Path(folder))
-        update, sample = loop.rehearse(run, updates)
+        update, sample = rehearse(run, updates)
         budget, per_epoch = run.budget, run.plan.updates_per_epoch
         validation, test = len(run.splits.validation), len(run.splits.test)
         loop.release(run)
     evaluations = budget / (config.eval_every or per_epoch)
     evaluation = sample * (evaluations * validation + test)
     return Cost(update + evaluation / budget, per_epoch)
+
+
+def rehearse(run: "Run", updates: int) -> tuple[float, float]:
+    """Make so many updates of a run that is not to be kept, and predict some test samples.
+
+    There are no more updates than the run's budget.
+
+    Returns:
+        Seconds an update, and seconds a sample of an evaluation, without the metrics.
+    """
+    import numpy as np
+    import torch
+    from accelerate.utils import send_to_device
+
+    from toolkit.records.recorder import Recorder
+    from toolkit.training.batches import training_batches
+    from toolkit.training.loop import make_update
+
+    run.record = Recorder(run.folder, run.accelerator, run.config, updates)
+    batches, updates = training_batches(run), min(updates, run.budget)
+    run.model.train()
+    run.optimizer.train()
+    begin = time.perf_counter()
+    for _ in range(updates):
+        make_update(run, batches)
+    run.meter.read(run.update, run.epoch)  # waits for the device
+    trained = time.perf_counter()
+    ids = np.random.default_rng(0).permutation(len(run.splits.test))[:EVALUATED].tolist()
+    batch = send_to_device(run.splits.test.__getitems__(ids), run.accelerator.device)
+    # Not evaluation_mode: statistics of averaged weights are computed once, not for each sample.
+    run.model.eval()
+    run.optimizer.eval()
+    with torch.no_grad():
+        run.task.predict(run.model, batch)[0].cpu()
+    return (trained - begin) / updates, (time.perf_counter() - trained) / len(ids)
 
 
 def total(configs: Iterable[RunConfig], costs: Mapping[str, Cost]) -> tuple[float, set[str]]:
@@ -87,14 +132,6 @@ def total(configs: Iterable[RunConfig], costs: Mapping[str, Cost]) -> tuple[floa
         else:
             seconds += cost.of(config)
     return seconds, unknown
-
-
-def in_words(seconds: float) -> str:
-    """A duration for people: 42 s, 7 min, 3.5 h, 12 days."""
-    for limit, unit, size in ((90, "s", 1), (90 * 60, "min", 60), (36 * 3600, "h", 3600)):
-        if seconds < limit:
-            return f"{seconds / size:.{1 if unit == 'h' else 0}f} {unit}"
-    return f"{seconds / 86_400:.1f} days"
 
 
 def _kind(target: str, recipe: Mapping[str, Any]) -> str:

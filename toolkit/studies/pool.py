@@ -4,15 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ConfigError, RunError
-from toolkit.process import DONE, FAILED, PREEMPTED, WRONG
+from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, stop_on_signal
 from toolkit.studies import claims
 from toolkit.studies.worker import Item, record_failure
 
@@ -61,9 +61,11 @@ def run(
     """
     logs.mkdir(parents=True, exist_ok=True)
     slots = _slots(per_device, logs)
-    with _stop_on_signal() as asked:
+    stop = threading.Event()
+    # However often the user asks: the workers are not left behind.
+    with stop_on_signal(stop.set, once=False):
         try:
-            while not asked and not all(slot.over for slot in slots):
+            while not stop.is_set() and not all(slot.over for slot in slots):
                 for slot in slots:
                     _tend(slot, items, flags)
                 done()
@@ -215,17 +217,3 @@ def _end(slots: Sequence[Slot]) -> None:
 
 def _last_lines(log: Path, lines: int = LINES) -> str:
     return " / ".join(log.read_text(errors="replace").splitlines()[-lines:])
-
-
-@contextmanager
-def _stop_on_signal():  # type: ignore[no-untyped-def]
-    """A list that is no longer empty once this process is asked to stop."""
-    asked: list[int] = []
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in previous:
-        signal.signal(number, lambda got, _: asked.append(got))
-    try:
-        yield asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

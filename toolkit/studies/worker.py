@@ -6,6 +6,7 @@ there is to do is what the files say: ``result.json`` is a finished run, ``failu
 """
 
 import gc
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +14,23 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from toolkit.config import RunConfig, check_folder, resolve, run_folder, schedule_name
+from toolkit.config import RunConfig, resolve, run_folder, schedule_name
 from toolkit.config import to_json as config_to_json
 from toolkit.errors import ConfigError, RunError
-from toolkit.process import DONE, FAILED, PREEMPTED, is_rank_zero, leave, settle, world_size
+from toolkit.process import (
+    DONE,
+    FAILED,
+    PREEMPTED,
+    is_rank_zero,
+    leave_process_group,
+    set_threads,
+    world_size,
+)
+from toolkit.records.config_file import CONFIG, check_folder
 from toolkit.records.events import entrant
-from toolkit.records.recorder import write_json, write_status
+from toolkit.records.json_files import write_json
+from toolkit.records.recorder import write_status
+from toolkit.records.result import RESULT
 from toolkit.studies import claims
 from toolkit.studies.study import Study
 
@@ -37,7 +49,7 @@ class Item:
     @property
     def finished(self) -> bool:
         """Whether there is a result."""
-        return (self.folder / "result.json").exists()
+        return (self.folder / RESULT).exists()
 
     @property
     def failures(self) -> list[Path]:
@@ -95,9 +107,9 @@ def work(
         ConfigError: if a run cannot be carried out as configured.
         RunError: under a launcher of several ranks, if a run failed: the ranks cannot go on.
     """
-    settle()
+    set_threads()
     code = _work(todo, lease, wait, done)
-    leave()
+    leave_process_group()
     return code
 
 
@@ -160,7 +172,10 @@ def _attempt(item: Item) -> str:
             log = record_failure(item.folder, traceback.format_exc())
             print(f"failed: {item}; see {log}", flush=True)
         if world_size() > 1:
-            raise RunError(f"{item} failed: {error}") from error
+            text = f"{item} failed: {error}"
+            if not is_rank_zero():  # it may be the only one that failed
+                print(f"error on a rank above 0: {text}", file=sys.stderr)
+            raise RunError(text) from error
         return "failed"
 
 
@@ -169,10 +184,10 @@ def _fit(item: Item) -> str:
     from toolkit.training.build import build
 
     if is_rank_zero():
-        write_json(item.folder / "config.json", config_to_json(item.config))
+        write_json(item.folder / CONFIG, config_to_json(item.config))
     run = build(replace(item.config, progress=False))
     try:
-        status: str = loop.fit(run)["status"]
+        result = loop.fit(run)
     finally:
         if world_size() == 1 and hasattr(run, "record"):
             loop.release(run)  # several ranks would wait here for one that failed
@@ -181,4 +196,4 @@ def _fit(item: Item) -> str:
     # What has been imported by now stays: there is no need to look at it in every collection,
     # which costs half a second.
     gc.freeze()
-    return status
+    return "preempted" if result is None else result.status

@@ -1,18 +1,28 @@
-"""Which samples make up which update: a pure function of the seed, for any number of ranks."""
+"""Which samples make up which update: a pure function of the seed, for any number of ranks.
+
+``BatchPlan`` has the sample ids of every update, ``MicroBatches`` a rank's share of them,
+``training_batches`` the tensors that the loop trains on. As the ids follow from the seed and the
+number of the update alone, a run that is resumed, or cut over other ranks, sees the same samples.
+"""
 
 import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader, Sampler
 
 from toolkit.errors import ConfigError
 from toolkit.task import Batch, Split
 
-ORDER_STREAM = 1
+if TYPE_CHECKING:
+    from toolkit.training.build import Run
+
+ORDER_STREAM, AUGMENT_STREAM = 1, 4
+"""Numbers of the streams of random numbers for the order and the augmentation of the samples."""
 GROUP = 50
 """Batches that are sorted by length together."""
 
@@ -105,6 +115,30 @@ class MicroBatches(Sampler[list[int]]):
             shares = self.plan.ids(update).reshape(-1, self.ranks, self.micro_batch)
             for micro_batch in shares[:, self.rank]:
                 yield micro_batch.tolist()
+
+
+def training_batches(run: "Run") -> "Iterator[Batch]":
+    """This rank's micro-batches, from the run's next update to the end of its budget.
+
+    While the schedule searches for a base LR they begin with those of update 0, so that every trial
+    sees the same.
+    """
+    return batches_of(run, 0 if run.lr.searching else run.update, run.budget)
+
+
+def batches_of(run: "Run", first: int, last: int) -> "Iterator[Batch]":
+    """This rank's micro-batches of the updates from ``first`` to before ``last``, augmented.
+
+    Yields:
+        The tensors on the run's device, each with a first axis of ``micro_batch`` samples.
+    """
+    accelerator, plan, config = run.accelerator, run.plan, run.config
+    ranks, rank = run.shares.ranks, accelerator.process_index
+    order = MicroBatches(plan, rank, ranks, run.shares.micro_batch, first, last)
+    seed = derive_seed(config.seed, config.arm, AUGMENT_STREAM)
+    for number, batch in enumerate(training_loader(run.splits.train, order)):
+        epoch = plan.epoch(first + number // run.shares.accumulation)
+        yield run.task.augment(send_to_device(batch, accelerator.device), seed, epoch)
 
 
 def training_loader(split: Split, batches: MicroBatches) -> "DataLoader[Batch]":

@@ -1,7 +1,9 @@
-"""Batch norm under an optimizer whose weights in evaluation are not those it trains with.
+"""Batch norm under an optimizer that evaluates other weights than it trains.
 
-The running mean and variance follow the weights in training. Schedule-free is judged by an average
-of those, for which the statistics are taken anew (README of facebookresearch/schedule_free).
+In evaluation a batch-norm layer normalises by a running mean and variance of its inputs, which it
+has gathered in training, so with the weights in training. Schedule-free evaluates an average of
+those weights, whose inputs are distributed otherwise; its authors advise to compute the statistics
+anew with some training batches (README of facebookresearch/schedule_free).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,18 +20,20 @@ def has_batch_statistics(model: nn.Module) -> bool:
 
 
 @contextmanager
-def retaken(
+def recomputed_statistics(
     model: nn.Module,
     forward: Iterable[Callable[[], object]],
-    mean: Callable[[torch.Tensor], torch.Tensor],
+    mean_over_ranks: Callable[[torch.Tensor], torch.Tensor],
 ) -> Iterator[None]:
     """Within it the running statistics are the mean of those of the batches of ``forward``.
 
     Afterwards they, the mode of the model and torch's random numbers are as before.
 
     Args:
-        model: in any mode; each call of ``forward`` passes one batch through it.
-        mean: of a tensor over all ranks, each of which has batches of its own.
+        model: in any mode; its present weights are those that the statistics are for.
+        forward: each call passes one batch through the model, in training mode. The ranks have
+            batches of their own, as many on each.
+        mean_over_ranks: the mean of a tensor over all ranks: a collective, so all ranks come here.
     """
     layers, training = _layers(model), model.training
     before = [(layer.momentum, *map(torch.clone, layer.buffers(recurse=False))) for layer in layers]
@@ -45,7 +49,7 @@ def retaken(
             for layer in layers:
                 for buffer in (layer.running_mean, layer.running_var):
                     assert buffer is not None
-                    buffer.copy_(mean(buffer))
+                    buffer.copy_(mean_over_ranks(buffer))
         model.train(training)
         yield
     finally:

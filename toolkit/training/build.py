@@ -1,7 +1,12 @@
-"""A run that is ready to fit: task, model, optimizer and schedule, prepared for all ranks."""
+"""Build a run that is ready to fit: task, data, model, optimizer and schedule, on all ranks.
+
+``Run`` is what the loop works with and what it counts; ``build`` makes one of a configuration. The
+order matters: the model's weights are drawn under the run's seed before any rank has a seed of its
+own, and the schedule is given the optimizer that Accelerate has prepared, for that may be another.
+"""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,14 +21,16 @@ from toolkit.errors import ConfigError
 from toolkit.process import world_size
 from toolkit.records.provenance import code
 from toolkit.records.recorder import Recorder
+from toolkit.records.result import Snapshots
 from toolkit.task import Batch, Recipe, Splits, Task, load, parse_target, recipe_of
 from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
 from toolkit.training.lr import ScheduledLR
 from toolkit.training.meter import LossMeter
-from toolkit.training.optim import build_optimizer
+from toolkit.training.optim import build_optimizer, evaluates_other_weights
 from toolkit.training.ranks import Shares, check_engine, cut, make_accelerator
 
 INIT_STREAM, DROPOUT_STREAM = 2, 3
+"""Numbers of the streams of random numbers for first weights and dropout; see ``batches``."""
 NONFINITE_READINGS = 20
 """So many readings in a row without one finite loss, and the run has diverged: its weights are
 NaN, and no update brings them back."""
@@ -31,42 +38,71 @@ NaN, and no update brings them back."""
 
 @dataclass
 class Run:
-    """A run that is ready to fit; ``build`` makes it."""
+    """One training run: everything that the loop works with. ``build`` makes it.
+
+    Every rank has a ``Run`` of its own, equal but for its share of the data, its part of the model
+    under DeepSpeed, and ``stop_asked``. The first fields are the run as it was built; those with a
+    default are where it stands, and change while it trains.
+    """
 
     config: RunConfig
     task: Task
     accelerator: Accelerator
     model: nn.Module
+    """Prepared: on its device, and wrapped by DDP or DeepSpeed where there are several ranks."""
     optimizer: Optimizer
+    """Prepared, too."""
+    evaluates_other_weights: bool
+    """Whether the optimizer has other weights for evaluation (see ``toolkit.training.optim``)."""
     lr: ScheduledLR
+    """Carries out what the schedule decides: sets the optimizer's LR, takes and restores snapshots
+    of model and optimizer."""
     meter: LossMeter
+    """The training loss since the last reading."""
     plan: BatchPlan
+    """Which samples make up which update."""
     splits: Splits
-    evaluation: dict[str, "DataLoader[Batch]"]
+    evaluation_loaders: dict[str, "DataLoader[Batch]"]
+    """This rank's batches of the splits ``validation`` and ``test``."""
     budget: int
+    """Updates to be made in all, trials and updates that were rolled back included."""
     shares: Shares
+    """How the samples of an update are cut over ranks and micro-batches."""
     folder: Path
+    """``runs/STUDY/RUN_ID``: where the run is written down."""
     initial_weights_sha: str
+    """SHA-256 of the weights before the first update, by ``weights_sha``."""
     notes: tuple[str, ...]
     """What a reader of the result should know, one sentence each."""
+    after_update: list[Callable[["Run"], None]] = field(default_factory=list)
+    """Called one after the other, on every rank, after each optimizer update: ``update`` has
+    counted it, and neither has its loss been read nor the LR of the next been set. For whoever
+    watches or disturbs a run; the loop itself needs none."""
     record: Recorder = field(init=False)
+    """Writes the run down; there is none before it is started or resumed."""
     update: int = 0
-    saved: int = 0
-    """Update of the newest checkpoint."""
+    """Optimizer updates made so far."""
+    saved_at: int = 0
+    """Update of the newest checkpoint; 0 if there is none."""
     nonfinite_readings: int = 0
+    """Latest readings in a row without one finite loss."""
     stop_asked: bool = False
     """This rank was asked to stop; it does so when a reading has told the others."""
-    stopping: bool = False
-    """All ranks know that they stop now."""
+    stop_agreed: bool = False
+    """All ranks know that one was asked to stop: none makes another update."""
     last_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Of the latest evaluation of each split, on rank 0; elsewhere without metrics."""
     rollbacks: int = 0
+    """Rollbacks that the schedule has asked for so far."""
 
-    def snapshots(self) -> dict[str, float]:
-        """What the snapshots of this rank cost: how many, bytes of host memory, seconds."""
+    def snapshots(self) -> Snapshots:
+        """What the snapshots of this rank cost."""
         kept = self.lr.snapshot
-        if kept is None:
-            return {"taken": 0, "bytes": 0, "seconds": 0.0}
-        return {"taken": kept.taken, "bytes": kept.size, "seconds": kept.seconds}
+        return Snapshots() if kept is None else Snapshots(kept.taken, kept.size, kept.seconds)
+
+    def ask_to_stop(self) -> None:
+        """Have this rank tell the others, with its next reading, that the run is to stop."""
+        self.stop_asked = True
 
     @property
     def epoch(self) -> float:
@@ -78,9 +114,26 @@ class Run:
         """Whether the weights are lost."""
         return self.nonfinite_readings >= NONFINITE_READINGS
 
+    @property
+    def eval_every(self) -> int:
+        """Updates between evaluations on the validation split."""
+        return self.config.eval_every or self.plan.updates_per_epoch
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether updates enough have passed since the newest checkpoint."""
+        every = self.eval_every if self.config.save_every is None else self.config.save_every
+        return every > 0 and self.update // every > self.saved_at // every
+
 
 def build(config: RunConfig, runs: Path = RUNS) -> Run:
-    """Task, model, optimizer and schedule of a configuration, prepared for all ranks.
+    """Task, data, model, optimizer and schedule of a configuration, prepared for all ranks.
+
+    A collective: all ranks call it.
+
+    Args:
+        config: the run.
+        runs: the folder that holds the folders of studies.
 
     Raises:
         ConfigError: if the configuration cannot be carried out; nothing has been written then.
@@ -100,12 +153,13 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     model = fresh_model(task, target.model, recipe)
     dtype = next(model.parameters()).dtype  # prepared, DeepSpeed's may be bfloat16
     initial_weights_sha = weights_sha(model.state_dict())
-    model, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
+    built = build_optimizer(model, recipe)
+    model, optimizer = accelerator.prepare(model, built)
     check_engine(model, recipe, shares)
     torch.manual_seed(
         derive_seed(config.seed, config.arm, DROPOUT_STREAM, accelerator.process_index)
     )
-    evaluation = {
+    loaders = {
         name: accelerator.prepare_data_loader(evaluation_loader(split, recipe.eval_batch))
         for name, split in (("validation", splits.validation), ("test", splits.test))
     }
@@ -115,11 +169,12 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         accelerator=accelerator,
         model=model,
         optimizer=optimizer,
+        evaluates_other_weights=evaluates_other_weights(built),
         lr=_scheduled(config, model, optimizer, budget, budget / plan.updates_per_epoch),
         meter=LossMeter(accelerator, dtype),
         plan=plan,
         splits=splits,
-        evaluation=evaluation,
+        evaluation_loaders=loaders,
         budget=budget,
         shares=shares,
         folder=run_folder(config, runs),
@@ -146,7 +201,6 @@ def weights_sha(state: dict[str, torch.Tensor]) -> str:
 def _scheduled(
     config: RunConfig, model: nn.Module, optimizer: Optimizer, budget: int, epochs: float
 ) -> ScheduledLR:
-    pretrained = config.recipe.init == "pretrained"
     goes_back = config.sees == "training"
     try:
         return ScheduledLR(
@@ -154,7 +208,7 @@ def _scheduled(
             config.schedule,
             budget,
             model if goes_back else None,
-            pretrained=pretrained,
+            pretrained=config.recipe.init == "pretrained",
             epochs=epochs,
             can=("rewind",) if goes_back else (),
         )

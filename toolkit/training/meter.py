@@ -1,4 +1,9 @@
-"""The training loss, summed on the device; one collective a reading."""
+"""The training loss: summed on the device, reduced over all ranks once a reading.
+
+A loss that were fetched at every micro-batch would make the host wait for the device each time. So
+the sums stay there until a reading is due, and one collective of four numbers then brings what the
+schedules decide on and the logs show.
+"""
 
 import torch
 from accelerate import Accelerator
@@ -10,6 +15,9 @@ from toolkit.schedules.reading import Reading
 
 class LossMeter:
     """Sums losses without a sync and reduces them over all ranks when read.
+
+    It holds four sums since the last reading: of the finite losses, of the items in these, of the
+    micro-batches whose loss is not finite, and of requests to stop.
 
     Args:
         accelerator: whose ranks are reduced over.
@@ -34,7 +42,9 @@ class LossMeter:
         self._sums[2] += ~finite
 
     def read(self, update: int, epoch: float, stop: bool = False) -> tuple[Reading, bool]:
-        """Reduce over all ranks, and start anew.
+        """Reduce over all ranks, and start anew. A collective: all ranks call it.
+
+        It waits for the device: the only place in training where the host does.
 
         Args:
             update: optimizer updates made so far.
@@ -43,6 +53,8 @@ class LossMeter:
 
         Returns:
             The reading, the same to the bit on every rank, and whether any rank was asked to stop.
+            Its loss is the mean over the items of all micro-batches with a finite loss; NaN if
+            there is none.
         """
         self._sums[3] = stop
         sums = self._sums

@@ -1,4 +1,4 @@
-"""The optimizer that a recipe names."""
+"""The optimizer that a recipe names, and its parameter groups."""
 
 import importlib
 import io
@@ -14,7 +14,8 @@ from toolkit.task import Recipe
 def build_optimizer(model: nn.Module, recipe: Recipe) -> optim.Optimizer:
     """The optimizer over all trainable parameters, with the recipe's decay groups.
 
-    torch's are fused; the others have their authors' defaults.
+    torch's are fused: one kernel updates all weights. The others have their authors' defaults. Each
+    group's ``lr`` is the recipe's base LR, which the schedule's factor multiplies later.
 
     Raises:
         ConfigError: if its package is not installed.
@@ -35,8 +36,24 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> optim.Optimizer:
                 return _rival("prodigyopt", "Prodigy", recipe)(groups, **shared)
 
 
+def evaluates_other_weights(optimizer: optim.Optimizer) -> bool:
+    """Whether the weights to be evaluated are others than those in training.
+
+    Such an optimizer (schedule-free, which evaluates an average over the updates) swaps them in
+    with ``eval()`` and out with ``train()``; torch's have neither.
+
+    Args:
+        optimizer: as it was built; Accelerate gives all that it prepares the two methods.
+    """
+    return hasattr(optimizer, "eval")
+
+
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """One group, or with ``decay = matrices`` a second, without weight decay, for vectors."""
+    """One group, or with ``decay = matrices`` a second, without weight decay, for vectors.
+
+    Vectors, that is parameters of one axis or none, are biases and the scales of norms. A model
+    without any has one group: under ZeRO an empty one would disappear, and with it its LR.
+    """
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     if recipe.decay == "all":
         return [{"params": trainable}]

@@ -1,19 +1,31 @@
-"""The ranks of a run: their shares of the global batch, and the accelerator they meet in."""
+"""The ranks of a run: their shares of the global batch, and the accelerator they meet in.
+
+A rank is one process with one device and a copy of the model, or a part of it under DeepSpeed. An
+update has ``global_batch`` samples: each rank passes its share through the model, in micro-batches,
+and the gradients are averaged over micro-batches and ranks. So one configuration is one experiment
+on any number of ranks.
+
+DeepSpeed has settings of its own for what the recipe decides. Here they are filled in, and read
+back from the engine that was made, for it would otherwise override some without a word.
+"""
 
 import os
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import GradientAccumulationPlugin
-from torch import nn
+from torch import Tensor, nn
 
-from toolkit.errors import ConfigError
-from toolkit.task import Recipe
+from toolkit.errors import ConfigError, RunError
+from toolkit.task import Batch, Recipe
 
 if TYPE_CHECKING:
     from accelerate.utils import DeepSpeedPlugin
+
+    from toolkit.training.build import Run
 
 
 class Shares(NamedTuple):
@@ -98,6 +110,52 @@ def check_engine(model: nn.Module, recipe: Recipe, shares: Shares) -> None:
     for key, wanted in _stated(recipe, shares).items():
         if used[key] != wanted:
             raise ConfigError(f"DeepSpeed uses {key} = {used[key]}, the recipe asks for {wanted}")
+
+
+def mean_items(run: "Run", window: "Sequence[Batch]") -> Tensor | None:
+    """Items in the loss per micro-batch of an update, the mean over all ranks and micro-batches.
+
+    Gradients are averaged over micro-batches and ranks; of summed losses divided by this number,
+    that average is the gradient of the mean loss over all items of the update. Where every
+    micro-batch has as many items, dividing by its own number is the same, and needs no collective.
+
+    A collective where it is not None: all ranks call it.
+
+    Args:
+        run: the run.
+        window: this rank's micro-batches of the update.
+
+    Returns:
+        A scalar on the device, at least 1 item in the whole update; None where the task says that
+        all micro-batches have the same number.
+    """
+    if run.task.counts != "varying":
+        return None
+    items = sum(run.task.items(batch) for batch in window)
+    local = torch.tensor(float(items), device=run.accelerator.device)
+    total: Tensor = run.accelerator.reduce(local, "sum")
+    return total.clamp(min=1) / (run.shares.ranks * run.shares.accumulation)
+
+
+def check_same_rates(run: "Run") -> None:
+    """All ranks must be about to use the same learning rates. A collective: all ranks call it.
+
+    They do by construction, as long as a schedule depends on nothing but its readings; a user's own
+    might.
+
+    Raises:
+        RunError: on every rank, if they do not.
+    """
+    accelerator = run.accelerator
+    if accelerator.num_processes == 1:
+        return
+    rates = torch.tensor(run.lr.used, dtype=torch.float64, device=accelerator.device)
+    gathered = accelerator.gather(rates).view(accelerator.num_processes, -1)
+    if not (gathered == gathered[0]).all():
+        raise RunError(
+            f"the ranks disagree on the learning rate after update {run.update}: "
+            f"{gathered[:, 0].tolist()}"
+        )
 
 
 def _stated(recipe: Recipe, shares: Shares) -> dict[str, Any]:

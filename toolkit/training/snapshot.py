@@ -1,4 +1,10 @@
-"""The last good states of a run in host memory, to go back to when training is lost."""
+"""The last good states of a run in host memory, to go back to when training is lost.
+
+A schedule asks for them through its decisions (``snapshot``, ``rollback``, and the trials of a
+search); ``ScheduledLR`` carries that out. They hold what an update changes, and no more: not the
+random states, the position in the data or the counters, which never go back. On disk they are a
+part of a checkpoint (``checkpoint.py``).
+"""
 
 import copy
 import time

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,15 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from toolkit.report import text
-from toolkit.report.html import figures, panels, tables
+from toolkit.records.result import Result
+from toolkit.report import tables, text
+from toolkit.report.figure_data import sections
+from toolkit.report.figure_data.panels import CLOCKS
+from toolkit.report.html import plotly
 from toolkit.report.numbers.analyse import Analysis
 from toolkit.report.numbers.load import RunRecord
 
-WHERE = ("device", "precision", "world_size", "micro_batch", "init")
+RUN_FACTS = ("device", "precision", "world_size", "micro_batch", "init")
 
 
 def render(analysis: Analysis) -> str:
@@ -27,7 +30,7 @@ def render(analysis: Analysis) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    known, runs = panels.schedules(analysis), analysis.study.runs
+    runs = analysis.study.runs
     template = environment.get_template("page.html.j2")
     page: str = template.render(
         analysis=analysis,
@@ -35,21 +38,22 @@ def render(analysis: Analysis) -> str:
         question=analysis.study.plan.get("question", ""),
         summary=text.summary(analysis),
         findings=text.findings(analysis),
-        legend=[(name, *panels.style_of(name, known)) for name in known],
-        differences=figures.differences(analysis),
-        profiles=figures.profiles(analysis),
-        pairs=figures.by_pair(analysis),
+        legend=sections.legend_of(analysis),
+        clocks=CLOCKS,
+        **sections.of_study(analysis),
+        pairs={pair: sections.of_pair(analysis, pair).values() for pair in analysis.pairs},
+        draw_panel=plotly.figure,
         tables=tables,
         seeds=sorted({run.seed for run in runs}),
         notes=_notes(runs),
         settings=_settings(runs),
         machines=_machines(runs),
-        commits=Counter(code["commit"] for run in runs if (code := run.code)["commit"]),
+        commits=Counter(commit for run in runs if (commit := run.result.code.commit)),
         source=shlex.quote(str(analysis.study.plan.get("source", analysis.study.name))),
         swept=any(_trained_by(run.result) is None for run in runs),
         commands=commands(runs),
         as_json=_as_json,
-        plotly=Markup(get_plotlyjs()),  # a library's file, not data
+        library=Markup(get_plotlyjs()),  # a library's file, not data
     )
     return page
 
@@ -68,8 +72,8 @@ def commands(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _shell(words: Sequence[str | None], seed: str) -> str:
-    told = (seed if word is None else shlex.quote(word) for word in words)
-    return f"python -m toolkit.train {' '.join(told)}"
+    quoted = (seed if word is None else shlex.quote(word) for word in words)
+    return f"python -m toolkit.train {' '.join(quoted)}"
 
 
 def _arguments(run: RunRecord) -> tuple[str | None, ...]:
@@ -80,17 +84,16 @@ def _arguments(run: RunRecord) -> tuple[str | None, ...]:
         return tuple(
             None if flag == "--seed" else word for flag, word in zip(before, given, strict=True)
         )
-    flags = [f"{result['task']}/{result['model']}@{result['recipe']}", "--seed", None]
-    flags += ["--arm", str(result["arm"])]
-    if run.config.get("sees", "training") != "training":
-        flags += ["--sees", str(run.config["sees"])]
+    flags = [result.pair, "--seed", None, "--arm", str(result.arm)]
+    if result.sees != "training":
+        flags += ["--sees", result.sees]
     for name in ("read_every", "eval_every"):
         if run.config.get(name) is not None:
             flags += [_flag(name), str(run.config[name])]
-    for name, value in result["recipe_settings"].items():
+    for name, value in result.recipe_settings.items():
         flags += [_flag("recipe", name), str(value)]
-    flags.append(f"schedule:{result['schedule']}")
-    for name, value in result.get("schedule_config", {}).items():
+    flags.append(f"schedule:{result.schedule}")
+    for name, value in result.schedule_config.items():
         values = value if isinstance(value, list) else [value]
         flags += [_flag("schedule", name), *map(str, values)]
     return tuple(flags)
@@ -100,9 +103,9 @@ def _flag(*names: str) -> str:
     return "--" + ".".join(name.replace("_", "-") for name in names)
 
 
-def _trained_by(result: Mapping[str, Any]) -> list[str] | None:
+def _trained_by(result: Result) -> list[str] | None:
     """The arguments that ``toolkit.train`` was called with; None for a run of a sweep."""
-    program, *arguments = result["argv"] or [""]
+    program, *arguments = result.argv or ("",)
     if Path(program).name == "toolkit" and arguments[:1] == ["train"]:
         return arguments[1:]
     return arguments if Path(program).name == "train.py" else None
@@ -121,9 +124,9 @@ def _settings(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
     found = [
         (
             name.replace("_", " "),
-            ", ".join(_distinct(str(run.result.get(name, "")) for run in runs)),
+            ", ".join(_distinct(str(getattr(run.result, name)) for run in runs)),
         )
-        for name in WHERE
+        for name in RUN_FACTS
     ]
     return [(name, value) for name, value in found if value]
 
@@ -132,7 +135,7 @@ def _notes(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
     """What a reader of the results should know -> the pairs that it concerns."""
     found: dict[str, list[str]] = {}
     for run in runs:
-        for note in run.result.get("notes", ()):
+        for note in run.result.notes:
             pairs = found.setdefault(note, [])
             if (label := text.pair_label(run.group.pair)) not in pairs:
                 pairs.append(label)
@@ -140,9 +143,9 @@ def _notes(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
 
 
 def _machines(runs: Sequence[RunRecord]) -> list[str]:
-    told = (run.result.get("machine", {}).items() for run in runs)
+    machines = (run.result.machine.items() for run in runs)
     return _distinct(
-        ", ".join(f"{name} {value}" for name, value in items) for items in told if items
+        ", ".join(f"{name} {value}" for name, value in items) for items in machines if items
     )
 
 

@@ -7,16 +7,17 @@ from typing import Any
 from toolkit.report.numbers.load import RunRecord, StudyRecord
 
 ALIKE: Mapping[str, tuple[Callable[[RunRecord], Any], str]] = {
-    "versions": (lambda run: run.result["versions"], "in one environment"),
-    "commit": (lambda run: run.code["commit"], "from one commit"),
-    "device": (lambda run: run.result.get("device"), "on one kind of device"),
-    "world_size": (lambda run: run.result.get("world_size"), "on as many ranks"),
+    "versions": (lambda run: run.result.versions, "in one environment"),
+    "commit": (lambda run: run.result.code.commit, "from one commit"),
+    "device": (lambda run: run.result.device, "on one kind of device"),
+    "world_size": (lambda run: run.result.world_size, "on as many ranks"),
 }
 """What all runs of a study should have in common, and how to repeat those that differ."""
 
 
 def warnings(study: StudyRecord) -> list[str]:
-    """One sentence each, without a full stop."""
+    """Each as one sentence without a full stop: runs that differ in what should be alike, and runs
+    that are missing, diverged, or of code that no commit holds."""
     found = []
     for what, (of, advice) in ALIKE.items():
         by_value: dict[str, list[RunRecord]] = defaultdict(list)
@@ -42,7 +43,7 @@ def warnings(study: StudyRecord) -> list[str]:
         found.append(f"{len(study.unfinished)} runs have no result, such as {names}")
     if diverged := [run for run in study.runs if run.diverged]:
         found.append(f"{len(diverged)} runs diverged and score 0, such as {diverged[0].folder}")
-    changed = dict.fromkeys(name for run in study.runs for name in run.code["uncommitted"])
+    changed = dict.fromkeys(name for run in study.runs for name in run.result.code.uncommitted)
     if changed:
         names = ", ".join([*changed][:5])
         found.append(f"the code of some runs was not that of a commit: {names} differed")

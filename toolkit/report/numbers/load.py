@@ -1,6 +1,5 @@
 """From the files of a study to plain records."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,9 +7,21 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.config import NOT_PART_OF_THE_RECIPE, without_retired
+from toolkit.config import NOT_PART_OF_THE_RECIPE
 from toolkit.errors import ConfigError
-from toolkit.records.events import VALIDATION_READING, entrant
+from toolkit.records.config_file import CONFIG
+from toolkit.records.events import (
+    EVENTS,
+    RESUME,
+    EvaluationEvent,
+    Event,
+    OtherEvent,
+    ReadingEvent,
+    entrant,
+    event_of,
+)
+from toolkit.records.json_files import parse_object, read_json
+from toolkit.records.result import REPEAT, RESULT, Result, read_result
 
 
 class Group(NamedTuple):
@@ -57,14 +68,14 @@ class RunRecord:
 
     Attributes:
         folder: where it lies.
-        result: ``result.json``.
+        result: what ``result.json`` holds.
         config: ``config.json``; empty without one.
         loss, lr, validation: over the run; validation is the headline metric.
         actions: every reading at which the schedule did not hold.
     """
 
     folder: Path
-    result: Mapping[str, Any]
+    result: Result
     config: Mapping[str, Any] = field(default_factory=dict)
     loss: Curve = field(default_factory=Curve)
     lr: Curve = field(default_factory=Curve)
@@ -74,51 +85,43 @@ class RunRecord:
     @property
     def group(self) -> Group:
         """What it is compared as."""
-        r = self.result
-        pair = f"{r['task']}/{r['model']}@{r['recipe']}"
-        schedule = entrant(r["schedule"], r.get("sees", "training"))
-        return Group(pair, r["recipe_settings"]["lr"], schedule, r["arm"])
+        result = self.result
+        schedule = entrant(result.schedule, result.sees)
+        return Group(result.pair, result.recipe_settings["lr"], schedule, result.arm)
 
     @property
     def seed(self) -> int:
-        """The run's seed."""
-        seed: int = self.result["seed"]
-        return seed
+        """What it is paired by."""
+        return self.result.seed
 
     @property
     def diverged(self) -> bool:
         """Whether its weights were lost."""
-        return bool(self.result["status"] == "diverged")
+        return self.result.diverged
 
     @property
     def metric(self) -> str:
         """The headline metric; empty for a diverged run without any."""
-        metrics = self.result["metrics"]
-        return str(next(iter(metrics["test"] or metrics.get("validation") or ()), ""))
+        metrics = self.result.metrics
+        return next(iter(metrics.test or metrics.validation), "")
 
     @property
     def score(self) -> float:
         """The headline metric on the test split at the last update; 0 for a diverged run."""
-        return 0.0 if self.diverged else float(self.result["metrics"]["test"][self.metric])
+        return 0.0 if self.diverged else float(self.result.metrics.test[self.metric])
 
     @property
     def validation_score(self) -> float:
         """The headline metric in the last evaluation on validation; 0 for a diverged run."""
         if self.diverged:
             return 0.0
-        return float(self.result["metrics"]["validation"].get(self.metric, 0.0))
-
-    @property
-    def code(self) -> Mapping[str, Any]:
-        """The commit that it ran from, and the files that differed."""
-        return {"commit": None, "uncommitted": [], **self.result.get("code", {})}
+        return float(self.result.metrics.validation.get(self.metric, 0.0))
 
     @property
     def speed_class(self) -> tuple[str, ...]:
         """What its time depends on: runs that differ in it are not compared in time."""
-        machine = self.result.get("machine", {})
         names = ("processor", "cores", "threads", "accelerator")
-        return tuple(str(machine.get(name, "")) for name in names)
+        return tuple(str(self.result.machine.get(name, "")) for name in names)
 
     @property
     def seconds(self) -> float:
@@ -128,7 +131,7 @@ class RunRecord:
     @property
     def training_seconds(self) -> float:
         """Seconds of training, however the run ended."""
-        return float(self.result["timing"]["train_seconds"])
+        return float(self.result.timing.train_seconds)
 
 
 @dataclass
@@ -150,14 +153,6 @@ class StudyRecord:
     not_started: int = 0
 
 
-NEEDED: Mapping[str, type] = {
-    **dict.fromkeys(("status", "task", "model", "recipe", "schedule"), str),
-    **dict.fromkeys(("initial_weights_sha", "batch_order_sha", "final_weights_sha"), str),
-    **dict.fromkeys(("seed", "arm", "updates"), int),
-    **dict.fromkeys(("recipe_settings", "metrics", "timing", "versions"), dict),
-    "argv": list,
-}
-REPEAT = "repeat the run with --fresh, or remove its folder"
 NOT_RUNS = ("report", "workers")
 """Folders beside the runs."""
 
@@ -175,7 +170,7 @@ def load_study(folder: Path) -> StudyRecord:
         hint = f"did you mean {' or '.join(near)}?" if near else "run the study first"
         raise ConfigError(f"there is no folder {folder}: {hint}")
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and _is_run(path))
-    finished = [path for path in folders if (path / "result.json").exists()]
+    finished = [path for path in folders if (path / RESULT).exists()]
     if not finished:
         raise ConfigError(f"{folder} holds no finished run: no */result.json")
     runs = sorted((_load_run(path) for path in finished), key=lambda run: (run.group, run.seed))
@@ -191,7 +186,7 @@ def _plan(file: Path) -> Mapping[str, Any]:
     if not file.exists():
         return {}
     advice = "toolkit sweep STUDY writes it anew once it is removed"
-    plan = _read_json(file, advice)
+    plan = read_json(file, advice)
     for name, kind in {"family": list, "rope": dict, "pairs": dict, "runs": int}.items():
         if not isinstance(plan.get(name, kind()), kind):
             raise ConfigError(f"{file}: {name} cannot be what a sweep writes; {advice}")
@@ -208,110 +203,60 @@ def _is_run(folder: Path) -> bool:
 
 
 def _load_run(folder: Path) -> RunRecord:
-    result = _read_json(folder / "result.json")
-    _check_result(folder / "result.json", result)
-    settings = result.get("schedule_config", {})
-    result = {**result, "schedule_config": without_retired(result["schedule"], settings)}
-    file = folder / "config.json"
-    run = RunRecord(folder, result, _read_json(file) if file.exists() else {})
+    config = folder / CONFIG
+    run = RunRecord(
+        folder, read_result(folder), read_json(config, REPEAT) if config.exists() else {}
+    )
     begin, last = None, 0.0
-    for number, event in enumerate(_events(folder / "events.jsonl"), 1):
-        try:
-            begin = event["t"] if begin is None else begin
-            if event.get("kind") == "resume":
-                begin += event["t"] - last  # what lies between two attempts is not the run's time
-            last = event["t"]
-            _add_event(run, event, event["t"] - begin)
-        except (KeyError, TypeError) as error:
-            raise ConfigError(
-                f"line {number} of {folder / 'events.jsonl'} is no event of this version "
-                f"({type(error).__name__}: {error}); {REPEAT}"
-            ) from error
+    for event in _events(folder / EVENTS):
+        begin = event.time if begin is None else begin
+        if isinstance(event, OtherEvent) and event.kind == RESUME:
+            begin += event.time - last  # what lies between two attempts is not the run's time
+        last = event.time
+        _add_event(run, event, event.time - begin)
     return run
 
 
-def _check_result(file: Path, result: Mapping[str, Any]) -> None:
-    """Everything that the numbers rest on is there, and is a number where it must be."""
-    missing = [name for name in NEEDED if name not in result]
-    if missing:
-        raise ConfigError(
-            f"{file} lacks {', '.join(missing)}: it is of another version or broken; {REPEAT}"
-        )
-    wrong = [name for name, kind in NEEDED.items() if not isinstance(result[name], kind)]
-    if result["status"] not in ("done", "diverged"):
-        wrong.append("status")
-    elif not wrong:
-        numbers = {
-            "recipe_settings.lr": result["recipe_settings"].get("lr"),
-            "timing.train_seconds": result["timing"].get("train_seconds"),
-        }
-        if result["status"] == "done":
-            test = result["metrics"].get("test") or {"?": None}
-            numbers |= {f"metrics.test.{name}": value for name, value in test.items()}
-        wrong += [name for name, value in numbers.items() if not _is_finite(value)]
-    if wrong:
-        raise ConfigError(f"{file}: {', '.join(wrong)} cannot be what a run writes; {REPEAT}")
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _add_event(run: RunRecord, event: Mapping[str, Any], seconds: float) -> None:
-    if "kind" not in event:
-        _add_reading(run, event, seconds)
+def _add_event(run: RunRecord, event: Event, seconds: float) -> None:
+    if isinstance(event, ReadingEvent):
+        if event.reading.kind == "training":
+            _add_reading(run, event, seconds)
         _add_action(run, event, seconds)
-    elif event["kind"] == VALIDATION_READING:
-        _add_action(run, event, seconds)
-    elif event["kind"] == "evaluation" and event["split"] == "validation":
-        value = event.get(run.metric)
+    elif isinstance(event, EvaluationEvent) and event.split == "validation":
+        value = event.metrics.get(run.metric)
         if value is not None:
-            run.validation.add(event["update"], event["epoch"], seconds, value)
+            run.validation.add(event.update, event.epoch, seconds, value)
 
 
-def _add_reading(run: RunRecord, event: Mapping[str, Any], seconds: float) -> None:
-    update, epoch = event["update"], event["epoch"]
-    if event["loss"] is not None:
-        run.loss.add(update, epoch, seconds, event["loss"])
-    run.lr.add(update, epoch, seconds, event["lr"])
+def _add_reading(run: RunRecord, event: ReadingEvent, seconds: float) -> None:
+    reading = event.reading
+    if not math.isnan(reading.loss):
+        run.loss.add(reading.update, reading.epoch, seconds, reading.loss)
+    run.lr.add(reading.update, reading.epoch, seconds, event.lr)
 
 
-def _add_action(run: RunRecord, event: Mapping[str, Any], seconds: float) -> None:
-    if event["action"] not in ("hold", "snapshot"):  # a snapshot changes nothing
-        place = (event["update"], event["epoch"], seconds, event["lr"])
-        words = (event["pattern"], event["action"], event["reason"])
-        run.actions.append(Action(*place, *words))
+def _add_action(run: RunRecord, event: ReadingEvent, seconds: float) -> None:
+    decision, reading = event.decision, event.reading
+    if decision.action not in ("hold", "snapshot"):  # a snapshot changes nothing
+        place = (reading.update, reading.epoch, seconds, event.lr)
+        run.actions.append(Action(*place, decision.pattern, decision.action, decision.reason))
 
 
-def _events(file: Path) -> Iterator[Mapping[str, Any]]:
+def _events(file: Path) -> Iterator[Event]:
     try:
         with file.open() as lines:
             for number, line in enumerate(lines, 1):
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ConfigError(
-                        f"line {number} of {file} is broken ({error.msg}); {REPEAT}"
-                    ) from error
+                where = f"{file}, line {number}"
+                yield event_of(parse_object(line, where, REPEAT), where, REPEAT)
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-
-
-def _read_json(file: Path, advice: str = REPEAT) -> Mapping[str, Any]:
-    try:
-        data = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{file} cannot be read ({error}); {advice}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{file} is not a JSON object; {advice}")
-    return data
 
 
 def _state(folder: Path) -> str:
     if logs := sorted(folder.glob("failure-*.log")):
         return f"failed {len(logs)} times, see {logs[-1].name}"
     file = folder / "state.json"
-    return str(_read_json(file).get("status", "unknown")) if file.exists() else "not started"
+    return str(read_json(file, REPEAT).get("status", "unknown")) if file.exists() else "not started"
 
 
 def _refuse_other_settings(runs: list[RunRecord]) -> None:
@@ -332,10 +277,10 @@ def _refuse_other_settings(runs: list[RunRecord]) -> None:
 
 def _settings_of(run: RunRecord) -> Iterator[Mapping[str, Any]]:
     """What the runs of a group must have in common."""
-    recipe = run.result.get("recipe_settings", {})
+    recipe = run.result.recipe_settings
     yield {name: value for name, value in recipe.items() if name not in NOT_PART_OF_THE_RECIPE}
-    yield run.result.get("schedule_config", {})
-    if run.result.get("sees", "training") == "training":
+    yield run.result.schedule_config
+    if run.result.sees == "training":
         yield {"read_every": run.config.get("read_every", 1)}
     else:
         yield {"eval_every": run.config.get("eval_every")}

@@ -1,0 +1,83 @@
+"""How a command ends: exit codes, one line for an error, signals."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from toolkit.errors import ConfigError, RunError
+from toolkit.process import run_command, stop_on_signal
+
+
+def _raise(error: BaseException) -> Callable[[], int]:
+    def command() -> int:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ConfigError("the flag is wrong"), 2, "error: the flag is wrong\n"),
+        (RunError("the run is lost"), 1, "error: the run is lost\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+    ],
+)
+def test_an_error_is_one_line_and_a_code(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(_raise(error)) == code
+    assert capsys.readouterr().err == said
+
+
+def test_only_rank_zero_says_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert run_command(_raise(ConfigError("said by rank 0"))) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_a_mistake_in_the_code_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_command(_raise(ZeroDivisionError()))
+
+
+def test_a_reader_that_has_left_is_no_error_message() -> None:
+    code = (
+        "from toolkit.process import run_command\n"
+        "raise SystemExit(run_command(lambda: print('line\\n' * 100_000) or 0))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(60) == 1
+
+
+def test_the_first_signal_asks_and_the_second_acts() -> None:
+    asked: list[int] = []
+    with stop_on_signal(lambda: asked.append(1)):
+        signal.raise_signal(signal.SIGINT)
+        assert asked == [1]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert asked == [1]
+
+
+def test_every_signal_asks_where_the_block_must_end_by_itself() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    asked: list[int] = []
+    with stop_on_signal(lambda: asked.append(1), once=False):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+    assert asked == [1, 1]
+    assert {number: signal.getsignal(number) for number in before} == before

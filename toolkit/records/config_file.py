@@ -1,0 +1,48 @@
+"""``config.json``: the configuration that a run's folder is of."""
+
+from pathlib import Path
+from typing import Any
+
+from toolkit.config import RunConfig, experiment, to_json
+from toolkit.errors import ConfigError
+from toolkit.records.json_files import read_json
+
+CONFIG = "config.json"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The stored configuration of a run: what ``toolkit.config.to_json`` returned.
+
+    Raises:
+        ConfigError: if there is none, or it is no run's, naming the file.
+    """
+    file = folder / CONFIG
+    data = read_json(file)
+    try:
+        data["target"], data["recipe"]["lr"], data["schedule"]["name"], data["schedule"]["fields"]
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{file} is not the configuration of a run ({type(error).__name__}: {error})"
+        ) from error
+    return data
+
+
+def check_folder(folder: Path, config: RunConfig) -> None:
+    """Refuse a run folder that holds another experiment.
+
+    Raises:
+        ConfigError: naming the folder and the fields that differ.
+    """
+    if not (folder / CONFIG).exists():
+        return
+    try:
+        found = experiment(read_config(folder), config)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; start over with --fresh") from error
+    wanted = experiment(to_json(config), config)
+    differing = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
+    if differing:
+        raise ConfigError(
+            f"{folder} holds a run of another configuration ({', '.join(differing)} differ); "
+            "start over with --fresh, or choose another --study"
+        )

@@ -1,0 +1,65 @@
+"""Read and write the JSON files of a run: an error says which file and why."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import ConfigError
+
+
+def read_json(file: Path, advice: str = "") -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        file: the file.
+        advice: what a user can do about a broken one; ends the message of an error.
+
+    Raises:
+        ConfigError: if it cannot be read, or holds no JSON object, naming the file.
+    """
+    ending = f"; {advice}" if advice else ""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not text{ending}") from error
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}{ending}") from error
+    return parse_object(text, str(file), advice)
+
+
+def parse_object(text: str, where: str, advice: str = "") -> dict[str, Any]:
+    """The object in a JSON text.
+
+    Args:
+        text: the text; one line of a file, or all of it.
+        where: its place, for the message of an error.
+        advice: as for ``read_json``.
+
+    Raises:
+        ConfigError: if it is no JSON object.
+    """
+    ending = f"; {advice}" if advice else ""
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f", line {error.lineno}," if "\n" in text.rstrip("\n") else ""
+        raise ConfigError(f"{where}{line} is not JSON: {error.msg}{ending}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where} is not a JSON object{ending}")
+    return data
+
+
+def write_json(file: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON file by atomic rename: a reader sees the old file or the whole new one.
+
+    Raises:
+        ValueError: for a number that JSON does not have; the old file stays.
+    """
+    partial = file.with_name(file.name + f".{os.getpid()}.partial")
+    with partial.open("w") as opened:
+        json.dump(data, opened, indent=1, allow_nan=False)
+        opened.flush()
+        os.fsync(opened.fileno())
+    partial.replace(file)

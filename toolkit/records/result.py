@@ -1,0 +1,248 @@
+"""What ``result.json`` holds. The one place that knows what those of older versions lack."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from toolkit.config import without_retired
+from toolkit.errors import ConfigError
+from toolkit.records.json_files import read_json
+
+RESULT = "result.json"
+SPANS = ("data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint")
+"""What the seconds of a run are spent on. The first four are parts of the training seconds."""
+REPEAT = "repeat the run with --fresh, or remove its folder"
+"""What a user can do about a file that no run of this version has written."""
+
+
+class Metrics(NamedTuple):
+    """Metric -> value; of each split the first metric is the headline.
+
+    Attributes:
+        test: at the last update; empty for a diverged run.
+        validation: in the last evaluation; empty for a run that diverged before the first.
+    """
+
+    test: Mapping[str, float]
+    validation: Mapping[str, float]
+
+
+class Timing(NamedTuple):
+    """Seconds of a run.
+
+    Attributes:
+        train_seconds: in the loop, without evaluation and checkpoints.
+        spans: of each of ``SPANS``. On an accelerator they are what the host waited.
+    """
+
+    train_seconds: float
+    spans: Mapping[str, float]
+
+
+class Snapshots(NamedTuple):
+    """What the snapshots of rank 0 cost: how many, bytes of host memory, seconds."""
+
+    taken: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+class Code(NamedTuple):
+    """The toolkit's code.
+
+    Attributes:
+        commit: of the checkout that it lies in; None if that is not the toolkit's own.
+        uncommitted: its files that differ from the commit.
+    """
+
+    commit: str | None = None
+    uncommitted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The result of a run that has come to its end.
+
+    A field without a default is in the file of every version. One with a default came later: older
+    files are read as if they had it. Fields that only newer versions know are left out.
+
+    Attributes:
+        status: done, or diverged: its weights were lost.
+        run_id, study: the names of its folder and of the folder above.
+        task, model, recipe: the target, ``TASK/MODEL@RECIPE``.
+        recipe_settings: field of the recipe -> value.
+        schedule, schedule_config: its name and its settings.
+        sees: the losses that the schedule decided on, training or validation.
+        seed, arm: as in ``RunConfig``.
+        init: where the first weights came from, pretrained or random.
+        updates: optimizer updates made.
+        epoch: passes over the training split.
+        samples: split -> its size.
+        world_size, micro_batch, precision: how it was carried out.
+        metrics: the scores.
+        timing: the seconds.
+        initial_weights_sha, final_weights_sha: SHA-256 of the weights before the first update and
+            after the last.
+        batch_order_sha: SHA-256 over the sample ids of all updates, in order.
+        rollbacks: how often it went back to a snapshot because training was lost.
+        snapshots: what the snapshots cost.
+        notes: what a reader of the result should know, one sentence each.
+        versions: package -> version.
+        machine: what its times depend on: processor, cores, threads, accelerator.
+        code: the commit that it ran from.
+        device: cpu or cuda.
+        argv: the command.
+    """
+
+    status: Literal["done", "diverged"]
+    run_id: str
+    study: str
+    task: str
+    model: str
+    recipe: str
+    recipe_settings: Mapping[str, Any]
+    schedule: str
+    schedule_config: Mapping[str, Any]
+    sees: str = "training"
+    seed: int
+    arm: int
+    init: str
+    updates: int
+    epoch: float
+    samples: Mapping[str, int] = field(default_factory=dict)
+    world_size: int
+    micro_batch: int
+    precision: str
+    metrics: Metrics
+    timing: Timing
+    initial_weights_sha: str
+    batch_order_sha: str
+    final_weights_sha: str
+    rollbacks: int
+    snapshots: Snapshots = field(default_factory=Snapshots)
+    notes: tuple[str, ...] = ()
+    versions: Mapping[str, str]
+    machine: Mapping[str, str | int] = field(default_factory=dict)
+    code: Code = field(default_factory=Code)
+    device: str
+    argv: tuple[str, ...]
+
+    @property
+    def pair(self) -> str:
+        """The target of the run, ``TASK/MODEL@RECIPE``."""
+        return f"{self.task}/{self.model}@{self.recipe}"
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its weights were lost."""
+        return self.status == "diverged"
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that is written to ``result.json``."""
+        validation = {"validation": self.metrics.validation} if self.metrics.validation else {}
+        return {item.name: getattr(self, item.name) for item in fields(self)} | {
+            "metrics": {"test": self.metrics.test, **validation},
+            "timing": {"train_seconds": self.timing.train_seconds, **self.timing.spans},
+            "snapshots": self.snapshots._asdict(),
+            "code": self.code._asdict(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], file: Path) -> "Result":
+        """The inverse of ``to_json``, for results of this version and of older ones.
+
+        Args:
+            data: the object.
+            file: where it is from, for the message of an error.
+
+        Raises:
+            ConfigError: if a field is missing that every version had, or is not what a run writes.
+        """
+        _check(data, file)
+        values = {item.name: data[item.name] for item in fields(cls) if item.name in data}
+        timing = dict(data["timing"])
+        metrics = Metrics(data["metrics"].get("test", {}), data["metrics"].get("validation", {}))
+        code = data.get("code", {})
+        return cls(
+            **values
+            | {
+                "schedule_config": without_retired(data["schedule"], data["schedule_config"]),
+                "metrics": metrics,
+                "timing": Timing(timing.pop("train_seconds"), timing),
+                "snapshots": Snapshots(**_known(Snapshots, data.get("snapshots", {}))),
+                "code": Code(code.get("commit"), tuple(code.get("uncommitted", ()))),
+                "notes": tuple(data.get("notes", ())),
+                "argv": tuple(data["argv"]),
+            }
+        )
+
+
+def read_result(folder: Path) -> Result:
+    """The result in a run's folder.
+
+    Raises:
+        ConfigError: if there is none, or it is not what a run writes, naming the file.
+    """
+    file = folder / RESULT
+    return Result.from_json(read_json(file, REPEAT), file)
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: 42 s, 8 min, 3.5 h, 11.6 days."""
+    for limit, unit, size in ((90, "s", 1), (90 * 60, "min", 60), (36 * 3600, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.{1 if unit == 'h' else 0}f} {unit}"
+    return f"{seconds / 86_400:.1f} days"
+
+
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("status", "run_id", "study", "task", "model", "recipe", "schedule"), str),
+    **dict.fromkeys(("init", "precision", "device", "sees"), str),
+    **dict.fromkeys(("initial_weights_sha", "batch_order_sha", "final_weights_sha"), str),
+    **dict.fromkeys(("seed", "arm", "updates", "world_size", "micro_batch", "rollbacks"), int),
+    **dict.fromkeys(("recipe_settings", "schedule_config", "metrics", "timing"), dict),
+    **dict.fromkeys(("versions", "samples", "snapshots", "machine", "code"), dict),
+    "epoch": (int, float),
+    **dict.fromkeys(("argv", "notes"), list),
+}
+"""Field -> what it is in JSON."""
+
+
+def _check(data: Mapping[str, Any], file: Path) -> None:
+    """Everything that every version wrote is there, and is a number where it must be."""
+    always = (f.name for f in fields(Result) if f.default is f.default_factory is MISSING)
+    if missing := [name for name in always if name not in data]:
+        raise ConfigError(
+            f"{file} lacks {', '.join(missing)}: it is of another version or broken; {REPEAT}"
+        )
+    wrong = [
+        name for name, kind in _KINDS.items() if name in data and not isinstance(data[name], kind)
+    ]
+    if data["status"] not in ("done", "diverged"):
+        wrong.append("status")
+    elif not wrong:
+        wrong = [name for name, value in _numbers(data).items() if not _is_finite(value)]
+    if wrong:
+        raise ConfigError(f"{file}: {', '.join(wrong)} cannot be what a run writes; {REPEAT}")
+
+
+def _numbers(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be a finite number, by its path in the object."""
+    numbers = {
+        "recipe_settings.lr": data["recipe_settings"].get("lr"),
+        "timing.train_seconds": data["timing"].get("train_seconds"),
+    }
+    if data["status"] == "done":
+        test = data["metrics"].get("test") or {"?": None}
+        numbers |= {f"metrics.test.{name}": value for name, value in test.items()}
+    return numbers
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _known(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: data[name] for name in kind._fields if name in data}

@@ -1,0 +1,87 @@
+"""What a run has come to, put together at its end."""
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from toolkit.config import WEIGHTS, schedule_name, to_json
+from toolkit.records.provenance import code, machine, versions
+from toolkit.records.result import Metrics, Result, Timing
+from toolkit.task import parse_target
+from toolkit.training import checkpoint
+from toolkit.training.build import Run, weights_sha
+from toolkit.training.evaluation import evaluation_mode
+
+SPLITS = ("train", "validation", "test")
+
+
+def result_of(
+    run: Run,
+    train_seconds: float,
+    final_weights_sha: str,
+    notes: Sequence[str],
+    test: Mapping[str, float],
+) -> Result:
+    """The result of a run at its end.
+
+    Args:
+        run: after its last update.
+        train_seconds: by its stopwatch, before anything was done that ends it.
+        final_weights_sha: of ``last_weights``.
+        notes: what a reader should know, beside what the run noted.
+        test: the metrics on the test split; empty for a diverged run.
+    """
+    config, target = run.config, parse_target(run.config.target)
+    stored = to_json(config)
+    return Result(
+        status="diverged" if run.diverged else "done",
+        run_id=run.folder.name,
+        study=config.study,
+        task=target.task,
+        model=target.model,
+        recipe=target.recipe,
+        recipe_settings=stored["recipe"],
+        schedule=schedule_name(config.schedule),
+        schedule_config=stored["schedule"]["fields"],
+        sees=config.sees,
+        seed=config.seed,
+        arm=config.arm,
+        init=config.recipe.init,
+        updates=run.update,
+        epoch=run.epoch,
+        samples={name: len(getattr(run.splits, name)) for name in SPLITS},
+        world_size=run.accelerator.num_processes,
+        micro_batch=run.shares.micro_batch,
+        precision=config.recipe.precision,
+        metrics=Metrics(test, run.last_metrics.get("validation", {})),
+        timing=Timing(train_seconds, run.record.stopwatch.spans()),
+        initial_weights_sha=run.initial_weights_sha,
+        batch_order_sha=run.plan.sha(run.update),
+        final_weights_sha=final_weights_sha,
+        rollbacks=run.rollbacks,
+        snapshots=run.snapshots(),
+        notes=(*run.notes, *notes),
+        versions=versions(),
+        machine=machine(),
+        code=code(),
+        device=str(run.accelerator.device.type),
+        argv=tuple(sys.argv),
+    )
+
+
+def last_weights(run: Run) -> tuple[str, list[str]]:
+    """Hash the weights as they are evaluated, and keep them on disk if the configuration says so.
+
+    A collective: all ranks call it, for each may hold only a part of the weights.
+
+    Returns:
+        The hash, on rank 0 (elsewhere empty), and what to note in the result.
+    """
+    with evaluation_mode(run):
+        state, notes = run.accelerator.get_state_dict(run.model), []
+        sha = weights_sha(state) if run.accelerator.is_main_process else ""
+        if sha and run.config.keep_weights and not run.diverged:
+            try:
+                checkpoint.keep_weights(state, run.folder / WEIGHTS)
+            except OSError as error:  # hours of training are not lost to a full disk
+                notes = [f"the weights could not be kept: {error}"]
+    return sha, notes

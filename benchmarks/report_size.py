@@ -72,7 +72,8 @@ def _train(name: str, lr: float, seed: int, updates: int) -> tuple[list[Any], fl
     """The events of a made-up run, and its last accuracy; None if it diverged."""
     stream = random.Random(f"{name} {lr} {seed}")
     schedule = SCHEDULES[name]()
-    memory, factor, done = schedule.start(lr, Facts(updates))[0], 1.0, 0.0
+    memory, _ = schedule.start(lr, Facts(updates))
+    factor, done = 1.0, 0.0
     lines: list[Any] = []
     for update in range(1, updates + 1):
         used, epoch = lr * factor, update / UPDATES_PER_EPOCH

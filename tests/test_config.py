@@ -27,7 +27,7 @@ from toolkit.config import (
 )
 from toolkit.errors import ConfigError
 from toolkit.records.config_file import check_folder
-from toolkit.schedules import Cosine, GreedyPaper, Plan
+from toolkit.schedules import Adaptive, Cosine, GreedyPaper, Plan
 from toolkit.task import Recipe, Target, parse_target
 
 DIGITS = "digits/vit_micro"
@@ -236,7 +236,7 @@ def test_a_file_of_the_older_protocol_is_one_line_that_says_what_changed(
 def stored_by_an_older_version(config: RunConfig, **settings: object) -> dict[str, Any]:
     """What was stored of an adaptive run while its schedule had the settings of open-ended, too."""
     stored: dict[str, Any] = json.loads(json.dumps(to_json(config)))
-    stored["schedule"]["fields"] |= {**RETIRED["adaptive"], **settings}
+    stored["schedule"]["fields"] |= {**RETIRED[Adaptive], **settings}
     return stored
 
 

@@ -94,7 +94,7 @@ def test_a_run_of_the_older_protocol_is_replayed_where_that_is_exact(
 ) -> None:
     folder = run_folder(tmp_path, name)
     stored = json.loads((folder / "config.json").read_text())
-    stored["schedule"]["fields"] |= RETIRED.get(name, {})
+    stored["schedule"]["fields"] |= RETIRED.get(SCHEDULES[name], {})
     (folder / "config.json").write_text(json.dumps(stored))
     start = {"kind": "start", "update": 0, "epoch": 0.0, **FACTS, **NO_ACTION._asdict()}
     del start["amount"]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union
 
 from toolkit import task, userfile
 from toolkit.errors import ConfigError, unknown
-from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of, summary_of
+from toolkit.schedules import SCHEDULES, Adaptive, Cosine, Schedule, name_of, summary_of
 from toolkit.schedules.simulate import CHANGED, check_protocol, needs_of
 from toolkit.task import Recipe
 
@@ -81,8 +81,8 @@ class RunConfig:
 
 NOT_PART_OF_THE_EXPERIMENT = ("save_every", "keep_weights", "study", "wandb", "progress")
 NOT_PART_OF_THE_RECIPE = ("micro_batch", "eval_batch")
-RETIRED: Mapping[str, Mapping[str, Any]] = {
-    "adaptive": {
+RETIRED: Mapping[type, Mapping[str, Any]] = {
+    Adaptive: {
         "window": 400,
         "plateau": "auto",
         "oscillation": "auto",
@@ -93,8 +93,8 @@ RETIRED: Mapping[str, Mapping[str, Any]] = {
         "most_raises": 4,
     }
 }
-"""Settings that schedules once had, at the values they still go by. They enter the run id, so that
-earlier ids stay valid. At other values they are settings of the schedule open-ended now."""
+"""Settings that a schedule once had, at the values by which it still goes. They are in its run ids,
+so earlier ids stay valid. At other values they are settings of the schedule open-ended now."""
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -210,11 +210,11 @@ def schedule_from_json(stored: Mapping[str, Any]) -> Schedule[Any]:
     Raises:
         ConfigError: if it, or one of its settings, is unknown to this version.
     """
-    name, kind = stored["name"], _schedule_class(stored["name"])
-    kept = without_retired(name, stored["fields"])
-    if left := [field for field in RETIRED.get(name, ()) if field in kept]:
+    kind = _schedule_class(stored["name"])
+    kept = without_retired(stored["name"], stored["fields"])
+    if left := [field for field in RETIRED.get(kind, ()) if field in kept]:
         raise ConfigError(
-            f"stored schedule of another version: {name} no longer has {left[0]} "
+            f"stored schedule of another version: {stored['name']} no longer has {left[0]} "
             f"({kept[left[0]]} here); it is a setting of the schedule open-ended"
         )
     try:
@@ -222,6 +222,12 @@ def schedule_from_json(stored: Mapping[str, Any]) -> Schedule[Any]:
     except TypeError as error:
         raise ConfigError(f"stored schedule of another version: {error}") from error
     return schedule
+
+
+def without_retired(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The stored settings of a schedule, without those of ``RETIRED`` at their values there."""
+    retired = RETIRED.get(SCHEDULES.get(name, object), {})
+    return {k: v for k, v in settings.items() if k not in retired or v != retired[k]}
 
 
 def experiment(data: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
@@ -234,41 +240,35 @@ def experiment(data: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
     stored: dict[str, Any] = json.loads(json.dumps(data))
     kept = {k: v for k, v in stored.items() if k not in NOT_PART_OF_THE_EXPERIMENT}
     recipe = {k: v for k, v in stored["recipe"].items() if k not in NOT_PART_OF_THE_RECIPE}
+    settings = settings_in_id(type(config.schedule), stored["schedule"]["fields"])
     return {
         **settings_in_id(RunConfig, kept),
         "recipe": settings_in_id(type(config.recipe), recipe),
-        "schedule": _schedule_in_id(type(config.schedule), stored["schedule"]),
+        "schedule": {**stored["schedule"], "fields": settings},
     }
 
 
 def settings_in_id(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Stored settings without the fields that are at the value they were introduced with.
 
+    Those that have been retired since are among them, whether they were stored or not.
+
     Args:
         kind: the dataclass that the settings are of.
         settings: field -> value, in its JSON form.
     """
     introduced = _introduced(kind)
-    return {k: v for k, v in settings.items() if k not in introduced or v != introduced[k]}
-
-
-def without_retired(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The stored settings of a schedule, without those of ``RETIRED`` at their values there."""
-    retired = RETIRED.get(name, {})
-    return {k: v for k, v in settings.items() if k not in retired or v != retired[k]}
+    kept = {k: v for k, v in settings.items() if k not in introduced or v != introduced[k]}
+    return {**RETIRED.get(kind, {}), **kept}
 
 
 def is_stored_as(schedule: Schedule[Any], stored: Mapping[str, Any]) -> bool:
     """Whether a stored schedule, of this version or an earlier one, is this one."""
     own: dict[str, Any] = json.loads(json.dumps(schedule_to_json(schedule)))
-    kind = type(schedule)
-    return _schedule_in_id(kind, own) == _schedule_in_id(kind, stored)
-
-
-def _schedule_in_id(kind: type, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored schedule as it enters the run id, whichever version has stored it."""
-    settings = {**RETIRED.get(stored["name"], {}), **stored["fields"]}
-    return {**stored, "fields": settings_in_id(kind, settings)}
+    a, b = (
+        {**one, "fields": settings_in_id(type(schedule), one["fields"])} for one in (own, stored)
+    )
+    return a == b
 
 
 def _introduced(kind: Any) -> dict[str, Any]:

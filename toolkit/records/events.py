@@ -1,6 +1,6 @@
 """The lines of ``events.jsonl``: readings with their decisions, evaluations, timings, and the rest.
 
-A reading has no ``kind``; every other line has one. Pure.
+The reading of a training loss has no ``kind``; every other line has one. Pure.
 """
 
 import math
@@ -28,7 +28,6 @@ class ReadingEvent(NamedTuple):
         lr: the LR of the first parameter group in the reading's last update.
         lrs: those of all groups.
         factor: of the base LR, in that update.
-        sees: whether the loss is of the training or of the validation split.
         time: seconds since 1970.
     """
 
@@ -37,7 +36,6 @@ class ReadingEvent(NamedTuple):
     lr: float
     lrs: tuple[float, ...]
     factor: float
-    sees: str
     time: float
 
 
@@ -99,7 +97,7 @@ def event_of(data: Mapping[str, Any], where: str, advice: str = "") -> Event:
 
 def _event_of(data: Mapping[str, Any]) -> Event:
     kind, time = data.get("kind"), data["t"]
-    if kind is None or kind == VALIDATION_READING:
+    if kind is None or kind in READING_KINDS:
         lr = data["lr"]
         return ReadingEvent(
             reading_of(data),
@@ -107,7 +105,6 @@ def _event_of(data: Mapping[str, Any]) -> Event:
             lr,
             tuple(data.get("lrs", (lr,))),
             data["factor"],
-            "training" if kind is None else "validation",
             time,
         )
     place = ("kind", "update", "t")

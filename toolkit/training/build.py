@@ -201,7 +201,6 @@ def weights_sha(state: dict[str, torch.Tensor]) -> str:
 def _scheduled(
     config: RunConfig, model: nn.Module, optimizer: Optimizer, budget: int, epochs: float
 ) -> ScheduledLR:
-    pretrained = config.recipe.init == "pretrained"
     goes_back = config.sees == "training"
     try:
         return ScheduledLR(
@@ -209,7 +208,7 @@ def _scheduled(
             config.schedule,
             budget,
             model if goes_back else None,
-            pretrained=pretrained,
+            pretrained=config.recipe.init == "pretrained",
             epochs=epochs,
             can=("rewind",) if goes_back else (),
         )

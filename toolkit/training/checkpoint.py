@@ -32,7 +32,8 @@ def start_or_resume(run: Run) -> None:
     A collective: all ranks call it.
 
     Raises:
-        RunError: if the checkpoint cannot be continued on as many ranks as there are now.
+        RunError: if the checkpoint cannot be continued: not on as many ranks as there are now, or
+            it is of an older version.
     """
     accelerator = run.accelerator
     # Rank 0 alone looks: on a shared disk the others might see something older.
@@ -45,7 +46,10 @@ def start_or_resume(run: Run) -> None:
         run.record.event(START, 0, epoch=0.0, facts=facts, **decision)
         return
     check_world_size(run, path, state["world_size"])
-    _set_state(run, state, _load(run, path))
+    try:
+        _set_state(run, state, _load(run, path))
+    except ValueError as error:  # the schedule has another memory now
+        raise RunError(f"{path} cannot be continued: {error}; --fresh starts over") from error
     run.record.event(RESUME, run.update, world_size=accelerator.num_processes)
 
 

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.config import NOT_PART_OF_THE_RECIPE, without_retired
+from toolkit.config import NOT_PART_OF_THE_RECIPE
 from toolkit.errors import ConfigError
 from toolkit.records.config_file import CONFIG
 from toolkit.records.events import (
@@ -203,11 +203,10 @@ def _is_run(folder: Path) -> bool:
 
 
 def _load_run(folder: Path) -> RunRecord:
-    config, result = folder / CONFIG, read_result(folder)
-    result = replace(
-        result, schedule_config=without_retired(result.schedule, result.schedule_config)
+    config = folder / CONFIG
+    run = RunRecord(
+        folder, read_result(folder), read_json(config, REPEAT) if config.exists() else {}
     )
-    run = RunRecord(folder, result, read_json(config, REPEAT) if config.exists() else {})
     begin, last = None, 0.0
     for event in _events(folder / EVENTS):
         begin = event.time if begin is None else begin
@@ -220,7 +219,7 @@ def _load_run(folder: Path) -> RunRecord:
 
 def _add_event(run: RunRecord, event: Event, seconds: float) -> None:
     if isinstance(event, ReadingEvent):
-        if event.sees == "training":
+        if event.reading.kind == "training":
             _add_reading(run, event, seconds)
         _add_action(run, event, seconds)
     elif isinstance(event, EvaluationEvent) and event.split == "validation":

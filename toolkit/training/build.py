@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from toolkit.config import RUNS, RunConfig, resolve, run_folder
 from toolkit.errors import ConfigError
-from toolkit.process import world_size
+from toolkit.process import set_threads, world_size
 from toolkit.records.provenance import code
 from toolkit.records.recorder import Recorder
 from toolkit.records.result import Snapshots
@@ -151,6 +151,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     budget = _budget(recipe, plan)
     torch.manual_seed(derive_seed(config.seed, INIT_STREAM))
     model = fresh_model(task, target.model, recipe)
+    set_threads(sum(weight.numel() for weight in model.parameters()))
     dtype = next(model.parameters()).dtype  # prepared, DeepSpeed's may be bfloat16
     initial_weights_sha = weights_sha(model.state_dict())
     built = build_optimizer(model, recipe)

@@ -16,9 +16,10 @@ import torch
 
 from toolkit.config import RunConfig, parse, run_folder
 from toolkit.errors import ConfigError
+from toolkit.records.events import decision_of
 from toolkit.records.result import Result, read_result
 from toolkit.schedules import Adaptive, Constant, Plan, memory_to_json
-from toolkit.schedules.reading import Decision, Facts, Reading
+from toolkit.schedules.reading import Facts, Reading
 from toolkit.training import loop
 from toolkit.training.build import Run, build
 from toolkit.training.ranks import BatchSplit, make_accelerator, split_global_batch
@@ -87,14 +88,14 @@ def test_a_replayed_stream_gives_the_same_decisions_and_rates(fit: Any) -> None:
     schedule = Plan(window=3)
     flags = ("--recipe.updates", "120", "schedule:plan", "--schedule.window", "3")
     _, events = fit(config(*flags))
-    memory, factor, acted = schedule.start(0.01), 1.0, 0
+    memory, factor, acted = schedule.start(0.01, Facts())[0], 1.0, 0
     for event in (event for event in events if "kind" not in event):
         assert event["factor"] == factor
         assert event["lr"] == 0.01 * factor
         fields = ("update", "epoch", "loss", "count", "nonfinite")
-        memory = schedule.observe(memory, Reading(*(event[field] for field in fields)))
+        memory, decision = schedule.observe(memory, Reading(*(event[field] for field in fields)))
         factor = schedule.factor(memory, event["update"] / 120)
-        assert Decision(*(event[field] for field in Decision._fields)) == memory.decision
+        assert decision_of(event) == decision
         acted += event["action"] != "hold"
     assert acted >= 2
 
@@ -115,7 +116,7 @@ def test_a_search_is_read_at_every_update_and_neither_judged_nor_kept(
     judged = [event["update"] for event in events if event.get("kind") == "evaluation"]
     assert min(judged) >= ended
     assert events[0]["kind"] == "start"
-    assert (events[0]["total_updates"], events[0]["action"]) == (400, "trial")
+    assert (events[0]["facts"]["budget"], events[0]["action"]) == (400, "trial")
     assert result.updates == 400
     assert result.snapshots.taken >= 3
     assert result.snapshots.bytes > 0
@@ -158,15 +159,19 @@ def test_an_adaptive_run_goes_on_as_if_uninterrupted_and_is_replayed_bit_for_bit
     assert whole.rollbacks == again.rollbacks == 1
     assert whole.final_weights_sha == again.final_weights_sha
     lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    facts = Facts(*(lines[0][name] for name in Facts._fields))
+    facts = Facts.from_json(lines[0]["facts"])
+    assert facts.to_json() == {
+        **{"budget": 400, "epochs": 20.0, "init": "random", "can": ["restore", "rewind"]},
+    }
     schedule = Adaptive()
-    memory = schedule.inform(schedule.start(0.1), facts)
+    memory, _ = schedule.start(0.1, facts)
     for event in (event for event in lines if "kind" not in event):
         assert event["factor"] == schedule.factor(memory, (event["update"] - 1) / 400)
         loss = math.nan if event["loss"] is None else event["loss"]
         rest = (event[name] for name in ("count", "nonfinite"))
-        memory = schedule.observe(memory, Reading(event["update"], event["epoch"], loss, *rest))
-        assert Decision(*(event[field] for field in Decision._fields)) == memory.decision
+        reading = Reading(event["update"], event["epoch"], loss, *rest)
+        memory, decision = schedule.observe(memory, reading)
+        assert decision_of(event) == decision
 
 
 @pytest.mark.long
@@ -369,4 +374,4 @@ def test_a_reading_without_a_finite_loss_reaches_the_schedule(fit: Any) -> None:
     result, events = fit(config("--recipe.updates", "60", "--recipe.lr", "1e30", "schedule:plan"))
     assert result.status == "diverged"
     assert all(math.isfinite(event["lr"]) for event in events if "kind" not in event)
-    json.dumps(memory_to_json(Constant().start(1.0)), allow_nan=False)
+    json.dumps(memory_to_json(Constant().start(1.0, Facts())[0]), allow_nan=False)

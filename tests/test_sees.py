@@ -244,7 +244,7 @@ from toolkit.schedules import Constant
 @dataclass(frozen=True)
 class Back(Constant):
     def observe(self, memory, reading):
-        return memory._replace(decision=Decision("spike", 1.0, "rollback", "why not"))
+        return memory, Decision("spike", 1.0, "rollback", "why not")
 """
 
 

@@ -22,6 +22,7 @@ from toolkit.errors import ConfigError
 from toolkit.records import provenance
 from toolkit.records.result import Code, duration
 from toolkit.report.numbers.load import load_study
+from toolkit.schedules import OpenEnded
 from toolkit.studies import costs, shipped, worker
 from toolkit.studies.study import Contrast, Study
 
@@ -305,6 +306,9 @@ def test_a_study_refuses_what_it_cannot_judge() -> None:
     auto = config.recipe.__class__(**{**vars(config.recipe), "precision": "auto"})
     with pytest.raises(ConfigError, match=r"recipe.precision = auto"):
         Study("demo", "?", (RunConfig(target=config.target, recipe=auto, study="demo"),))
+    endless = replace(config, schedule=OpenEnded())
+    with pytest.raises(ConfigError, match="open-ended, which begins its last anneal where cuts"):
+        Study("demo", "?", (endless,))
     with pytest.raises(ConfigError, match=r"greedy \(arm 0\) on .* of which there is no run"):
         Study("demo", "?", study.configs, (Contrast(config.target, 0.01, "greedy", "cosine"),))
     with pytest.raises(ConfigError, match="has study = 'demo'"):

@@ -20,11 +20,11 @@ from toolkit.config import is_stored_as, parse_schedule, schedule_from_json, sch
 from toolkit.errors import ConfigError, RunError
 from toolkit.process import DONE, run_command
 from toolkit.records import recorded_losses
-from toolkit.records.events import VALIDATION_READING, entrant, to_event
+from toolkit.records.events import entrant, to_event
 from toolkit.records.recorded_losses import Losses
 from toolkit.schedules import Schedule
 from toolkit.schedules.reading import Facts
-from toolkit.schedules.simulate import Judged, drive
+from toolkit.schedules.simulate import Replayed, needs_of, simulate
 
 BASE_LR = 0.01
 FIGURES = (".png", ".svg", ".pdf")
@@ -48,16 +48,15 @@ class Replay:
     facts: Facts
     own: bool
 
-    def judge(self) -> list[Judged]:
+    def judge(self) -> list[Replayed]:
         """What the schedule makes of every reading."""
-        return list(drive(self.schedule, self.losses.readings, self.base_lr, self.facts))
+        return list(simulate(self.schedule, self.losses.readings, self.base_lr, self.facts))
 
-    def events(self, judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    def events(self, judged: Sequence[Replayed]) -> list[dict[str, Any]]:
         """The lines that a run with these losses would have left in ``events.jsonl``."""
         times = [event["t"] for event in self.losses.events] or [None] * len(judged)
-        kind = {"kind": VALIDATION_READING} if self.losses.sees == "validation" else {}
         return [
-            {**kind, **to_event(j.reading, j.decision, self.base_lr * j.factor, j.factor), "t": t}
+            {**to_event(j.reading, j.decision, self.base_lr * j.factor, j.factor), "t": t}
             for j, t in zip(judged, times, strict=True)
         ]
 
@@ -96,7 +95,7 @@ def prepare(
     run = recorded.run
     if schedule is None:
         schedule = _schedule_of(recorded)
-    if recorded.sees == "validation" and hasattr(schedule, "inform"):
+    if recorded.sees == "validation" and needs_of(schedule):
         raise ConfigError(
             f"{recorded.file} has validation losses for readings, and "
             f"{schedule_name(schedule)} needs the training loss of every update"
@@ -105,19 +104,24 @@ def prepare(
     base_lr = known_lr if base_lr is None else base_lr
     if not 0 < base_lr < float("inf"):
         raise ConfigError(f"--base-lr = {base_lr:g}: it must be a number above 0")
-    facts = recorded.facts if budget is None else recorded.facts._replace(total_updates=budget)
+    facts = recorded.facts if budget is None else recorded.facts._replace(budget=budget)
     last = recorded.readings[-1].update
-    if facts.total_updates is not None and facts.total_updates < last:
+    if facts.budget is not None and facts.budget < last:
         raise ConfigError(f"--budget = {budget}: {recorded.file} goes on to update {last}")
     own = (
         run is not None
         and is_stored_as(schedule, run["schedule"])
         and (base_lr, facts) == (known_lr, recorded.facts)
     )
+    if own and recorded.older_facts and needs_of(schedule):
+        raise ConfigError(
+            f"{recorded.file} is of a run of an older version, under whose protocol of schedules "
+            f"{schedule_name(schedule)} decided otherwise: only that version can replay it"
+        )
     return Replay(recorded, schedule, base_lr, facts, own)
 
 
-def check(replay: Replay, judged: Sequence[Judged]) -> None:
+def check(replay: Replay, judged: Sequence[Replayed]) -> None:
     """Compare with what a run has written down, to the bit.
 
     Raises:
@@ -157,8 +161,8 @@ def _show(replay: Replay, as_json: bool, figure: Path | None) -> int:
     return DONE
 
 
-def _print_decisions(replay: Replay, judged: Sequence[Judged], seconds: float) -> None:
-    total, readings = replay.facts.total_updates, replay.losses.readings
+def _print_decisions(replay: Replay, judged: Sequence[Replayed], seconds: float) -> None:
+    total, readings = replay.facts.budget, replay.losses.readings
     acted = [j for j in judged if j.decision.action not in ("hold", "snapshot")]
     snapshots = sum(j.decision.action == "snapshot" for j in judged)
     name = entrant(schedule_name(replay.schedule), replay.losses.sees)
@@ -169,7 +173,7 @@ def _print_decisions(replay: Replay, judged: Sequence[Judged], seconds: float) -
         f"{f'and {snapshots} snapshots ' * bool(snapshots)}in {1000 * seconds:.1f} ms"
     )
     print(f"{'update':>8} {'epoch':>7} {'loss':>10} {'LR':>10}  decision")
-    for reading, factor, decision, _ in acted:
+    for reading, factor, decision, *_ in acted:
         rate = replay.base_lr * factor
         print(
             f"{reading.update:>8} {reading.epoch:>7.2f} {reading.loss:>10.4g} {rate:>10.3g}  "
@@ -177,7 +181,7 @@ def _print_decisions(replay: Replay, judged: Sequence[Judged], seconds: float) -
         )
 
 
-def _notes(replay: Replay, judged: Sequence[Judged]) -> Iterator[str]:
+def _notes(replay: Replay, judged: Sequence[Replayed]) -> Iterator[str]:
     if replay.own:
         yield f"all {len(judged)} decisions and LRs of the run are reproduced, bit for bit"
         return
@@ -193,12 +197,12 @@ def _notes(replay: Replay, judged: Sequence[Judged]) -> Iterator[str]:
     )
 
 
-def first_change(replay: Replay, judged: Sequence[Judged]) -> int | None:
+def first_change(replay: Replay, judged: Sequence[Replayed]) -> int | None:
     """The first update whose LR is not the one that its loss was recorded with, if there is one.
 
     Where a file does not tell, that is taken to be the first reading's.
     """
-    for number, (reading, factor, _, _) in enumerate(judged):
+    for number, (reading, factor, *_) in enumerate(judged):
         events = replay.losses.events
         recorded = events[number]["lr"] if events else replay.base_lr * judged[0].factor
         if replay.base_lr * factor != recorded:
@@ -206,7 +210,7 @@ def first_change(replay: Replay, judged: Sequence[Judged]) -> int | None:
     return None
 
 
-def draw(replay: Replay, judged: Sequence[Judged], file: Path) -> None:
+def draw(replay: Replay, judged: Sequence[Replayed], file: Path) -> None:
     """Draw losses, LR and the marked decisions, one above the other, over the updates.
 
     Raises:

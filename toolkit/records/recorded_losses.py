@@ -21,7 +21,7 @@ from toolkit.schedules.reading import Facts, Reading
 UPDATE_NAMES = ("update", "step")
 Entry = tuple[str, Mapping[str, Any]]
 """Where it stands in the file, in words, and its fields."""
-NO_FACTS = Facts(None, pretrained=False, restores=False)
+NO_FACTS = Facts()
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Losses:
         events: the lines of a run of this toolkit that they are from, else empty.
         run: that run's configuration, as stored beside them.
         facts: what the run knew before its first update, as far as the file tells.
+        older_facts: whether they are told in the form of an older version, whose schedules were
+            told less and in another way.
         sees: which losses they are; ``validation`` only for a run whose schedule saw those.
         has_epochs: whether the file tells epochs; else all readings are in epoch 0.
     """
@@ -43,6 +45,7 @@ class Losses:
     events: tuple[Mapping[str, Any], ...] = ()
     run: Mapping[str, Any] | None = None
     facts: Facts = NO_FACTS
+    older_facts: bool = False
     sees: str = "training"
     has_epochs: bool = True
 
@@ -100,7 +103,7 @@ def _from_trainer_state(file: Path, state: Mapping[str, Any]) -> Losses:
     readings = _readings(file, entries)
     budget = state.get("max_steps")
     known = isinstance(budget, int) and budget >= readings[-1].update
-    return Losses(file, readings, facts=NO_FACTS._replace(total_updates=budget if known else None))
+    return Losses(file, readings, facts=NO_FACTS._replace(budget=budget if known else None))
 
 
 def _from_events(file: Path, text: str) -> Losses:
@@ -127,8 +130,9 @@ def _from_events(file: Path, text: str) -> Losses:
     if run is None:
         return Losses(file, readings, events, sees=sees)
     start = next((event for _, event in lines if event.get("kind") == START), None)
-    facts = _derived(run, readings[-1]) if start is None else _stated(start)
-    return Losses(file, readings, events, run, facts, sees)
+    facts = _derived(run, readings[-1]) if start is None else _stated(file, start)
+    older = start is not None and "facts" not in start
+    return Losses(file, readings, events, run, facts, older, sees)
 
 
 def _have(entries: Sequence[Entry], field: str) -> bool:
@@ -139,8 +143,16 @@ def _config_beside(file: Path) -> Mapping[str, Any] | None:
     return read_config(file.parent) if file.with_name(CONFIG).exists() else None
 
 
-def _stated(start: Mapping[str, Any]) -> Facts:
-    return Facts(*(start[field] for field in Facts._fields))
+def _stated(file: Path, start: Mapping[str, Any]) -> Facts:
+    """The facts of a run as its first event has them, in today's form or in the older one."""
+    try:
+        if "facts" in start:
+            return Facts.from_json(start["facts"])
+        init = "pretrained" if start["pretrained"] else "random"
+        can = frozenset({"restore"} if start["restores"] else ())
+        return Facts(start["total_updates"], None, init, can)
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{file}: its event 'start' does not tell {error}") from error
 
 
 def _derived(run: Mapping[str, Any], last: Reading) -> Facts:
@@ -148,7 +160,7 @@ def _derived(run: Mapping[str, Any], last: Reading) -> Facts:
     recipe = run["recipe"]
     per_epoch = round(last.update / last.epoch)
     budget = recipe["updates"] or round(recipe["epochs"] * per_epoch)
-    return Facts(budget, recipe["init"] == "pretrained", restores=False)
+    return Facts(budget, init=recipe["init"])
 
 
 def _readings(file: Path, entries: Sequence[Entry]) -> tuple[Reading, ...]:

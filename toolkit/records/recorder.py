@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from toolkit.config import RunConfig, schedule_name, to_json
 from toolkit.records.config_file import CONFIG
-from toolkit.records.events import EVALUATION, EVENTS, TIMING, VALIDATION_READING, to_event
+from toolkit.records.events import EVALUATION, EVENTS, TIMING, to_event
 from toolkit.records.json_files import parse_object, write_json
 from toolkit.records.result import RESULT, SPANS, Result
 from toolkit.records.wandb_handle import Mirror, start_mirror
@@ -136,8 +136,7 @@ class Recorder:
         self, reading: Reading, decision: Decision, rates: list[float], factor: float
     ) -> None:
         """Log a validation loss that the schedule saw, and what it made of it."""
-        event = to_event(reading, decision, rates[0], factor)
-        self._write({"kind": VALIDATION_READING, **event, "t": time.time()})
+        self._write({**to_event(reading, decision, rates[0], factor), "t": time.time()})
 
     def evaluation(
         self, split: str, update: int, epoch: float, metrics: Mapping[str, float]

@@ -132,8 +132,8 @@ def values(event: Event) -> dict[str, float]:
     if isinstance(event, OtherEvent):
         return {}
     loss = {} if math.isnan(event.reading.loss) else {"loss": event.reading.loss}
-    if event.sees == "validation":
-        return {f"validation/{name}": value for name, value in loss.items()}
+    if event.reading.kind != "training":
+        return {f"{event.reading.kind}/{name}": value for name, value in loss.items()}
     groups = {f"lr/group_{i}": rate for i, rate in enumerate(event.lrs[1:], 1)}
     train = {f"train/{name}": value for name, value in loss.items()}
     return {**train, "lr": event.lr, **groups, "factor": event.factor}

@@ -10,7 +10,7 @@ from toolkit.report.columns import Column, Table, aligned
 from toolkit.report.numbers.analyse import Analysis, ContrastRow
 from toolkit.report.numbers.load import Group
 from toolkit.report.text import contrast_label, metric_of, pair_label, schedule_label
-from toolkit.schedules import SCHEDULES
+from toolkit.schedules import SCHEDULES, summary_of
 
 HIDDEN_SETTINGS = ("lr", "epochs", "updates", "micro_batch", "eval_batch")
 """Settings of a recipe that the table of recipes leaves out: they stand in other columns, or change
@@ -151,11 +151,8 @@ def entrants(analysis: Analysis) -> Table:
 
 
 def _rule(name: str) -> str:
-    """The first sentence of a shipped schedule's documentation."""
     kind = SCHEDULES.get(name)
-    if kind is None or not kind.__doc__:
-        return "a schedule of the user's own"
-    return " ".join(kind.__doc__.strip().partition("\n\n")[0].split()).replace("``", "")
+    return "a schedule of the user's own" if kind is None else summary_of(kind)
 
 
 def recipes(analysis: Analysis) -> Table:

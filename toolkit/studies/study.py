@@ -8,6 +8,7 @@ from typing import Any
 from toolkit.config import RunConfig, schedule_name
 from toolkit.errors import ConfigError
 from toolkit.records.events import entrant
+from toolkit.schedules import OpenEnded
 from toolkit.task import load, parse_target
 
 
@@ -72,6 +73,12 @@ class Study:
                 raise ConfigError(
                     f"study {self.name}: {config.target} has recipe.precision = auto, which "
                     "machines decide differently; name fp32 or bf16"
+                )
+            if isinstance(config.schedule, OpenEnded):
+                raise ConfigError(
+                    f"study {self.name}: {config.target} has schedule = "
+                    f"{schedule_name(config.schedule)}, which begins its last anneal where cuts "
+                    "stop paying, not by the budget that all runs of a study share"
                 )
             if config.study != self.name:
                 raise ConfigError(

@@ -170,7 +170,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         model=model,
         optimizer=optimizer,
         evaluates_other_weights=evaluates_other_weights(built),
-        lr=_scheduled(config, model, optimizer, budget),
+        lr=_scheduled(config, model, optimizer, budget, budget / plan.updates_per_epoch),
         meter=LossMeter(accelerator, dtype),
         plan=plan,
         splits=splits,
@@ -199,12 +199,19 @@ def weights_sha(state: dict[str, torch.Tensor]) -> str:
 
 
 def _scheduled(
-    config: RunConfig, model: nn.Module, optimizer: Optimizer, budget: int
+    config: RunConfig, model: nn.Module, optimizer: Optimizer, budget: int, epochs: float
 ) -> ScheduledLR:
-    pretrained = config.recipe.init == "pretrained"
-    restored = model if config.sees == "training" else None
+    goes_back = config.sees == "training"
     try:
-        return ScheduledLR(optimizer, config.schedule, budget, restored, pretrained=pretrained)
+        return ScheduledLR(
+            optimizer,
+            config.schedule,
+            budget,
+            model if goes_back else None,
+            pretrained=config.recipe.init == "pretrained",
+            epochs=epochs,
+            can=("rewind",) if goes_back else (),
+        )
     except ValueError as error:  # the schedule does not fit the budget or the base LR
         raise ConfigError(str(error)) from error
 

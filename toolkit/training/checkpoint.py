@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from toolkit.errors import RunError
-from toolkit.records.events import RESUME, START
+from toolkit.records.events import RESUME, START, decision_to_json
 from toolkit.records.json_files import read_json, write_json
 from toolkit.records.recorder import Recorder, Stopwatch
 from toolkit.training.build import Run
@@ -32,7 +32,8 @@ def start_or_resume(run: Run) -> None:
     A collective: all ranks call it.
 
     Raises:
-        RunError: if the checkpoint cannot be continued on as many ranks as there are now.
+        RunError: if the checkpoint cannot be continued: not on as many ranks as there are now, or
+            it is of an older version.
     """
     accelerator = run.accelerator
     # Rank 0 alone looks: on a shared disk the others might see something older.
@@ -41,11 +42,14 @@ def start_or_resume(run: Run) -> None:
     path, state = found[0] or (None, {"update": 0})
     run.record = Recorder(run.folder, accelerator, run.config, run.budget, state["update"])
     if path is None:
-        facts, decision = run.lr.facts._asdict(), run.lr.memory.decision._asdict()
-        run.record.event(START, 0, epoch=0.0, **facts, **decision)
+        facts, decision = run.lr.facts.to_json(), decision_to_json(run.lr.decision)
+        run.record.event(START, 0, epoch=0.0, facts=facts, **decision)
         return
     check_world_size(run, path, state["world_size"])
-    _set_state(run, state, _load(run, path))
+    try:
+        _set_state(run, state, _load(run, path))
+    except ValueError as error:  # the schedule has another memory now
+        raise RunError(f"{path} cannot be continued: {error}; --fresh starts over") from error
     run.record.event(RESUME, run.update, world_size=accelerator.num_processes)
 
 
@@ -140,7 +144,13 @@ def _state(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
 def _set_state(run: Run, state: dict[str, Any], snapshot: dict[str, Any]) -> None:
     """The inverse of ``_state``."""
     run.update = run.saved_at = state["update"]
-    run.lr.load_state_dict({**state["lr"], "snapshot": snapshot})
+    try:
+        run.lr.load_state_dict({**state["lr"], "snapshot": snapshot})
+    except ValueError as error:
+        raise RunError(
+            f"the checkpoint of update {run.update} cannot be continued: {error}; "
+            "--fresh starts over"
+        ) from error
     run.rollbacks = state["rollbacks"]
     run.initial_weights_sha = state["initial_weights_sha"]
     run.nonfinite_readings = state["nonfinite_readings"]

@@ -56,7 +56,7 @@ def validation_reading(run: Run) -> Reading:
             if own:
                 meter.add(total, count)
         reading, _ = meter.read(run.update, run.epoch)  # waits for the device
-    return reading
+    return reading._replace(kind="validation")
 
 
 def _statistics_of_evaluated_weights(run: Run) -> AbstractContextManager[None]:

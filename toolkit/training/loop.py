@@ -22,7 +22,7 @@ from toolkit.config import schedule_name
 from toolkit.errors import RunError
 from toolkit.process import stop_on_signal
 from toolkit.records.result import Result
-from toolkit.schedules.reading import HOLD, Decision
+from toolkit.schedules.reading import NO_ACTION, Decision
 from toolkit.task import Batch, Split
 from toolkit.training import checkpoint
 from toolkit.training.batches import training_batches
@@ -146,7 +146,7 @@ def _read(run: Run) -> Decision:
     """
     with run.record.span("reading"):
         reading, run.stop_agreed = run.meter.read(run.update, run.epoch, run.stop_asked)
-        decision = run.lr.observe(reading) if run.config.sees == "training" else HOLD
+        decision = run.lr.observe(reading) if run.config.sees == "training" else NO_ACTION
     run.nonfinite_readings = 0 if math.isfinite(reading.loss) else run.nonfinite_readings + 1
     run.rollbacks += decision.action == "rollback"
     run.record.reading(reading, decision, run.lr.used, run.lr.factor)

@@ -73,6 +73,7 @@ def resnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda *more: trained_run(parse(["cifar10/resnet18", *flags, *more]), tmp_path)
 
 
+@pytest.mark.long
 def test_a_model_that_timm_would_make_otherwise_stays_ours(
     resnet: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_model_that_timm_would_make_otherwise_stays_ours(
     assert same(model, run.model)
 
 
+@pytest.mark.long
 def test_timm_prepares_the_images_as_they_were_trained_on(
     resnet: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -103,6 +103,7 @@ def test_a_replayed_stream_gives_the_same_decisions_and_rates(fit: Any) -> None:
 ADAPTIVE = ("--recipe.updates", "400", "--recipe.lr", "0.1", "--eval-every", "50")
 
 
+@pytest.mark.long
 def test_a_search_is_read_at_every_update_and_neither_judged_nor_kept(
     fit: Any, tmp_path: Path
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_search_is_read_at_every_update_and_neither_judged_nor_kept(
     assert result.snapshots.bytes > 0
 
 
+@pytest.mark.long
 def test_every_trial_starts_from_the_same_weights_and_batches(fit: Any) -> None:
     _, events = fit(config(*ADAPTIVE, "schedule:adaptive"))
     readings = [event for event in events if "kind" not in event]
@@ -129,6 +131,7 @@ def test_every_trial_starts_from_the_same_weights_and_batches(fit: Any) -> None:
     assert len({readings[start]["loss"] for start in starts}) == 1
 
 
+@pytest.mark.long
 def test_an_adaptive_run_goes_on_as_if_uninterrupted_and_is_replayed_bit_for_bit(
     fit: Any, tmp_path: Path
 ) -> None:
@@ -171,6 +174,7 @@ def test_an_adaptive_run_goes_on_as_if_uninterrupted_and_is_replayed_bit_for_bit
         assert decision_of(event) == decision
 
 
+@pytest.mark.long
 def test_stopped_in_a_search_it_starts_over(fit: Any, tmp_path: Path) -> None:
     cfg = config(*ADAPTIVE, "schedule:adaptive")
     whole = fit(replace(cfg, study="whole"))[0]
@@ -189,6 +193,7 @@ def test_a_schedule_that_does_not_fit_the_run_is_one_line(tmp_path: Path) -> Non
         build(config(*flags), tmp_path)
 
 
+@pytest.mark.long
 def test_same_seed_same_start_and_order_for_every_schedule(fit: Any) -> None:
     results = [fit(config(f"schedule:{name}"))[0] for name in ("constant", "plan")]
     other = fit(config("--seed", "1"))[0]
@@ -198,6 +203,7 @@ def test_same_seed_same_start_and_order_for_every_schedule(fit: Any) -> None:
         assert first == second == third != fourth
 
 
+@pytest.mark.long
 def test_a_checkpoint_between_readings_waits_for_the_next(fit: Any, tmp_path: Path) -> None:
     cfg = config("--read-every", "7", "--save-every", "10", "schedule:plan")
     whole, whole_events = fit(replace(cfg, study="whole"))
@@ -217,6 +223,7 @@ def test_a_checkpoint_between_readings_waits_for_the_next(fit: Any, tmp_path: Pa
     assert losses(events) == losses(whole_events)
 
 
+@pytest.mark.long
 def test_reading_and_evaluating_less_often_changes_no_update(fit: Any) -> None:
     often = fit(config("schedule:constant"))[0]
     flags = ("--read-every", "7", "--eval-every", "13", "schedule:constant")
@@ -226,6 +233,7 @@ def test_reading_and_evaluating_less_often_changes_no_update(fit: Any) -> None:
     assert [event["count"] for event in events if "kind" not in event] == [448.0] * 4 + [128.0]
 
 
+@pytest.mark.long
 def test_accumulation_changes_no_loss(fit: Any) -> None:
     flags = ("--recipe.precision", "fp64")
     _, whole = fit(config(*flags))
@@ -233,6 +241,7 @@ def test_accumulation_changes_no_loss(fit: Any) -> None:
     assert losses(cut) == pytest.approx(losses(whole), abs=1e-9)
 
 
+@pytest.mark.long
 def test_the_trace_is_the_same_with_and_without_mirror_and_progress_bar(fit: Any) -> None:
     plain = config()
     bare, events = fit(plain)
@@ -267,6 +276,7 @@ def test_a_run_whose_weights_are_lost_has_a_result(fit: Any) -> None:
     assert (last["loss"], last["count"], last["nonfinite"]) == (None, 0.0, 1)
 
 
+@pytest.mark.long
 def test_interrupted_inside_it_continues_to_the_same_weights(fit: Any, tmp_path: Path) -> None:
     """The process is asked to stop, as by a pre-emption, and the command is given again."""
     cfg = config("--save-every", "10", "schedule:plan")
@@ -287,6 +297,7 @@ def test_interrupted_inside_it_continues_to_the_same_weights(fit: Any, tmp_path:
     assert [event["update"] for event in events if event.get("kind") == "resume"] == [17]
 
 
+@pytest.mark.processes
 def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "toolkit.train", "digits/resnetv2_micro", "--wandb", "off"]
     command += ["--recipe.updates", "400", "--save-every", "25", "schedule:plan"]

@@ -19,6 +19,7 @@ from tests.studies import write_run
 from toolkit.records.events import event_of
 from toolkit.records.wandb_mirror import DECISION_COLUMNS, PROJECT, decision, describe, values
 
+pytestmark = pytest.mark.processes
 FLAGS = ["digits/vit_micro", "--seed", "3", "--recipe.updates"]
 TRAIN = ["-m", "toolkit.train", *FLAGS]
 TRAIN_AND_WAIT = [str(ROOT / "tests/programs/train_and_wait.py"), *FLAGS]

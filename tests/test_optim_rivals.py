@@ -70,6 +70,7 @@ def test_it_learns_with_the_rates_of_the_schedule(optimizer: str, tmp_path: Path
 
 
 @each_rival
+@pytest.mark.long
 def test_interrupted_inside_it_continues_to_the_same_weights(
     optimizer: str, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_schedule_free_is_judged_by_its_average_and_saved_as_it_trains(tmp_path:
     assert all(group["train_mode"] and group["k"] == 30 for group in groups)
 
 
+@pytest.mark.long
 def test_schedule_free_is_judged_with_the_batch_statistics_of_its_average(tmp_path: Path) -> None:
     flags = ("--eval-every", "20", "--recipe.dropout", "0.2", "--recipe.micro-batch", "32")
     cfg = replace(config("schedule-free", *flags, "schedule:constant"), target=RESNET)

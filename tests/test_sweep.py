@@ -167,6 +167,7 @@ def test_workers_share_a_study_and_one_that_dies_is_replaced(
     assert "given up" in ended.stderr
 
 
+@pytest.mark.processes
 def test_a_sweep_that_is_asked_to_stop_stops_its_workers(tmp_path: Path) -> None:
     flags = (f"{STUDIES}:long", "--slots-per-device", "1")
     with started(tmp_path, *flags, until=SAVED) as process:

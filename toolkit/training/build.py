@@ -31,9 +31,6 @@ from toolkit.training.ranks import BatchSplit, check_engine, make_accelerator, s
 
 INIT_STREAM, DROPOUT_STREAM = 2, 3
 """Numbers of the streams of random numbers for first weights and dropout; see ``batches``."""
-NONFINITE_READINGS = 20
-"""So many readings in a row without one finite loss, and the run has diverged: its weights are
-NaN, and no update brings them back."""
 
 
 @dataclass
@@ -72,6 +69,8 @@ class Run:
     """``runs/STUDY/RUN_ID``: where the run is written down."""
     initial_weights_sha: str
     """SHA-256 of the weights before the first update, by ``weights_sha``."""
+    infinite_at_start: frozenset[str]
+    """Buffers that held an infinity then, as masks do by design."""
     notes: tuple[str, ...]
     """What a reader of the result should know, one sentence each."""
     after_update: list[Callable[["Run"], None]] = field(default_factory=list)
@@ -84,8 +83,12 @@ class Run:
     """Optimizer updates made so far."""
     saved_at: int = 0
     """Update of the newest checkpoint; 0 if there is none."""
+    readings: int = 0
+    """Readings of the training loss so far."""
     nonfinite_readings: int = 0
-    """Latest readings in a row without one finite loss."""
+    """Latest readings in a row with a loss that was not finite, on whichever rank."""
+    lost: str = ""
+    """Why the run counts as diverged, in words; empty while it does not. See ``divergence``."""
     stop_asked: bool = False
     """This rank was asked to stop; it does so when a reading has told the others."""
     stop_agreed: bool = False
@@ -112,7 +115,7 @@ class Run:
     @property
     def diverged(self) -> bool:
         """Whether the weights are lost."""
-        return self.nonfinite_readings >= NONFINITE_READINGS
+        return bool(self.lost)
 
     @property
     def eval_every(self) -> int:
@@ -154,6 +157,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     set_threads(sum(weight.numel() for weight in model.parameters()))
     dtype = next(model.parameters()).dtype  # prepared, DeepSpeed's may be bfloat16
     initial_weights_sha = weights_sha(model.state_dict())
+    infinite_at_start = infinite_buffers(model)
     built = build_optimizer(model, recipe)
     model, optimizer = accelerator.prepare(model, built)
     check_engine(model, recipe, batch_split)
@@ -180,6 +184,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         batch_split=batch_split,
         folder=run_folder(config, runs),
         initial_weights_sha=initial_weights_sha,
+        infinite_at_start=infinite_at_start,
         notes=(*_notes(config, task), *splits.notes),
     )
 
@@ -188,6 +193,12 @@ def fresh_model(task: Task, name: str, recipe: Recipe) -> nn.Module:
     """The task's model; its weights are fp32 under bf16, too, which is autocast."""
     dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
     return task.model(name, recipe).to(dtype)
+
+
+def infinite_buffers(model: nn.Module) -> frozenset[str]:
+    """The names of the buffers that hold an infinity."""
+    floating = {name: b for name, b in model.named_buffers() if b.is_floating_point()}
+    return frozenset(name for name, buffer in floating.items() if buffer.isinf().any())
 
 
 def weights_sha(state: dict[str, torch.Tensor]) -> str:

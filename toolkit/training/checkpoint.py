@@ -135,6 +135,7 @@ def _state(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
         "rollbacks": run.rollbacks,
         "stopwatch": run.record.stopwatch.state(),
         "initial_weights_sha": run.initial_weights_sha,
+        "readings": run.readings,
         "nonfinite_readings": run.nonfinite_readings,
         "last_metrics": run.last_metrics,
     }
@@ -153,6 +154,7 @@ def _set_state(run: Run, state: dict[str, Any], snapshot: dict[str, Any]) -> Non
         ) from error
     run.rollbacks = state["rollbacks"]
     run.initial_weights_sha = state["initial_weights_sha"]
+    run.readings = state["readings"]
     run.nonfinite_readings = state["nonfinite_readings"]
     run.last_metrics = state["last_metrics"]
     run.record.stopwatch = Stopwatch(state["stopwatch"])

@@ -12,7 +12,6 @@ schedule, task, optimizer or launcher by name.
 """
 
 import gc
-import math
 from collections.abc import Iterator
 
 import torch
@@ -24,7 +23,7 @@ from toolkit.process import stop_on_signal
 from toolkit.records.result import Result
 from toolkit.schedules.reading import NO_ACTION, Decision
 from toolkit.task import Batch, Split
-from toolkit.training import checkpoint
+from toolkit.training import checkpoint, divergence
 from toolkit.training.batches import training_batches
 from toolkit.training.build import Run
 from toolkit.training.evaluation import evaluation_mode, validation_reading
@@ -147,8 +146,7 @@ def _read(run: Run) -> Decision:
     with run.record.span("reading"):
         reading, run.stop_agreed = run.meter.read(run.update, run.epoch, run.stop_asked)
         decision = run.lr.observe(reading) if run.config.sees == "training" else NO_ACTION
-    run.nonfinite_readings = 0 if math.isfinite(reading.loss) else run.nonfinite_readings + 1
-    run.rollbacks += decision.action == "rollback"
+    divergence.note_reading(run, reading.nonfinite, decision.action == "rollback")
     run.record.reading(reading, decision, run.lr.used, run.lr.factor)
     return decision
 

@@ -24,7 +24,7 @@ ADAPTIVE ?= adaptive
 OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export OMP_NUM_THREADS
 
-.PHONY: help setup demo test check train study report bench loss-compare docs clean baselines adaptive compare \
+.PHONY: help setup demo test test-fast check train study report bench loss-compare docs clean baselines adaptive compare \
 	cifar10-resnet18 cifar10-efficientnet_b0 imdb-bert-base imdb-lstm-glove squad_v2-bert-large \
 	squad_v2-roberta-base
 
@@ -87,7 +87,7 @@ study: setup ## Run STUDY, or go on with it
 report: setup ## Write the report of STUDY
 	$(BIN)/python -m toolkit.report runs/$(STUDY)
 
-check: setup ## Lint, format, types, layers: under 30 s
+check: setup ## Lint, format, types (of tests, too), layers: under 30 s
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -95,6 +95,11 @@ check: setup ## Lint, format, types, layers: under 30 s
 
 test: setup ## All tests, a worker for each core up to 8
 	$(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal $(ARGS)
+
+# Tests with the marker "fast", which tests/conftest.py gives to every test in one process that is
+# marked neither long nor slow, measures no time and needs neither the real data nor a GPU.
+test-fast: setup ## The pure and the short tests in one process, while one works: under 60 s
+	$(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m fast $(ARGS)
 
 bench: setup ## The cost of the loop beside bare PyTorch
 	$(BIN)/python benchmarks/throughput.py

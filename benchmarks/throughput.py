@@ -83,8 +83,9 @@ def _toolkit(config: RunConfig, updates: int, device: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         run = build(replace(config, eval_every=updates, progress=False), Path(folder))
         result = loop.fit(run)
-        assert result is not None  # nobody stops it
         loop.release(run)
+    if result is None:
+        raise SystemExit("stopped")
     return result.timing.train_seconds
 
 

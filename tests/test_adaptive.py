@@ -175,6 +175,7 @@ def test_pretrained_weights_that_learn_slowly_keep_the_users_lr(
 
 @pytest.mark.parametrize("total", [450, 600, 2000])
 @pytest.mark.parametrize("pretrained", [False, True])
+@pytest.mark.long
 def test_pure_noise_seldom_moves_the_lr_far(total: int, pretrained: bool) -> None:
     """Where each trial sees batches of its own, and no LR makes a difference."""
     facts, far = run_of(total, pretrained), 0

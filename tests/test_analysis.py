@@ -53,6 +53,7 @@ def test_the_time_of_a_diverged_run_is_infinite(tmp_path: Path) -> None:
     assert row.judged is not None
 
 
+@pytest.mark.long
 def test_comparisons_that_cannot_be_made_count_for_holm(tmp_path: Path) -> None:
     """A family is what was declared, however much of it has been run."""
     study = tmp_path / "mine"

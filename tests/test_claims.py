@@ -68,6 +68,7 @@ def test_a_claim_keeps_others_out_until_it_is_released(tmp_path: Path) -> None:
     assert list((tmp_path / "run").iterdir()) == []
 
 
+@pytest.mark.processes
 def test_many_processes_never_share_a_run(tmp_path: Path) -> None:
     for number in range(40):
         (tmp_path / f"{number:02}").mkdir()
@@ -79,6 +80,7 @@ def test_many_processes_never_share_a_run(tmp_path: Path) -> None:
     assert every == [f"{number:02}" for number in range(40)]
 
 
+@pytest.mark.processes
 def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     holder = start(HOLD, str(tmp_path / "run"), "1000")
     assert output(holder).readline() == "True\n"

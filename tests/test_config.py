@@ -169,6 +169,7 @@ def test_what_changes_the_experiment_changes_the_id(flags: list[str]) -> None:
     assert run_id(parse([DIGITS, *flags])) != run_id(parse([DIGITS]))
 
 
+@pytest.mark.processes
 def test_the_id_is_the_same_in_every_process() -> None:
     code = f"from toolkit.config import parse, run_id; print(run_id(parse(['{DIGITS}'])))"
     for seed in ("1", "2"):

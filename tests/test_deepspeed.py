@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from transformers import BertForQuestionAnswering
 
 from tests.conftest import ROOT, Launch
-from tests.fitting import fitted
 from tests.hub import tiny_bert
 from tests.programs.counted import samples
 from tests.test_ranks import run_events, run_result
@@ -113,7 +112,7 @@ def test_an_encoder_is_stopped_and_continued_under_zero2(
     launch("zero2", *TWO, program, *flags, *QUIET, *schedule, env={"STOP_AFTER": "3"})
     assert len(run_events(tmp_path, "single")) == 3
     kept = fit(launch, "zero2", tmp_path / "out.pt", *flags, *schedule)
-    alone = fitted(run := build(parse([*flags, *QUIET, *schedule]), tmp_path / "alone"))
+    alone = loop.fit(run := build(parse([*flags, *QUIET, *schedule]), tmp_path / "alone"))
     loop.release(run)
     two, one = (
         [event for event in map(json.loads, file.read_text().splitlines()) if "kind" not in event]
@@ -127,6 +126,7 @@ def test_an_encoder_is_stopped_and_continued_under_zero2(
     assert len(kept["rates"]) == 3
     assert all(used == held for used, held in kept["rates"])
     result = run_result(tmp_path, "single")
+    assert alone is not None
     assert result["metrics"]["test"] == pytest.approx(alone.metrics.test, abs=1e-4)
     assert result["metrics"]["test"].keys() >= {"f1", "exact", "HasAns_f1", "NoAns_f1", "best_f1"}
 
@@ -154,7 +154,7 @@ def test_a_checkpoint_of_other_ranks_is_refused() -> None:
     """Under DeepSpeed alone: elsewhere all of a checkpoint is on every rank."""
     for kind, refused in ((DistributedType.DEEPSPEED, True), (DistributedType.NO, False)):
         run: Any = SimpleNamespace(
-            accelerator=SimpleNamespace(distributed_type=kind), shares=SimpleNamespace(ranks=1)
+            accelerator=SimpleNamespace(distributed_type=kind), batch_split=SimpleNamespace(ranks=1)
         )
         checkpoint.check_world_size(run, Path("update-3"), 1)
         with pytest.raises(RunError, match="is of 2 ranks") if refused else nullcontext():

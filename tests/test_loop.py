@@ -14,16 +14,15 @@ from typing import Any
 import pytest
 import torch
 
-from tests.fitting import fitted
 from toolkit.config import RunConfig, parse, run_folder
 from toolkit.errors import ConfigError
 from toolkit.records.events import decision_of
 from toolkit.records.result import Result, read_result
-from toolkit.schedules import Adaptive, Plan
+from toolkit.schedules import Adaptive, Constant, Plan, memory_to_json
 from toolkit.schedules.reading import Facts, Reading
 from toolkit.training import loop
 from toolkit.training.build import Run, build
-from toolkit.training.ranks import Shares, cut, make_accelerator
+from toolkit.training.ranks import BatchSplit, make_accelerator, split_global_batch
 
 
 def config(*flags: str) -> RunConfig:
@@ -33,13 +32,13 @@ def config(*flags: str) -> RunConfig:
 
 
 @pytest.fixture
-def fit(tmp_path: Path) -> Callable[[RunConfig], tuple[Result, list[dict[str, Any]]]]:
+def fit(tmp_path: Path) -> Callable[[RunConfig], tuple[Result | None, list[dict[str, Any]]]]:
     """Build and fit a run in an empty folder."""
 
-    def run(cfg: RunConfig) -> tuple[Result, list[dict[str, Any]]]:
+    def run(cfg: RunConfig) -> tuple[Result | None, list[dict[str, Any]]]:
         built = build(cfg, tmp_path)
         try:
-            result = fitted(built)
+            result = loop.fit(built)
         finally:
             loop.release(built)
         lines = (built.folder / "events.jsonl").read_text().splitlines()
@@ -104,6 +103,7 @@ def test_a_replayed_stream_gives_the_same_decisions_and_rates(fit: Any) -> None:
 ADAPTIVE = ("--recipe.updates", "400", "--recipe.lr", "0.1", "--eval-every", "50")
 
 
+@pytest.mark.long
 def test_a_search_is_read_at_every_update_and_neither_judged_nor_kept(
     fit: Any, tmp_path: Path
 ) -> None:
@@ -122,6 +122,7 @@ def test_a_search_is_read_at_every_update_and_neither_judged_nor_kept(
     assert result.snapshots.bytes > 0
 
 
+@pytest.mark.long
 def test_every_trial_starts_from_the_same_weights_and_batches(fit: Any) -> None:
     _, events = fit(config(*ADAPTIVE, "schedule:adaptive"))
     readings = [event for event in events if "kind" not in event]
@@ -130,6 +131,7 @@ def test_every_trial_starts_from_the_same_weights_and_batches(fit: Any) -> None:
     assert len({readings[start]["loss"] for start in starts}) == 1
 
 
+@pytest.mark.long
 def test_an_adaptive_run_goes_on_as_if_uninterrupted_and_is_replayed_bit_for_bit(
     fit: Any, tmp_path: Path
 ) -> None:
@@ -172,6 +174,7 @@ def test_an_adaptive_run_goes_on_as_if_uninterrupted_and_is_replayed_bit_for_bit
         assert decision_of(event) == decision
 
 
+@pytest.mark.long
 def test_stopped_in_a_search_it_starts_over(fit: Any, tmp_path: Path) -> None:
     cfg = config(*ADAPTIVE, "schedule:adaptive")
     whole = fit(replace(cfg, study="whole"))[0]
@@ -190,6 +193,7 @@ def test_a_schedule_that_does_not_fit_the_run_is_one_line(tmp_path: Path) -> Non
         build(config(*flags), tmp_path)
 
 
+@pytest.mark.long
 def test_same_seed_same_start_and_order_for_every_schedule(fit: Any) -> None:
     results = [fit(config(f"schedule:{name}"))[0] for name in ("constant", "plan")]
     other = fit(config("--seed", "1"))[0]
@@ -199,6 +203,7 @@ def test_same_seed_same_start_and_order_for_every_schedule(fit: Any) -> None:
         assert first == second == third != fourth
 
 
+@pytest.mark.long
 def test_a_checkpoint_between_readings_waits_for_the_next(fit: Any, tmp_path: Path) -> None:
     cfg = config("--read-every", "7", "--save-every", "10", "schedule:plan")
     whole, whole_events = fit(replace(cfg, study="whole"))
@@ -218,6 +223,7 @@ def test_a_checkpoint_between_readings_waits_for_the_next(fit: Any, tmp_path: Pa
     assert losses(events) == losses(whole_events)
 
 
+@pytest.mark.long
 def test_reading_and_evaluating_less_often_changes_no_update(fit: Any) -> None:
     often = fit(config("schedule:constant"))[0]
     flags = ("--read-every", "7", "--eval-every", "13", "schedule:constant")
@@ -227,6 +233,7 @@ def test_reading_and_evaluating_less_often_changes_no_update(fit: Any) -> None:
     assert [event["count"] for event in events if "kind" not in event] == [448.0] * 4 + [128.0]
 
 
+@pytest.mark.long
 def test_accumulation_changes_no_loss(fit: Any) -> None:
     flags = ("--recipe.precision", "fp64")
     _, whole = fit(config(*flags))
@@ -234,6 +241,7 @@ def test_accumulation_changes_no_loss(fit: Any) -> None:
     assert losses(cut) == pytest.approx(losses(whole), abs=1e-9)
 
 
+@pytest.mark.long
 def test_the_trace_is_the_same_with_and_without_mirror_and_progress_bar(fit: Any) -> None:
     plain = config()
     bare, events = fit(plain)
@@ -268,6 +276,7 @@ def test_a_run_whose_weights_are_lost_has_a_result(fit: Any) -> None:
     assert (last["loss"], last["count"], last["nonfinite"]) == (None, 0.0, 1)
 
 
+@pytest.mark.long
 def test_interrupted_inside_it_continues_to_the_same_weights(fit: Any, tmp_path: Path) -> None:
     """The process is asked to stop, as by a pre-emption, and the command is given again."""
     cfg = config("--save-every", "10", "schedule:plan")
@@ -288,6 +297,7 @@ def test_interrupted_inside_it_continues_to_the_same_weights(fit: Any, tmp_path:
     assert [event["update"] for event in events if event.get("kind") == "resume"] == [17]
 
 
+@pytest.mark.processes
 def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "toolkit.train", "digits/resnetv2_micro", "--wandb", "off"]
     command += ["--recipe.updates", "400", "--save-every", "25", "schedule:plan"]
@@ -341,15 +351,15 @@ def test_a_batch_that_cannot_be_cut_is_refused(
 
 def test_a_global_batch_that_does_not_divide_over_the_ranks_is_refused() -> None:
     with pytest.raises(ConfigError, match="global_batch = 63 does not divide over 2 ranks"):
-        cut(63, None, 2)
-    assert cut(64, 8, 2) == (2, 8, 4)
-    assert cut(64, 16, 8) == (8, 8, 1)
+        split_global_batch(63, None, 2)
+    assert split_global_batch(64, 8, 2) == (2, 8, 4)
+    assert split_global_batch(64, 16, 8) == (8, 8, 1)
 
 
 def test_processes_that_accelerate_does_not_see_are_refused() -> None:
     # Each would believe to be alone and write the same files.
     with pytest.raises(ConfigError, match="started 2 processes, but Accelerate sees 1"):
-        make_accelerator(config().recipe, Shares(2, 32, 1))
+        make_accelerator(config().recipe, BatchSplit(2, 32, 1))
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,10 +367,11 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     with pytest.raises(ConfigError, match=r"8 processes for 4 GPUs: .*--num_processes 4"):
-        make_accelerator(config().recipe, Shares(8, 8, 1))
+        make_accelerator(config().recipe, BatchSplit(8, 8, 1))
 
 
 def test_a_reading_without_a_finite_loss_reaches_the_schedule(fit: Any) -> None:
     result, events = fit(config("--recipe.updates", "60", "--recipe.lr", "1e30", "schedule:plan"))
     assert result.status == "diverged"
     assert all(math.isfinite(event["lr"]) for event in events if "kind" not in event)
+    json.dumps(memory_to_json(Constant().start(1.0, Facts())[0]), allow_nan=False)

@@ -19,6 +19,7 @@ from tests.studies import write_run
 from toolkit.records.events import event_of
 from toolkit.records.wandb_mirror import DECISION_COLUMNS, PROJECT, decision, describe, values
 
+pytestmark = pytest.mark.processes
 FLAGS = ["digits/vit_micro", "--seed", "3", "--recipe.updates"]
 TRAIN = ["-m", "toolkit.train", *FLAGS]
 TRAIN_AND_WAIT = [str(ROOT / "tests/programs/train_and_wait.py"), *FLAGS]
@@ -292,7 +293,7 @@ def test_the_training_process_does_not_wait_for_the_mirror(tmp_path: Path) -> No
 def test_events_are_told_under_fixed_names() -> None:
     reading: dict[str, Any] = {"update": 1, "epoch": 0.1, "loss": None, "count": 0, "nonfinite": 1}
     reading |= {"lr": 0.1, "lrs": [0.1, 0.01], "factor": 1.0, "pattern": "spike", "t": 5}
-    reading |= {"action": "rollback", "statistic": 9.0, "reason": "it rose"}
+    reading |= {"statistic": 9.0, "action": "rollback", "reason": "it rose"}
     assert values(event_of(reading, "")) == {"lr": 0.1, "lr/group_1": 0.01, "factor": 1.0}
     assert decision(event_of(reading, ""))["pattern"] == "spike"
     assert decision(event_of(reading | {"action": "hold"}, "")) == {}

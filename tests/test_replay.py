@@ -166,7 +166,7 @@ def test_what_is_not_reproduced_is_told(tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_same_losses_from_every_format_give_the_same_decisions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rule = ("schedule:plan", "--schedule.window", "3", "--budget", BUDGET)
+    rule = ("schedule:plan", "--schedule.window", "3", "--budget", BUDGET, "--base-lr", "0.01")
     history: list[dict[str, Any]] = [
         {"step": u, "epoch": u / PER_EPOCH, "loss": loss, "learning_rate": 0.1}
         for u, loss in enumerate(stream(BUDGET), 1)
@@ -237,14 +237,14 @@ def test_the_picture(suffix: str, tmp_path: Path) -> None:
         ("", "has no column 'loss': it is empty"),
         ("loss\n", "holds no reading"),
         ("loss\n1.0\nhigh\n", "row 3: loss = 'high' is not a number"),
-        ("loss,update\n1.0,1\n1.0\n", "row 3: update = '' is not a number"),
-        ("loss,update\n1.0,1.5\n", "row 2: update = '1.5' is not a whole number above 0"),
+        ("loss,update\n1.0,1\n1.0\n", "row 3 has 1 of 2 fields"),
+        ("loss,update\n1.0,1.5\n", "row 2: update = '1.5' is not a whole number, 0 or above"),
         ("loss,update\n1.0,4\n1.0,4\n", "row 3: update = 4 does not follow 4"),
         ("loss,epoch\n1.0,-1\n", "row 2: epoch = -1.0 is not 0 or above"),
         ('{"loss": 1}\n{"loss": "x"}\n', "row 2: loss = 'x' is not a number"),
         ('{"loss": 1}\n{"lo\n', "row 2 is not JSON"),
         ('{"loss": 1}\n[1]\n', "row 2 is not a JSON object"),
-        ('{"update": 1}\n', "row 1: loss = '' is not a number"),
+        ('{"update": 1}\n', "has no column 'loss': its columns are update"),
         ('{"log_history": []}', "holds no reading"),
         ('{"log_history": [{"loss": [1]}]}', "entry 1 of log_history: loss = [1] is not a number"),
     ],

@@ -72,6 +72,7 @@ def test_all_files_are_written(study: Path, capsys: pytest.CaptureFixture[str]) 
     assert {file.suffix for file in (report / "figures").iterdir()} == {".png", ".svg"}
 
 
+@pytest.mark.long
 def test_equal_runs_give_equal_bytes(study: Path) -> None:
     files = ("index.html", "report.md", "results.csv", "figures/final-1.svg")
     first = [(write_report(study).parent / name).read_bytes() for name in files]
@@ -186,6 +187,7 @@ def test_runs_of_a_seed_that_did_not_start_alike_are_not_paired(study: Path) -> 
         file.write_text(before)
 
 
+@pytest.mark.long
 def test_seeds_without_a_partner_are_said_and_left_out(study: Path) -> None:
     write_run(study, "plan", 11, 50.0)
     (row,) = analyse(load_study(study)).family
@@ -286,6 +288,7 @@ def test_commands_can_be_repeated() -> None:
 
 
 @pytest.mark.parametrize("name", ["demo", "plan", "headline", "headline_cpu", "lr_robustness"])
+@pytest.mark.long
 def test_the_command_of_a_run_of_a_sweep_is_that_very_run(name: str) -> None:
     configs = shipped.load(name).configs
     for config in (one for one in configs if one.seed == configs[0].seed):

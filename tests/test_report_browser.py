@@ -17,6 +17,7 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 pytestmark = [
+    pytest.mark.processes,
     pytest.mark.skipif(
         not CHROMIUM.exists() and not IN_CI, reason="needs a browser: apt-get install chromium"
     ),

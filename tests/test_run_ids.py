@@ -104,8 +104,7 @@ def test_a_later_field_is_in_the_id_only_where_it_changes_the_experiment(part: s
         "recipe": {"ema": 0.5},
         "schedule": {"bounds": (0.1, 1.0)},
     }
-    change = changes[part]
-    other = replace(later, **{part: replace(getattr(later, part), **change)})
+    other = replace(later, **{part: replace(getattr(later, part), **changes[part])})
     assert run_id(other) != run_id(earlier)
 
 

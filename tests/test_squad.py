@@ -189,11 +189,19 @@ def test_an_endless_question_stops_nobody(tokenizer: Any) -> None:
     assert ends[-1] >= len(context.rstrip())
 
 
-@pytest.mark.parametrize(("length", "stride"), [(128, 64), (128, -1), (16, 12), (3, 1)])
+@pytest.mark.parametrize(("length", "stride"), [(128, 64), (128, -1), (16, 12), (6, 2)])
 def test_a_stride_without_room_is_refused(tokenizer: Any, length: int, stride: int) -> None:
     message = rf"recipe.stride = {stride}: with recipe.max_length = {length} it must be between"
     with pytest.raises(ConfigError, match=message):
         qa.windows(tokenizer, ["why?"], ["because it is"], length, stride)
+
+
+def test_a_length_that_the_special_tokens_use_up_is_refused(tokenizer: Any) -> None:
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    message = rf"recipe.max_length = {special + 1}: {special} special .* are {special + 2}"
+    with pytest.raises(ConfigError, match=message):
+        qa.windows(tokenizer, ["why?"], ["because it is"], special + 1, 0)
+    assert qa.windows(tokenizer, ["why?"], ["because it is"], special + 2, 0)["input_ids"]
 
 
 ROWS: dict[str, list[Any]] = {
@@ -275,6 +283,71 @@ def test_data_that_are_not_the_official_ones_are_said(root: Path) -> None:
     assert squad.splits("roberta-base", recipe).notes == (
         "the data set is mine, not the official squad_v2",
     )
+
+
+def article(title: str, answers: list[str], lead: str = "") -> list[dict[str, Any]]:
+    context = f"{lead}These are the ships: {', '.join(answers)}, and no other."
+    return [
+        {
+            "id": f"{title}{number}",
+            "title": title,
+            "question": f"Which is number {number}?",
+            "context": context,
+            "answers": {"text": [answer], "answer_start": [context.index(answer)]},
+        }
+        for number, answer in enumerate(answers)
+    ]
+
+
+def write_articles(root: Path, *articles: list[dict[str, Any]]) -> None:
+    rows = [row for article in articles for row in article]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    for split in ("train", "validation"):
+        write_split(root / f"squad_v2/{split}.parquet", columns)
+
+
+SHIPS = ["Beagle", "Endeavour", "Victory", "Calypso", "Fram", "Santa Maria"]
+
+
+def test_offsets_that_are_not_those_of_the_context_are_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = parse(["squad_v2/roberta-base"]).recipe
+    true = qa._context_offsets
+    write_articles(root, article("a", SHIPS), article("b", SHIPS))
+    assert len(squad.splits("roberta-base", recipe).notes) == 2
+    # In a file of its own, for windows are kept from one call to the next.
+    write_articles(root, article("a", SHIPS, "Well. "), article("b", SHIPS))
+
+    def late(*of: Any) -> list[int]:
+        return [at + 1 if at != qa.NO_OFFSET else at for at in true(*of)]
+
+    monkeypatch.setattr(qa, "_context_offsets", late)
+    with pytest.raises(ConfigError) as error:
+        squad.splits("roberta-base", recipe)
+    said = str(error.value)
+    assert "the tokenizer of roberta-base does not say where its tokens stand: 24 of 24" in said
+    assert "(100.0%) are labelled with other text, such as ' Beagle,' for 'Beagle' of" in said
+    assert "its offsets must be characters of the context: repair or replace its token" in said
+
+
+def test_an_answer_that_ends_inside_a_token_is_a_note(root: Path) -> None:
+    write_articles(root, article("a", [*SHIPS, "Victor"]), article("b", SHIPS))
+    notes = squad.splits("bert-base-uncased", parse(["squad_v2/bert-base-uncased"]).recipe).notes
+    assert notes[-1] == (
+        "2 of 26 windows with an answer (7.7%) are labelled with more than it: "
+        "it begins or ends inside of a token"
+    )
+
+
+def test_a_stray_answer_is_one_that_the_tokens_do_not_read_as() -> None:
+    context, offsets = "It was in Turin.", [-1, -1, 0, 2, 3, 6, 7, 9, 10, 15, 15, 16]
+    assert not qa.strays(offsets, (4, 4), context, (10, 15))
+    assert not qa.strays(offsets, (3, 4), context, (6, 15))  # a blank more
+    assert qa.strays(offsets, (4, 5), context, (10, 15))
+    assert qa.strays(offsets, (3, 4), context, (10, 15))
+    assert not qa.strays(offsets, (0, 0), context, (10, 15))  # in another window
+    assert not qa.strays(offsets, (0, 0), context, None)
 
 
 def with_answer(answer: dict[str, list[Any]] | None) -> dict[str, list[Any]]:

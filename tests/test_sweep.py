@@ -17,7 +17,7 @@ import yaml
 from tests.conftest import ROOT, Launch
 from tests.studies import result_json
 from toolkit import sweep
-from toolkit.config import RunConfig, to_json
+from toolkit.config import RunConfig, parse, to_json
 from toolkit.errors import ConfigError
 from toolkit.records import provenance
 from toolkit.records.result import Code, duration
@@ -72,8 +72,33 @@ def test_a_study_is_run_once_and_its_commands_stand_alone(
     assert "4 runs, 0 to go" in capsys.readouterr().out
     assert sweep.main([f"{STUDIES}:changed"]) == 2
     assert "declares another rope: what is judged stands before" in capsys.readouterr().err
+    # Earlier versions declared the ROPE of every shipped task.
+    older = declared | {"rope": {"digits": 0.5, "cifar10": 0.2, "imdb": 0.3, "squad_v2": 0.5}}
+    (tmp_path / "runs/small/study.json").write_text(json.dumps(older))
+    monkeypatch.setattr(worker, "set_threads", lambda: 1)
+    assert sweep.main([f"{STUDIES}:small"]) == 0
     study = load_study(tmp_path / "runs" / "small")
     assert (len(study.runs), study.not_started, study.plan["runs"]) == (4, 0, 4)
+
+
+OWN_TASK = """
+from toolkit.task import load
+
+class Mine(type(load("digits"))):
+    rope = 0.7
+
+TASK = Mine()
+"""
+
+
+def test_a_study_judges_by_what_its_tasks_call_equal(tmp_path: Path) -> None:
+    assert shipped.headline().rope == {"cifar10": 0.2, "imdb": 0.3, "squad_v2": 0.5}
+    assert shipped.demo().rope == {"digits": 0.5}
+    assert shipped.load(f"{STUDIES}:changed").rope == {"digits": 5.0}
+    file = tmp_path / "own.py"
+    file.write_text(OWN_TASK)
+    config = replace(parse([f"{file}/vit_micro"]), study="mine")
+    assert Study("mine", "Is it?", (config,)).rope == {str(file): 0.7}
 
 
 @contextmanager
@@ -142,6 +167,7 @@ def test_workers_share_a_study_and_one_that_dies_is_replaced(
     assert "given up" in ended.stderr
 
 
+@pytest.mark.processes
 def test_a_sweep_that_is_asked_to_stop_stops_its_workers(tmp_path: Path) -> None:
     flags = (f"{STUDIES}:long", "--slots-per-device", "1")
     with started(tmp_path, *flags, until=SAVED) as process:

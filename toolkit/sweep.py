@@ -60,7 +60,7 @@ def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> 
     if is_rank_zero():
         print(f"{study.name}: {study.question}")
         print(f"{len(items)} runs, {len(left)} to go", flush=True)
-        print(*_hopeless(study), sep="", end="", flush=True)
+        print(*_undecidable(study), sep="", end="", flush=True)
     if options.slurm:
         return pool.submit(options.slurm, options.cluster, _worker_flags(options), _slurm(options))
     with _bar(study, items) as bar:
@@ -164,8 +164,10 @@ def _declare(study: Study, source: str) -> None:
     if file.exists():
         old = read_json(file, "remove it")
         new["source"] = old.get("source", source)
-        differing = [name for name in ("family", "rope") if old.get(name) != new[name]]
-        if differing:
+        # An earlier version wrote the ROPE of every shipped task, whether the study has it or not.
+        old_rope = {task: rope for task, rope in old.get("rope", {}).items() if task in new["rope"]}
+        changes = {"family": old.get("family") != new["family"], "rope": old_rope != new["rope"]}
+        if differing := [name for name, changed in changes.items() if changed]:
             raise ConfigError(
                 f"{file} declares another {' and '.join(differing)}: what is judged stands before "
                 f"the results; remove {file.parent}, or give the study another name"
@@ -193,7 +195,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _hopeless(study: Study) -> Iterator[str]:
+def _undecidable(study: Study) -> Iterator[str]:
     """What no result can decide, said before the first run."""
     from toolkit.stats.verdicts import fewest_pairs
 
@@ -234,7 +236,7 @@ def _show_costs(options: argparse.Namespace, study: Study, items: Sequence[Item]
     print(f"  all: {duration(seconds)}" + (" and what is unknown" if without else ""))
     if without:
         print("  --measure 3 makes three updates of each unknown kind, and asks no more")
-    print(*_hopeless(study), sep="", end="")
+    print(*_undecidable(study), sep="", end="")
     return DONE
 
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, machine, commit."""
+"""Where a result comes from: versions of packages, the machine, the commit of the toolkit."""
 
 import os
 import platform

@@ -1,6 +1,7 @@
-"""What a run leaves behind: events.jsonl, state.json, result.json. ``wandb_mirror`` follows them.
+"""The recorder writes a run's files while it trains: config.json, events.jsonl, state.json and, at
+the end, result.json; ``wandb_mirror`` follows them.
 
-Only rank 0 writes.
+Every rank has a recorder and calls it alike; only that of rank 0 writes.
 """
 
 import json
@@ -30,7 +31,13 @@ NOT_TRAINING = ("evaluation", "checkpoint")
 
 
 class Stopwatch:
-    """Seconds spent in named spans. On an accelerator they are the host's, without syncs."""
+    """Seconds spent in named spans (``SPANS``), and in training.
+
+    On an accelerator they are what the host waited: it is not synchronised to be timed.
+
+    Args:
+        earlier: what ``state`` returned when the run was interrupted; None for a new run.
+    """
 
     def __init__(self, earlier: Mapping[str, float] | None = None) -> None:
         self.seconds: dict[str, float] = defaultdict(float, earlier or {})

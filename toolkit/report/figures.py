@@ -23,7 +23,7 @@ STYLE: Any = {
     "svg.hashsalt": "toolkit",  # equal input, equal bytes
     "savefig.dpi": 200,
 }
-LABEL_LENGTH = 24
+LABEL_LENGTH = 26
 NARROW, WIDE, PANEL_WIDTH, HEIGHT = 3.2, 4.5, 2.6, 2.4
 """Inches: a narrow and a wide figure of one panel, each panel of several, and all."""
 LINE_SCALE, MARK_SCALE = 0.6, 0.45

@@ -151,7 +151,6 @@ def entrants(analysis: Analysis) -> Table:
 
 
 def _rule(name: str) -> str:
-    """The first sentence of a shipped schedule's documentation."""
     kind = SCHEDULES.get(name)
     return "a schedule of the user's own" if kind is None else summary_of(kind)
 

@@ -8,7 +8,7 @@ from toolkit.records.result import duration
 from toolkit.report.numbers.analyse import Analysis, ContrastRow
 from toolkit.report.numbers.load import RunRecord
 from toolkit.report.numbers.rates import TunedRow
-from toolkit.stats import ALPHA, Judged
+from toolkit.stats import ALPHA, Verdict
 from toolkit.task import parse_target
 
 METRIC_NAMES = {"f1": "F1", "exact": "EM"}
@@ -198,7 +198,7 @@ def _finding(row: ContrastRow, analysis: Analysis) -> Finding:
     return Finding(row.judged.verdict, f"{place}: {headline}", details)
 
 
-def _open(judged: Judged, rope: float) -> str:
+def _open(judged: Verdict, rope: float) -> str:
     """What a verdict lacks."""
     paired = judged.paired
     lacking = {

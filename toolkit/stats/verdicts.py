@@ -21,7 +21,7 @@ from statsmodels.stats.power import TTestPower
 
 from toolkit.stats.paired import ALPHA, Paired
 
-Verdict = Literal["better", "worse", "equivalent", "undecided"]
+VerdictName = Literal["better", "worse", "equivalent", "undecided"]
 SpeedVerdict = Literal["faster", "slower", "equivalent", "undecided"]
 POWER = 0.8
 SECONDS_ROPE = 0.05
@@ -31,7 +31,7 @@ MANY_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
-class Judged:
+class Verdict:
     """A comparison of the primary family: the numbers, the adjusted p and the verdict.
 
     Attributes:
@@ -47,7 +47,7 @@ class Judged:
 
     paired: Paired
     p_adjusted: float
-    verdict: Verdict
+    verdict: VerdictName
     seeds_needed: int | None
     detectable: float | None
 
@@ -61,7 +61,7 @@ class Speed:
         low, high: its 95 % interval, from the paired t-interval of the log ratios.
         verdict: faster, slower, equivalent (the interval lies within 5 %) or undecided.
         detectable: for ``undecided``, about the ratio nearest to 1, and below it, that these seeds
-            find with a power of 80 %; None as in ``Judged``.
+            find with a power of 80 %; None as in ``Verdict``.
         judged: the same in units of -log(seconds).
     """
 
@@ -70,10 +70,10 @@ class Speed:
     high: float
     verdict: SpeedVerdict
     detectable: float | None
-    judged: Judged
+    judged: Verdict
 
 
-def judge(family: Sequence[Paired], rope: Sequence[float], declared: int = 0) -> list[Judged]:
+def judge(family: Sequence[Paired], rope: Sequence[float], declared: int = 0) -> list[Verdict]:
     """The verdicts of a primary family.
 
     Args:
@@ -102,7 +102,7 @@ def judge_seconds(family: Sequence[Paired], declared: int = 0) -> list[Speed]:
         family: comparisons of -log(seconds), each from ``compare_seconds``; the ROPE is 5 %.
         declared: as of ``judge``.
     """
-    names: dict[Verdict, SpeedVerdict] = {"better": "faster", "worse": "slower"}
+    names: dict[VerdictName, SpeedVerdict] = {"better": "faster", "worse": "slower"}
     speeds = []
     for judged in judge(family, [float(np.log1p(SECONDS_ROPE))] * len(family), declared):
         paired, detectable = judged.paired, judged.detectable
@@ -209,12 +209,12 @@ def detectable(spread: float, n: int, rope: float, family: int = 1) -> float | N
     return least
 
 
-def _judge(paired: Paired, p: float, rope: float, family: int) -> Judged:
-    verdict: Verdict = str(decide(paired.mean, paired.low, paired.high, p, rope))  # type: ignore[assignment]
+def _judge(paired: Paired, p: float, rope: float, family: int) -> Verdict:
+    verdict: VerdictName = str(decide(paired.mean, paired.low, paired.high, p, rope))  # type: ignore[assignment]
     if verdict != "undecided":
-        return Judged(paired, p, verdict, None, None)
+        return Verdict(paired, p, verdict, None, None)
     found = detectable(paired.spread, paired.n, rope, family)
-    return Judged(paired, p, verdict, seeds_needed(paired, rope, family), found)
+    return Verdict(paired, p, verdict, seeds_needed(paired, rope, family), found)
 
 
 def _power_of_equivalence(mean: float, spread: float, n: int, rope: float) -> float:

@@ -1,4 +1,4 @@
-"""What a study will cost: from runs that are finished, or from a few updates made here."""
+"""What a study will cost in seconds: from runs that are finished, or from a few updates here."""
 
 import json
 import time

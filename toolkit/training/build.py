@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from toolkit.config import RUNS, RunConfig, resolve, run_folder
 from toolkit.errors import ConfigError
-from toolkit.process import world_size
+from toolkit.process import set_threads, world_size
 from toolkit.records.provenance import code
 from toolkit.records.recorder import Recorder
 from toolkit.records.result import Snapshots
@@ -27,7 +27,7 @@ from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
 from toolkit.training.lr import ScheduledLR
 from toolkit.training.meter import LossMeter
 from toolkit.training.optim import build_optimizer, evaluates_other_weights
-from toolkit.training.ranks import Shares, check_engine, cut, make_accelerator
+from toolkit.training.ranks import BatchSplit, check_engine, make_accelerator, split_global_batch
 
 INIT_STREAM, DROPOUT_STREAM = 2, 3
 """Numbers of the streams of random numbers for first weights and dropout; see ``batches``."""
@@ -66,7 +66,7 @@ class Run:
     """This rank's batches of the splits ``validation`` and ``test``."""
     budget: int
     """Updates to be made in all, trials and updates that were rolled back included."""
-    shares: Shares
+    batch_split: BatchSplit
     """How the samples of an update are cut over ranks and micro-batches."""
     folder: Path
     """``runs/STUDY/RUN_ID``: where the run is written down."""
@@ -142,8 +142,8 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     config = resolve(config)
     target, recipe = parse_target(config.target), config.recipe
     task = load(target.task)
-    shares = cut(recipe.global_batch, recipe.micro_batch, world_size())
-    accelerator = make_accelerator(recipe, shares)
+    batch_split = split_global_batch(recipe.global_batch, recipe.micro_batch, world_size())
+    accelerator = make_accelerator(recipe, batch_split)
     with accelerator.local_main_process_first():  # the others find its work in the cache
         splits = task.splits(target.model, recipe)
     lengths = getattr(splits.train, "lengths", None)
@@ -151,11 +151,12 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     budget = _budget(recipe, plan)
     torch.manual_seed(derive_seed(config.seed, INIT_STREAM))
     model = fresh_model(task, target.model, recipe)
+    set_threads(sum(weight.numel() for weight in model.parameters()))
     dtype = next(model.parameters()).dtype  # prepared, DeepSpeed's may be bfloat16
     initial_weights_sha = weights_sha(model.state_dict())
     built = build_optimizer(model, recipe)
     model, optimizer = accelerator.prepare(model, built)
-    check_engine(model, recipe, shares)
+    check_engine(model, recipe, batch_split)
     torch.manual_seed(
         derive_seed(config.seed, config.arm, DROPOUT_STREAM, accelerator.process_index)
     )
@@ -176,7 +177,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         splits=splits,
         evaluation_loaders=loaders,
         budget=budget,
-        shares=shares,
+        batch_split=batch_split,
         folder=run_folder(config, runs),
         initial_weights_sha=initial_weights_sha,
         notes=(*_notes(config, task), *splits.notes),

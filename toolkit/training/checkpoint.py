@@ -112,9 +112,10 @@ def check_world_size(run: Run, path: Path, saved: int) -> None:
     Raises:
         RunError: if the checkpoint at ``path``, of ``saved`` ranks, cannot be continued here.
     """
-    if run.accelerator.distributed_type == DistributedType.DEEPSPEED and saved != run.shares.ranks:
+    ranks = run.batch_split.ranks
+    if run.accelerator.distributed_type == DistributedType.DEEPSPEED and saved != ranks:
         raise RunError(
-            f"{path} is of {saved} ranks, these are {run.shares.ranks}: DeepSpeed's checkpoints "
+            f"{path} is of {saved} ranks, these are {ranks}: DeepSpeed's checkpoints "
             f"continue on as many as wrote them; use {saved}, or --fresh to start over"
         )
 
@@ -143,7 +144,13 @@ def _state(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
 def _set_state(run: Run, state: dict[str, Any], snapshot: dict[str, Any]) -> None:
     """The inverse of ``_state``."""
     run.update = run.saved_at = state["update"]
-    run.lr.load_state_dict({**state["lr"], "snapshot": snapshot})
+    try:
+        run.lr.load_state_dict({**state["lr"], "snapshot": snapshot})
+    except ValueError as error:
+        raise RunError(
+            f"the checkpoint of update {run.update} cannot be continued: {error}; "
+            "--fresh starts over"
+        ) from error
     run.rollbacks = state["rollbacks"]
     run.initial_weights_sha = state["initial_weights_sha"]
     run.nonfinite_readings = state["nonfinite_readings"]

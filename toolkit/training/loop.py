@@ -82,7 +82,7 @@ def make_update(run: Run, batches: "Iterator[Batch]") -> None:
     """One optimizer update over its micro-batches, the next of ``batches``."""
     accelerator, record, clip = run.accelerator, run.record, run.config.recipe.clip
     with record.span("data"):
-        window = [next(batches) for _ in range(run.shares.accumulation)]
+        window = [next(batches) for _ in range(run.batch_split.accumulation)]
     divisor = mean_items(run, window)
     for batch in window:
         with accelerator.accumulate(run.model):

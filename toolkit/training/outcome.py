@@ -50,7 +50,7 @@ def result_of(
         epoch=run.epoch,
         samples={name: len(getattr(run.splits, name)) for name in SPLITS},
         world_size=run.accelerator.num_processes,
-        micro_batch=run.shares.micro_batch,
+        micro_batch=run.batch_split.micro_batch,
         precision=config.recipe.precision,
         metrics=Metrics(test, run.last_metrics.get("validation", {})),
         timing=Timing(train_seconds, run.record.stopwatch.spans()),

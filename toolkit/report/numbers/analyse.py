@@ -15,6 +15,7 @@ from toolkit.report.numbers.aggregate import Members, Overall, TargetRow, overal
 from toolkit.report.numbers.caveats import warnings
 from toolkit.report.numbers.load import Group, RunRecord, StudyRecord
 from toolkit.report.numbers.rates import RateRow, TunedRow, rate_rows, tuned_rows
+from toolkit.task import parse_target
 
 DEFAULT_ROPE = 0.5
 EQUAL_SHARE = 0.05
@@ -70,7 +71,7 @@ class ContrastRow:
     candidate: str
     baseline: str
     rope: float
-    judged: stats.Judged | None
+    judged: stats.Verdict | None
     seconds_ratio: float
     missing: tuple[int, ...]
     problem: str = ""
@@ -180,7 +181,7 @@ def _the_one(names: Sequence[str]) -> str:
 
 
 def _rope(plan: Mapping[str, Any], pair: str) -> float:
-    return float(plan.get("rope", {}).get(pair.partition("/")[0], DEFAULT_ROPE))
+    return float(plan.get("rope", {}).get(parse_target(pair).task, DEFAULT_ROPE))
 
 
 def _group_row(group: Group, runs: Sequence[RunRecord]) -> GroupRow:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from toolkit.records import provenance
 from toolkit.records.provenance import code, machine, versions
 from toolkit.records.result import Code
@@ -14,6 +15,10 @@ def git(folder: Path, *arguments: str) -> str:
     who = ("-c", "user.name=x", "-c", "user.email=x@y")
     command = ["git", "-C", str(folder), *who, *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_code_is_that_of_this_checkout() -> None:
+    assert provenance.ROOT == ROOT
 
 
 @pytest.mark.processes

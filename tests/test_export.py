@@ -220,7 +220,7 @@ def test_what_cannot_be_exported_is_one_line(
     assert "has kept no weights: " in said(run, tmp_path / "out")
     (run / "weights").mkdir()
     (run / "weights/model.safetensors").write_bytes(b"")
-    assert "config.json cannot be read" in said(run, tmp_path / "out")
+    assert "config.json is not JSON" in said(run, tmp_path / "out")
     (run / "config.json").write_text((digits.folder / "config.json").read_text())
     assert "model.safetensors cannot be read" in said(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -151,7 +151,7 @@ def test_schedule_free_is_judged_with_the_batch_statistics_of_its_average(tmp_pa
             patch.setattr(run.task, "predict", look)
             loop.fit(run)
         run.optimizer.eval()
-        ids = MicroBatches(run.plan, 0, 1, 32, 0, 25)
+        ids = MicroBatches(run.batch_plan, 0, 1, 32, 0, 25)
         task: Any = run.task
         images = (run.splits.train.__getitems__(batch)["image"] for batch in ids)
         update_bn((task.normalise(batch, run.model) for batch in images), run.model)

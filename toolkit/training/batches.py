@@ -132,7 +132,7 @@ def batches_of(run: "Run", first: int, last: int) -> "Iterator[Batch]":
     Yields:
         The tensors on the run's device, each with a first axis of ``micro_batch`` samples.
     """
-    accelerator, plan, config = run.accelerator, run.plan, run.config
+    accelerator, plan, config = run.accelerator, run.batch_plan, run.config
     ranks, rank = run.batch_split.ranks, accelerator.process_index
     order = MicroBatches(plan, rank, ranks, run.batch_split.micro_batch, first, last)
     seed = derive_seed(config.seed, config.arm, AUGMENT_STREAM)

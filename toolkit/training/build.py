@@ -56,7 +56,7 @@ class Run:
     of model and optimizer."""
     meter: LossMeter
     """The training loss since the last reading."""
-    plan: BatchPlan
+    batch_plan: BatchPlan
     """Which samples make up which update."""
     splits: Splits
     evaluation_loaders: dict[str, "DataLoader[Batch]"]
@@ -110,7 +110,7 @@ class Run:
     @property
     def epoch(self) -> float:
         """Passes over the training split so far."""
-        return self.update / self.plan.updates_per_epoch
+        return self.update / self.batch_plan.updates_per_epoch
 
     @property
     def diverged(self) -> bool:
@@ -120,7 +120,7 @@ class Run:
     @property
     def eval_every(self) -> int:
         """Updates between evaluations on the validation split."""
-        return self.config.eval_every or self.plan.updates_per_epoch
+        return self.config.eval_every or self.batch_plan.updates_per_epoch
 
     @property
     def checkpoint_due(self) -> bool:
@@ -177,7 +177,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         evaluates_other_weights=evaluates_other_weights(built),
         lr=_scheduled(config, model, optimizer, budget, budget / plan.updates_per_epoch),
         meter=LossMeter(accelerator, dtype),
-        plan=plan,
+        batch_plan=plan,
         splits=splits,
         evaluation_loaders=loaders,
         budget=budget,

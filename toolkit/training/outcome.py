@@ -55,7 +55,7 @@ def result_of(
         metrics=Metrics(test, run.last_metrics.get("validation", {})),
         timing=Timing(train_seconds, run.record.stopwatch.spans()),
         initial_weights_sha=run.initial_weights_sha,
-        batch_order_sha=run.plan.sha(run.update),
+        batch_order_sha=run.batch_plan.sha(run.update),
         final_weights_sha=final_weights_sha,
         rollbacks=run.rollbacks,
         snapshots=run.snapshots(),

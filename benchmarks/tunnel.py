@@ -28,9 +28,9 @@ BESIDE = "noise"
 TUNED_BY = {300: "linear", 1000: "cosine", 4000: "linear"}
 """The schedule that a rule is compared with, by length of run."""
 GRIDS = ((1000, "cosine"), (300, "linear"), (4000, "linear"))
-START = {"plateau": -3, "batchnorm": -2, "transformer": -4, "noise": -5, "pretrained": -4}
+START = {"plateau": -3, "batchnorm": -2, "transformer": -4, "noise": -5, "pretrained": -5}
 """Where a grid begins, in half decades; elsewhere at -3."""
-TUNING_SEEDS, JUDGING_SEEDS = {300: (0, 1, 2), 1000: (0, 1, 2), 4000: (0, 1)}, (10, 11, 12)
+TUNING_SEEDS, JUDGING_SEEDS = {300: (0, 1, 2), 1000: (0, 1, 2), 4000: (0,)}, (10, 11, 12)
 BASES = (0.01, 1.0, 100.0)
 KEPT = 50
 """Losses kept of a run: means of so many parts."""

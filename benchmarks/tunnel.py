@@ -1,9 +1,9 @@
 """The wind tunnel: six small workloads on which schedules are judged by whole runs.
 
-``record`` makes grids of cosine and linear over the base LR, for the LR that is best where it is
-tuned; ``judge`` makes runs of each rule from base LRs far from it and at it, on seeds of their own;
-``table`` prints what the rules lose beside the tuned schedule. All runs are the toolkit's own, on
-one thread; what is in the records is not made again.
+``record`` makes grids of cosine and linear over the base LR, to find the tuned one; ``judge`` makes
+runs of each rule from it and from base LRs a hundred times off, on seeds of their own; ``table``
+prints what the rules lose beside the tuned schedule, from the records alone. All runs are the
+toolkit's own, on one thread; one that is in the records is not made again.
 
 usage: python benchmarks/tunnel.py record|judge|table [--only WORKLOAD,...] [--updates N,...]
                                                       [--rules RULE,...]
@@ -11,10 +11,9 @@ usage: python benchmarks/tunnel.py record|judge|table [--only WORKLOAD,...] [--u
 
 import argparse
 import json
-import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -34,12 +33,18 @@ TUNING_SEEDS, JUDGING_SEEDS = {300: (0, 1, 2), 1000: (0, 1, 2), 4000: (0,)}, (10
 BASES = (0.01, 1.0, 100.0)
 KEPT = 50
 """Losses kept of a run: means of so many parts."""
+GONE = ("gone",)
+"""In place of arguments: no longer in the toolkit, its runs stand in the records alone."""
+PRODIGY = ("--recipe.optimizer", "prodigy", "schedule:linear", "--schedule.warmup", "0.04")
 RULES = {
-    "adaptive": ["schedule:adaptive"],
-    "prodigy at 1": ["--recipe.optimizer", "prodigy", "--recipe.lr", "1", "schedule:linear"],
+    "adaptive": ("schedule:adaptive",),
+    "prodigy at 1": PRODIGY,
+    "cosine at the user's LR": ("schedule:cosine",),
+    "search until November 2026": GONE,
 }
 """What is judged: the arguments behind the workload and its budget."""
 IGNORES_BASE = ("prodigy at 1",)
+"""Rules that have a base LR of their own, 1."""
 
 
 class Cell(NamedTuple):
@@ -59,17 +64,29 @@ class Cell(NamedTuple):
 
 
 class Records:
-    """The finished runs of one workload: accuracy, what was found, and losses by cell."""
+    """The finished runs of one workload: accuracy, what was found, and losses by cell.
 
-    def __init__(self, workload: str, folder: Path = RECORDS) -> None:
-        self.file = folder / f"{workload}.json"
+    Args:
+        workload: its name.
+        complete: whether to make the runs that are missing.
+    """
+
+    def __init__(self, workload: str, complete: bool) -> None:
+        self.file = RECORDS / f"{workload}.json"
+        self.complete = complete
         self.runs: dict[str, dict[str, Any]] = (
             json.loads(self.file.read_text()) if self.file.exists() else {}
         )
 
     def of(self, cell: Cell) -> dict[str, Any]:
-        """The record of a cell; its run is made if there is none."""
+        """The record of a cell.
+
+        Raises:
+            KeyError: if there is none and it is not to be made, or cannot be any more.
+        """
         if cell.key not in self.runs:
+            if not self.complete or cell.argv == GONE:
+                raise KeyError(cell.key)
             self.runs[cell.key] = made = run(cell)
             self._write()
             print(f"{cell.workload}/{cell.key}: {made['accuracy']:.2f}", flush=True)
@@ -147,7 +164,7 @@ def cells(records: Records, workload: str, rule: str, updates: int) -> Iterator[
     for base in (1.0,) if rule in IGNORES_BASE else BASES:
         for seed in JUDGING_SEEDS:
             lr = 1.0 if rule in IGNORES_BASE else best * base
-            yield base, Cell(workload, rule, updates, seed, lr, tuple(RULES[rule]))
+            yield base, Cell(workload, rule, updates, seed, lr, RULES[rule])
 
 
 def reference(records: Records, workload: str, updates: int) -> dict[int, float]:
@@ -162,11 +179,58 @@ def reference(records: Records, workload: str, updates: int) -> dict[int, float]
 
 def losses(records: Records, workload: str, rule: str, updates: int) -> dict[float, float]:
     """Points that a rule loses beside the tuned schedule, by factor of the base LR."""
-    beside, found = reference(records, workload, updates), dict[float, list[float]]()
+    found = dict[float, list[float]]()
     for base, cell in cells(records, workload, rule, updates):
-        lost = records.of(cell)["accuracy"] - beside[cell.seed]
-        found.setdefault(base, []).append(lost)
+        beside = reference(records, workload, updates)[cell.seed]
+        found.setdefault(base, []).append(records.of(cell)["accuracy"] - beside)
     return {base: fmean(values) for base, values in found.items()}
+
+
+class Summary(NamedTuple):
+    """What a rule loses beside the tuned schedule, over cells of a workload and a base LR."""
+
+    mean: float
+    worst: float
+    within: float
+    """Share of the cells that lose at most a point."""
+    spread: float
+    """Highest less lowest mean over base LRs."""
+
+
+def summary(lost: Mapping[str, Mapping[float, float]]) -> Summary:
+    """Over all workloads but ``BESIDE``; ``lost`` is by workload and factor of the base LR."""
+    rows = [row for name, row in lost.items() if name != BESIDE]
+    flat = [loss for row in rows for loss in row.values()]
+    means = [fmean(row[base] for row in rows) for base in rows[0]]
+    within = sum(loss >= -1 for loss in flat) / len(flat)
+    return Summary(fmean(flat), min(flat), within, max(means) - min(means))
+
+
+def table(
+    rules: Sequence[str], lengths: Sequence[int], names: Sequence[str], complete: bool = False
+) -> Iterator[str]:
+    """The rules against the tuned schedule, a line each, as Markdown; without those that lack runs.
+
+    Args:
+        rules: of ``RULES``.
+        lengths: of the runs, in updates.
+        names: of ``WORKLOADS``.
+        complete: whether to make the runs that are missing.
+    """
+    yield "| updates | rule | mean | worst | within 1 | between base LRs | by workload |"
+    yield "|---|---|---|---|---|---|---|"
+    for updates in lengths:
+        for rule in rules:
+            try:
+                lost = {n: losses(Records(n, complete), n, rule, updates) for n in names}
+            except KeyError:
+                continue
+            found = summary(lost)
+            each = ", ".join(f"{name} {fmean(row.values()):+.1f}" for name, row in lost.items())
+            yield (
+                f"| {updates} | {rule} | {found.mean:+.2f} | {found.worst:+.1f} "
+                f"| {found.within:.0%} | {found.spread:.2f} | {each} |"
+            )
 
 
 def main() -> None:
@@ -182,8 +246,12 @@ def main() -> None:
     if options.command == "record":
         for updates, kind in GRIDS:
             for name in options.only.split(",") if updates in lengths else ():
-                found = grid(Records(name), name, updates, kind)
+                found = grid(Records(name, complete=True), name, updates, kind)
                 print(name, updates, kind, {k: round(v, 2) for k, v in sorted(found.items())})
+        return
+    complete = options.command == "judge"
+    for line in table(options.rules.split(","), lengths, options.only.split(","), complete):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

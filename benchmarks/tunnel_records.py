@@ -14,6 +14,8 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
@@ -35,8 +37,8 @@ SGD = ("fashion_cnn_bn", "deep_mlp", "pre_resnet")
 STARTS = (-4, -2, 0, 2, 4)
 """Half decades from the tuned LR to the user's."""
 UPDATES, DECADE, MOST, HARM, SPREADS = 5, 2, 30, 0.5, 6.0
-"""The edge: updates of a trial, half decades of a leap, updates in all, harm as a share of the first
-loss and in standard deviations of a reading."""
+"""The edge: updates of a trial, half decades of a leap, updates in all, harm as a share of the
+first loss and in standard deviations of a reading."""
 MINI, JUDGED = 12, 16 / 3
 """R*: updates of an annealed mini-run, and what judging it without gradient costs in updates."""
 
@@ -86,7 +88,9 @@ class Workload:
 
     def _means(self, kind: str) -> dict[int, float]:
         rows = [row for row in self.runs[kind].values() if len(row) > 2]
-        return {k: fmean(r[k].accuracy for r in rows if k in r) for k in {k for r in rows for k in r}}
+        return {
+            k: fmean(r[k].accuracy for r in rows if k in r) for k in {k for r in rows for k in r}
+        }
 
     def losses(self, seed: int, k: int) -> list[float]:
         """The first losses at a constant LR; beyond the highest recorded, which is harmful, nan."""
@@ -105,6 +109,10 @@ class Workload:
         best = max(self.linear.values())
         share = min(1.0, max(0.0, (value - self.chance) / (best - self.chance)))
         return value - self.tenth * share * spent / (0.1 * self.total) - self.reference
+
+
+Rule = Callable[[Workload, int, int], tuple[float, float]]
+"""Workload, seed and the user's LR -> the LR chosen and updates spent."""
 
 
 def edge(losses: Callable[[int], list[float]], start: int) -> tuple[float, int]:
@@ -152,7 +160,7 @@ def harm(trial: list[float], lowest: list[float], first: float) -> int:
 
 def r_star(load: Workload, seed: int, start: int) -> tuple[float, float]:
     """Annealed mini-runs below the edge, judged without gradient: the LR and updates spent."""
-    top, made = edge(lambda k: load.losses(seed, k), start)
+    top, made = edge(partial(load.losses, seed), start)
     bad, allowance = round(top), 0.1 * load.total
     spent, scores = float(made), dict[int, float]()
     if allowance - spent < MINI + JUDGED:
@@ -206,15 +214,15 @@ def _run(record: dict[str, Any]) -> Run:
 def _between(y: list[float], f: float) -> float:
     if f < 1e-6:
         return y[1]
-    d = [b - a for a, b in zip(y, y[1:], strict=False)]
-    slopes = [0.0 if a * b <= 0 else 2 * a * b / (a + b) for a, b in zip(d, d[1:], strict=False)]
+    d = [b - a for a, b in pairwise(y)]
+    slopes = [0.0 if a * b <= 0 else 2 * a * b / (a + b) for a, b in pairwise(d)]
     ends = (2 * f**3 - 3 * f * f + 1) * y[1] + (3 * f * f - 2 * f**3) * y[2]
     return ends + (f**3 - 2 * f * f + f) * slopes[0] + (f**3 - f * f) * slopes[1]
 
 
 def _spread(losses: list[float]) -> float:
     """Robust standard deviation of a reading, from neighbours."""
-    steps = [abs(b - a) for a, b in zip(losses, losses[1:], strict=False)]
+    steps = [abs(b - a) for a, b in pairwise(losses)]
     return 1.4826 * median(steps) / math.sqrt(2) if steps else 0.0
 
 
@@ -233,44 +241,45 @@ def robustness(loads: list[Workload]) -> tuple[int, int, list[int]]:
     near, cells, costs = 0, 0, list[int]()
     for load in loads:
         for seed in load.runs["const"]:
-            found = {
-                start: edge(lambda k, seed=seed, load=load: load.losses(seed, k), load.tuned + start)  # type: ignore[misc]
-                for start in STARTS
-            }
-            costs += [made for _, made in found.values()]
-            near += sum(abs(place - found[0][0]) <= 1 for place, _ in found.values())
+            trials = partial(load.losses, seed)
+            found = [edge(trials, load.tuned + start) for start in STARTS]
+            there, _ = edge(trials, load.tuned)
+            near += sum(abs(place - there) <= 1 for place, _ in found)
             cells += len(found)
+            costs += [made for _, made in found]
     return near, cells, costs
 
 
+def losses(load: Workload, rule: Rule) -> float:
+    """Points that a rule loses on a workload, over seeds and starts."""
+    seeds = [seed for seed in load.runs["lin"] if seed in load.runs["const"]]
+    chosen = [rule(load, seed, load.tuned + start) for seed in seeds for start in STARTS]
+    return fmean(load.score(place, spent) for place, spent in chosen)
+
+
 def main() -> None:
-    """Print how robust the edge is, and what R* and fixed distances from the edge cost."""
+    """Print how robust the edge is, and what R* and fixed distances from the edge lose."""
     near, cells, costs = robustness(list(workloads(1000)))
-    print(f"edge: {near} of {cells} cells within half a decade; updates: mean {fmean(costs):.1f}, most {max(costs)}")
+    print(f"edge within half a decade: {near} of {cells} cells; updates: ", end="")
+    print(f"mean {fmean(costs):.1f}, most {max(costs)}")
+    print("| updates | rule | mean | worst | by workload |\n|---|---|---|---|---|")
     for total in (300, 1000, 4000):
-        for rule, choose in RULES.items():
-            lost = {
-                load.name: fmean(
-                    load.score(*choose(load, seed, load.tuned + start))
-                    for seed in load.runs["lin"]
-                    if seed in load.runs["const"]
-                    for start in STARTS
-                )
-                for load in workloads(total)
-            }
-            plain = [v for name, v in lost.items() if name != "digits"]
-            print(total, rule, f"mean {fmean(plain):+.2f} worst {min(plain):+.2f}", {k: round(v, 1) for k, v in lost.items()})
+        for name, rule in RULES.items():
+            lost = {load.name: losses(load, rule) for load in workloads(total)}
+            plain = [value for key, value in lost.items() if key != "digits"]
+            each = ", ".join(f"{key} {value:+.1f}" for key, value in lost.items())
+            print(f"| {total} | {name} | {fmean(plain):+.2f} | {min(plain):+.1f} | {each} |")
 
 
-def _divided(by: float) -> Callable[[Workload, int, int], tuple[float, float]]:
+def _divided(by: float) -> Rule:
     def rule(load: Workload, seed: int, start: int) -> tuple[float, float]:
-        place, made = edge(lambda k: load.losses(seed, k), start)
+        place, made = edge(partial(load.losses, seed), start)
         return place - 2 * math.log10(by), made
 
     return rule
 
 
-RULES = {"R*": r_star, "edge / 20": _divided(20.0), "edge / 30": _divided(30.0)}
+RULES: dict[str, Rule] = {"R*": r_star, "edge / 20": _divided(20.0), "edge / 30": _divided(30.0)}
 
 if __name__ == "__main__":
     main()

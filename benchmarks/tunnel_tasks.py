@@ -16,6 +16,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +36,7 @@ DIGITS_TRAINED, DIGITS_TESTED = 1_000, 700
 WRONG = 0.2
 """Share of the training labels of ``noise`` that are drawn anew among the nine wrong ones."""
 IMAGES, TESTED_IMAGES = 24_000, 6_000
-"""CIFAR-10's first training images, halved to 16 x 16 pixels, and of these the last, for testing."""
+"""CIFAR-10's first training images, halved to 16 x 16 pixels, and of these the last, for tests."""
 FINE_TUNED = 3_000
 """Images of the first five classes that ``pretrained`` is fine-tuned on."""
 REVIEWS, TESTED_REVIEWS, WORDS, VOCABULARY = 24_000, 6_000, 24, 3_000
@@ -148,7 +149,7 @@ class CharacterGru(nn.Module):
 
 def _mlp(layers: int, width: int) -> nn.Module:
     sizes = [64, *[width] * layers]
-    hidden = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b), nn.ReLU())]
+    hidden = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(width, 10))
 
 
@@ -156,7 +157,7 @@ def _convolutions(classes: int) -> nn.Module:
     channels = (3, 12, 24, 48)
     blocks = [
         module
-        for a, b in zip(channels, channels[1:], strict=False)
+        for a, b in pairwise(channels)
         for module in (nn.Conv2d(a, b, 3, 1 + (a > 3), 1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
     ]
     pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], classes)]
@@ -209,7 +210,7 @@ def _digits(noise: float) -> Splits:
     wrong = (true + draw.integers(1, 10, len(true))) % 10
     noisy = torch.from_numpy(np.where(draw.random(len(true)) < noise, wrong, true))
     ends = (0, DIGITS_TRAINED, DIGITS_TRAINED + DIGITS_TESTED, len(true))
-    train, test, rest = (slice(a, b) for a, b in zip(ends, ends[1:], strict=False))
+    train, test, rest = (slice(a, b) for a, b in pairwise(ends))
     labels = torch.from_numpy(true)
     return Splits(
         TensorSplit(pixels[train], noisy[train]),

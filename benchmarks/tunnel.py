@@ -102,9 +102,9 @@ class Records:
 
 def run(cell: Cell) -> dict[str, Any]:
     """Train one cell through the toolkit's own loop."""
-    from toolkit import loop
     from toolkit.config import parse
-    from toolkit.run import build
+    from toolkit.training import loop
+    from toolkit.training.build import build
 
     argv = [f"{TASK}/{cell.workload}", "--recipe.updates", str(cell.updates)]
     argv += ["--recipe.lr", repr(cell.lr), "--seed", str(cell.seed)]
@@ -115,21 +115,26 @@ def run(cell: Cell) -> dict[str, Any]:
         result = loop.fit(prepared)
         events = (prepared.folder / "events.jsonl").read_text().splitlines()
         loop.release(prepared)
+    assert result is not None  # nobody stops it
     readings = [e for e in map(json.loads, events) if "loss" in e and "kind" not in e]
-    reached = result["metrics"]["test"].get("accuracy", 0.0)
+    reached = result.metrics.test.get("accuracy", 0.0)
     record = {"accuracy": round(reached, 3), "losses": _thin([e["loss"] for e in readings])}
     trials = [e for e in readings if e["action"] in ("trial", "restore")]
     if trials:
         chosen = next((e["lr"] for e in readings if e["update"] > trials[-1]["update"]), None)
         record |= {"searched": trials[-1]["update"], "reason": trials[-1]["reason"], "lr": chosen}
-    return record | {"rollbacks": result["rollbacks"]}
+    return record | {"rollbacks": result.rollbacks}
 
 
 def _thin(losses: list[float | None]) -> list[float | None]:
     """Means of ``KEPT`` parts; None where a loss was not finite."""
     part = max(1, len(losses) // KEPT)
     parts = [losses[first : first + part] for first in range(0, len(losses), part)]
-    return [None if None in p else round(fmean(p), 4) for p in parts]  # type: ignore[type-var]
+    finite = [[loss for loss in part if loss is not None] for part in parts]
+    return [
+        round(fmean(kept), 4) if len(kept) == len(part) else None
+        for kept, part in zip(finite, parts, strict=True)
+    ]
 
 
 def grid(records: Records, workload: str, updates: int, schedule: str) -> dict[int, float]:

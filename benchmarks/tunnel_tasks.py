@@ -14,7 +14,7 @@ What takes long to prepare is kept in ``$XDG_CACHE_HOME/adaptive-lr-toolkit/tunn
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -219,11 +219,16 @@ def _digits(noise: float) -> Splits:
     )
 
 
+def _three(parts: Iterable[TensorSplit]) -> Splits:
+    train, validation, test = parts
+    return Splits(train, validation, test)
+
+
 def _images() -> Splits:
     images, labels = _cifar()
     cut = IMAGES - TESTED_IMAGES
     train, validation, test = slice(0, cut - 1000), slice(cut - 1000, cut), slice(cut, None)
-    return Splits(*(TensorSplit(images[part], labels[part]) for part in (train, validation, test)))
+    return _three(TensorSplit(images[part], labels[part]) for part in (train, validation, test))
 
 
 def _first_classes() -> Splits:
@@ -233,21 +238,21 @@ def _first_classes() -> Splits:
     known = torch.nonzero(labels[:cut] < 5).flatten()
     tested = torch.nonzero(labels[cut:] < 5).flatten() + cut
     parts = (known[:FINE_TUNED], known[FINE_TUNED : FINE_TUNED + 500], tested)
-    return Splits(*(TensorSplit(images[part], labels[part]) for part in parts))
+    return _three(TensorSplit(images[part], labels[part]) for part in parts)
 
 
 def _reviews() -> Splits:
     kept = _kept("reviews", _encode_reviews)
     cut = REVIEWS - 1000
     parts = ("train", slice(0, cut)), ("train", slice(cut, None)), ("test", slice(None))
-    return Splits(*(TensorSplit(kept[f"{n}_words"][p], kept[f"{n}_labels"][p]) for n, p in parts))
+    return _three(TensorSplit(kept[f"{n}_words"][p], kept[f"{n}_labels"][p]) for n, p in parts)
 
 
 def _characters() -> Splits:
     sequences = _kept("characters", _encode_characters)["sequences"].long()
     cut = SEQUENCES - TESTED_SEQUENCES
     parts = (sequences[: cut - 200], sequences[cut - 200 : cut], sequences[cut:])
-    return Splits(*(TensorSplit(part[:, :-1], part[:, 1:].contiguous()) for part in parts))
+    return _three(TensorSplit(part[:, :-1], part[:, 1:].contiguous()) for part in parts)
 
 
 SPLITS: Mapping[str, Callable[[], Splits]] = {
@@ -283,7 +288,8 @@ def _imdb(split: str, count: int) -> tuple[list[str], Tensor]:
 
 def _encode_reviews() -> dict[str, Tensor]:
     """The most frequent words by number, 0 for the others and behind the end."""
-    kept, numbers = {}, dict[str, int]()
+    kept: dict[str, Tensor] = {}
+    numbers: dict[str, int] = {}
     for name, count in (("train", REVIEWS), ("test", TESTED_REVIEWS)):
         texts, labels = _imdb(name, count)
         split = ["".join(c if c.isalpha() else " " for c in text).split() for text in texts]

@@ -16,7 +16,7 @@ from toolkit import task
 from toolkit.config import parse
 
 task.load("squad_v2")
-from toolkit_tasks import qa, squad_v2, text  # noqa: E402 - exists once a task has been loaded
+from toolkit_tasks import answer_spans, squad_v2, text  # noqa: E402 - exists once a task has been loaded
 
 Offsets = list[int]
 MODELS = ("bert-base-uncased", "roberta-base")
@@ -38,23 +38,25 @@ def _count(part: Any, tokenizer: Any, change: Callable[[str, Offsets], Offsets])
     stray = total = 0
     for begin in range(0, len(part), ROWS):
         rows = part[begin : begin + ROWS]
-        found = qa.windows(tokenizer, rows["question"], rows["context"], LENGTH, STRIDE)
+        found = answer_spans.windows(tokenizer, rows["question"], rows["context"], LENGTH, STRIDE)
         for number, stated in zip(found["example"], found["offsets"], strict=True):
             context, answer = rows["context"][number], squad_v2._first_span(rows["answers"][number])
             offsets = change(context, stated)
-            target = qa.target_tokens(offsets, answer)
+            target = answer_spans.target_tokens(offsets, answer)
             total += target != (0, 0)
-            stray += qa.strays(offsets, target, context, answer)
+            stray += answer_spans.strays(offsets, target, context, answer)
     return stray, total
 
 
 def _moved(by: int) -> Callable[[str, Offsets], Offsets]:
-    return lambda _, offsets: [max(0, at + by) if at != qa.NO_OFFSET else at for at in offsets]
+    return lambda _, offsets: [
+        max(0, at + by) if at != answer_spans.NO_OFFSET else at for at in offsets
+    ]
 
 
 def _in_bytes(context: str, offsets: Offsets) -> Offsets:
     places = list(accumulate((len(character.encode()) for character in context), initial=0))
-    return [places[at] if at != qa.NO_OFFSET else at for at in offsets]
+    return [places[at] if at != answer_spans.NO_OFFSET else at for at in offsets]
 
 
 KINDS: Mapping[str, Callable[[str, Offsets], Offsets]] = {

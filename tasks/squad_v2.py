@@ -16,7 +16,7 @@ from toolkit.data import load_splits, place_of
 from toolkit.errors import ConfigError
 from toolkit.task import Batch, Recipe, Split, Splits, Task
 
-from . import qa
+from . import answer_spans
 from .text import (
     BERT_LARGE_WWM,
     Ragged,
@@ -158,7 +158,9 @@ class SquadV2(Task):
         logits = torch.stack([output.start_logits, output.end_logits], 1).float()
         return F.pad(logits, (0, WIDTH - logits.shape[-1]), value=-100.0), batch["id"]
 
-    def answers(self, predictions: np.ndarray, labels: np.ndarray, split: Split) -> list[qa.Answer]:
+    def answers(
+        self, predictions: np.ndarray, labels: np.ndarray, split: Split
+    ) -> list[answer_spans.Answer]:
         """The answer to each question of the split, at threshold 0; always one where all have one.
 
         Args:
@@ -168,7 +170,7 @@ class SquadV2(Task):
         """
         data = cast(SquadSplit, split)
         contexts = list(data.questions["context"])
-        return qa.answers(
+        return answer_spans.answers(
             contexts, data.features(), predictions[np.argsort(labels)], data.threshold
         )
 
@@ -203,7 +205,7 @@ def _load(folder: str) -> "DatasetDict":
     source = load_splits(folder, hub_id, COLUMNS, SPLITS)
     for name in SPLITS:
         split = source[name]
-        if found := qa.misplaced_answer(split["context"][:], split["answers"][:]):
+        if found := answer_spans.misplaced_answer(split["context"][:], split["answers"][:]):
             row, text = found
             raise ConfigError(
                 f"{place_of(folder, hub_id, name, row)}: the answer {text[:40]!r} does not stand "
@@ -270,16 +272,16 @@ def _encode(part: "Dataset", tokenizer: Any, recipe: SquadRecipe) -> "Dataset":
 def _rows(
     rows: Mapping[str, list[Any]], numbers: list[int], tokenizer: Any, recipe: SquadRecipe
 ) -> dict[str, list[Any]]:
-    result = qa.windows(
+    result = answer_spans.windows(
         tokenizer, rows["question"], rows["context"], recipe.max_length, recipe.stride
     )
     spans = [_first_span(answer) for answer in rows["answers"]]
     targets = [
-        qa.target_tokens(offsets, spans[example])
+        answer_spans.target_tokens(offsets, spans[example])
         for offsets, example in zip(result["offsets"], result["example"], strict=True)
     ]
     result["stray"] = [
-        qa.strays(offsets, target, rows["context"][example], spans[example])
+        answer_spans.strays(offsets, target, rows["context"][example], spans[example])
         for offsets, target, example in zip(
             result["offsets"], targets, result["example"], strict=True
         )

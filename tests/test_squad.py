@@ -19,7 +19,7 @@ from toolkit.errors import ConfigError
 from toolkit.metrics import SquadV2
 
 squad = task.load("squad_v2")
-from toolkit_tasks import qa, squad_v2, text  # noqa: E402 - exists once a task has been loaded
+from toolkit_tasks import answer_spans, squad_v2, text  # noqa: E402 - exists once a task has been loaded
 
 LARGE = text.BERT_LARGE_WWM
 
@@ -109,7 +109,7 @@ def tokenizer(request: pytest.FixtureRequest, real_data: Path) -> Any:
 
 def windows_of(tokenizer: Any, rows: list[dict[str, Any]], length: int, stride: int) -> Any:
     texts = [[row[name] for row in rows] for name in ("question", "context")]
-    return qa.windows(tokenizer, *texts, length, stride)
+    return answer_spans.windows(tokenizer, *texts, length, stride)
 
 
 def test_answers_are_those_of_the_reference(
@@ -135,7 +135,7 @@ def test_answers_are_those_of_the_reference(
         offsets = [None if pair[0] < 0 else tuple(pair) for pair in pairs.tolist()]
         of_row[example].append({"start": start, "end": end, "offsets": offsets})
     for threshold in (0.0, 2.0, -3.0):
-        found = qa.answers([row["context"] for row in rows], features, logits, threshold)
+        found = answer_spans.answers([row["context"] for row in rows], features, logits, threshold)
         expected = [
             squad_postprocess.answer(row["context"], windows, threshold)
             for row, windows in zip(rows, of_row, strict=True)
@@ -151,7 +151,7 @@ def test_targets_point_at_the_answer(tokenizer: Any, validation: list[dict[str, 
     for example, offsets in zip(encoded["example"], encoded["offsets"], strict=True):
         answer, context = rows[example]["answers"], rows[example]["context"]
         begin, text = answer["answer_start"][0], answer["text"][0]
-        first, last = qa.target_tokens(offsets, (begin, begin + len(text)))
+        first, last = answer_spans.target_tokens(offsets, (begin, begin + len(text)))
         if (first, last) == (0, 0):
             continue
         hit.add(example)
@@ -164,26 +164,29 @@ def test_targets_point_at_the_answer(tokenizer: Any, validation: list[dict[str, 
 @pytest.mark.parametrize("text", ["Zürich", "naïve café", "東京 is", "😀 end", "last"])
 def test_answers_at_the_edges_and_beyond_ascii(tokenizer: Any, text: str) -> None:
     for context in (f"{text} is where it began, years ago", f"it is years ago, and it was {text}"):
-        encoded = qa.windows(tokenizer, ["where?"], [context], 64, 8)
+        encoded = answer_spans.windows(tokenizer, ["where?"], [context], 64, 8)
         begin = context.index(text)
-        first, last = qa.target_tokens(encoded["offsets"][0], (begin, begin + len(text)))
+        first, last = answer_spans.target_tokens(encoded["offsets"][0], (begin, begin + len(text)))
         offsets = np.array(encoded["offsets"][0]).reshape(-1, 2)
         assert text in context[offsets[first, 0] : offsets[last, 1]]
         logits = np.full((1, 2, 64), -5, np.float32)
         logits[0, 0, first] = logits[0, 1, last] = 9
-        found = qa.answers([context], [(0, offsets)], logits)[0].text
+        found = answer_spans.answers([context], [(0, offsets)], logits)[0].text
         assert found.strip() == context[offsets[first, 0] : offsets[last, 1]].strip()
         assert text in found
 
 
 def test_no_answer_and_no_context_point_at_the_first_token(tokenizer: Any) -> None:
-    encoded = qa.windows(tokenizer, ["why?", "why?"], ["because", ""], 32, 4)
-    assert [qa.target_tokens(offsets, None) for offsets in encoded["offsets"]] == [(0, 0), (0, 0)]
+    encoded = answer_spans.windows(tokenizer, ["why?", "why?"], ["because", ""], 32, 4)
+    assert [answer_spans.target_tokens(offsets, None) for offsets in encoded["offsets"]] == [
+        (0, 0),
+        (0, 0),
+    ]
 
 
 def test_an_endless_question_stops_nobody(tokenizer: Any) -> None:
     question, context = "why " * 500, "word " * 300
-    encoded = qa.windows(tokenizer, [f"  {question}"], [context], 128, 32)
+    encoded = answer_spans.windows(tokenizer, [f"  {question}"], [context], 128, 32)
     assert max(len(ids) for ids in encoded["input_ids"]) <= 128
     ends = [max(offsets) for offsets in encoded["offsets"]]
     assert ends[-1] >= len(context.rstrip())
@@ -193,15 +196,15 @@ def test_an_endless_question_stops_nobody(tokenizer: Any) -> None:
 def test_a_stride_without_room_is_refused(tokenizer: Any, length: int, stride: int) -> None:
     message = rf"recipe.stride = {stride}: with recipe.max_length = {length} it must be between"
     with pytest.raises(ConfigError, match=message):
-        qa.windows(tokenizer, ["why?"], ["because it is"], length, stride)
+        answer_spans.windows(tokenizer, ["why?"], ["because it is"], length, stride)
 
 
 def test_a_length_that_the_special_tokens_use_up_is_refused(tokenizer: Any) -> None:
     special = tokenizer.num_special_tokens_to_add(pair=True)
     message = rf"recipe.max_length = {special + 1}: {special} special .* are {special + 2}"
     with pytest.raises(ConfigError, match=message):
-        qa.windows(tokenizer, ["why?"], ["because it is"], special + 1, 0)
-    assert qa.windows(tokenizer, ["why?"], ["because it is"], special + 2, 0)["input_ids"]
+        answer_spans.windows(tokenizer, ["why?"], ["because it is"], special + 1, 0)
+    assert answer_spans.windows(tokenizer, ["why?"], ["because it is"], special + 2, 0)["input_ids"]
 
 
 ROWS: dict[str, list[Any]] = {
@@ -313,16 +316,16 @@ def test_offsets_that_are_not_those_of_the_context_are_refused(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = parse(["squad_v2/roberta-base"]).recipe
-    true = qa._context_offsets
+    true = answer_spans._context_offsets
     write_articles(root, article("a", SHIPS), article("b", SHIPS))
     assert len(squad.splits("roberta-base", recipe).notes) == 2
     # In a file of its own, for windows are kept from one call to the next.
     write_articles(root, article("a", SHIPS, "Well. "), article("b", SHIPS))
 
     def late(*of: Any) -> list[int]:
-        return [at + 1 if at != qa.NO_OFFSET else at for at in true(*of)]
+        return [at + 1 if at != answer_spans.NO_OFFSET else at for at in true(*of)]
 
-    monkeypatch.setattr(qa, "_context_offsets", late)
+    monkeypatch.setattr(answer_spans, "_context_offsets", late)
     with pytest.raises(ConfigError) as error:
         squad.splits("roberta-base", recipe)
     said = str(error.value)
@@ -342,12 +345,12 @@ def test_an_answer_that_ends_inside_a_token_is_a_note(root: Path) -> None:
 
 def test_a_stray_answer_is_one_that_the_tokens_do_not_read_as() -> None:
     context, offsets = "It was in Turin.", [-1, -1, 0, 2, 3, 6, 7, 9, 10, 15, 15, 16]
-    assert not qa.strays(offsets, (4, 4), context, (10, 15))
-    assert not qa.strays(offsets, (3, 4), context, (6, 15))  # a blank more
-    assert qa.strays(offsets, (4, 5), context, (10, 15))
-    assert qa.strays(offsets, (3, 4), context, (10, 15))
-    assert not qa.strays(offsets, (0, 0), context, (10, 15))  # in another window
-    assert not qa.strays(offsets, (0, 0), context, None)
+    assert not answer_spans.strays(offsets, (4, 4), context, (10, 15))
+    assert not answer_spans.strays(offsets, (3, 4), context, (6, 15))  # a blank more
+    assert answer_spans.strays(offsets, (4, 5), context, (10, 15))
+    assert answer_spans.strays(offsets, (3, 4), context, (10, 15))
+    assert not answer_spans.strays(offsets, (0, 0), context, (10, 15))  # in another window
+    assert not answer_spans.strays(offsets, (0, 0), context, None)
 
 
 def with_answer(answer: dict[str, list[Any]] | None) -> dict[str, list[Any]]:

@@ -23,7 +23,7 @@ from toolkit.records import provenance
 from toolkit.records.result import Code, duration
 from toolkit.report.numbers.load import load_study
 from toolkit.schedules import OpenEnded
-from toolkit.studies import costs, shipped, worker
+from toolkit.studies import costs, run_queue, shipped
 from toolkit.studies.study import Contrast, Study
 
 STUDIES = ROOT / "tests" / "programs" / "small_studies.py"
@@ -75,7 +75,7 @@ def test_a_study_is_run_once_and_its_commands_stand_alone(
     # Earlier versions declared the ROPE of every shipped task.
     older = declared | {"rope": {"digits": 0.5, "cifar10": 0.2, "imdb": 0.3, "squad_v2": 0.5}}
     (tmp_path / "runs/small/study.json").write_text(json.dumps(older))
-    monkeypatch.setattr(worker, "set_threads", lambda: 1)
+    monkeypatch.setattr(run_queue, "set_threads", lambda: 1)
     assert sweep.main([f"{STUDIES}:small"]) == 0
     study = load_study(tmp_path / "runs" / "small")
     assert (len(study.runs), study.not_started, study.plan["runs"]) == (4, 0, 4)
@@ -151,7 +151,7 @@ def test_a_run_that_fails_is_tried_three_times_and_kept(
     monkeypatch.chdir(tmp_path)
     assert sweep.main([f"{STUDIES}:failing"]) == 1
     assert "2 runs, 0 to go" in capsys.readouterr().out
-    assert worker.forgive(worker.items(shipped.load(f"{STUDIES}:failing"))) == 1
+    assert run_queue.forgive(run_queue.items(shipped.load(f"{STUDIES}:failing"))) == 1
     assert load_study(tmp_path / "runs" / "failing").unfinished[0][1] == "failed"
 
 
@@ -197,7 +197,7 @@ def test_runs_of_a_wandb_sweep_are_those_of_the_study(
     monkeypatch.chdir(tmp_path)
     assert sweep.main([f"{STUDIES}:small", "--wandb-sweep", "sweep.yaml"]) == 0
     written = yaml.safe_load(Path("sweep.yaml").read_text())
-    ids = [item.folder.name for item in worker.items(shipped.load(f"{STUDIES}:small"))]
+    ids = [item.folder.name for item in run_queue.items(shipped.load(f"{STUDIES}:small"))]
     assert written["parameters"]["run"]["values"] == ids
     assert written["method"] == "grid"
     assert written["command"][1:] == [*("python", *SWEEP, f"{STUDIES}:small"), "${args}"]

@@ -22,9 +22,9 @@ from toolkit.process import DONE, PREEMPTED, is_rank_zero, run_command, set_thre
 from toolkit.records import provenance
 from toolkit.records.json_files import read_json, write_json
 from toolkit.records.result import duration
-from toolkit.studies import claims, costs, pool, shipped, worker
+from toolkit.studies import claims, costs, pool, run_queue, shipped
+from toolkit.studies.run_queue import Item
 from toolkit.studies.study import Study
-from toolkit.studies.worker import Item
 
 SECONDS_BETWEEN_LINES = 15
 """How often the progress bar writes where there is no terminal."""
@@ -39,14 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _carry_out(options: argparse.Namespace) -> int:
     try:
         study = shipped.load(options.study)
-        items = _chosen(worker.items(study), options)
+        items = _chosen(run_queue.items(study), options)
         if options.dry_run or options.measure:
             return _show_costs(options, study, items)
         if options.wandb_sweep:
             return _write_wandb_sweep(options, study, items)
         _declare(study, options.study)
         if options.retry_failed:
-            print(f"{worker.forgive(items)} runs that were given up are tried again")
+            print(f"{run_queue.forgive(items)} runs that were given up are tried again")
         return _sweep(options, study, items)
     except KeyboardInterrupt:
         print("stopped: the same command continues", file=sys.stderr)
@@ -55,7 +55,7 @@ def _carry_out(options: argparse.Namespace) -> int:
 
 def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> int:
     if options.worker or options.run:
-        return worker.work(items, lease=options.lease, wait=False)
+        return run_queue.work(items, lease=options.lease, wait=False)
     left = [item for item in items if item.open]
     if is_rank_zero():
         print(f"{study.name}: {study.question}")
@@ -73,7 +73,7 @@ def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> 
             folder = RUNS / study.name
             code = pool.run(options.slots_per_device, items, flags, folder / "workers", done)
         else:
-            code = worker.work(items, lease=options.lease, done=done)
+            code = run_queue.work(items, lease=options.lease, done=done)
     if code == PREEMPTED:
         print("stopped: the same command continues", file=sys.stderr)
     given_up = [item for item in items if not item.finished and not item.open]

@@ -16,8 +16,8 @@ from accelerate.state import AcceleratorState
 
 from toolkit.process import leave_process_group
 from toolkit.schedules import Adaptive
+from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
-from toolkit.training.meter import LossMeter
 
 UPDATES, SKIPPED, LOST, BASE = 400, 100, 300, 2e-5
 

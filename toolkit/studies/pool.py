@@ -18,7 +18,7 @@ from typing import Any
 from toolkit.errors import ConfigError, RunError
 from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, stop_on_signal
 from toolkit.studies import claims
-from toolkit.studies.worker import Item, record_failure
+from toolkit.studies.run_queue import Item, record_failure
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 60
@@ -65,7 +65,7 @@ def run(
         done: called twice a second, to show how far the study is.
 
     Returns:
-        An exit code, as of ``toolkit.studies.worker.work``.
+        An exit code, as of ``toolkit.studies.run_queue.work``.
 
     Raises:
         ConfigError: if a run cannot be carried out as configured, as a worker said.

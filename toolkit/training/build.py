@@ -24,8 +24,8 @@ from toolkit.records.recorder import Recorder
 from toolkit.records.result import Snapshots
 from toolkit.task import Batch, Recipe, Splits, Task, load, parse_target, recipe_of
 from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
+from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
-from toolkit.training.meter import LossMeter
 from toolkit.training.optim import build_optimizer, evaluates_other_weights
 from toolkit.training.ranks import BatchSplit, check_engine, make_accelerator, split_global_batch
 

@@ -17,7 +17,7 @@ from toolkit.schedules.reading import Reading
 from toolkit.training.batches import batches_of, evaluation_shards
 from toolkit.training.batchnorm import has_batch_statistics, recomputed_statistics
 from toolkit.training.build import Run
-from toolkit.training.meter import LossMeter
+from toolkit.training.loss_meter import LossMeter
 
 STATISTICS_OVER = 50
 """Micro-batches for the batch statistics of averaged weights, as schedule-free's authors advise."""

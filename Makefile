@@ -22,7 +22,7 @@ ADAPTIVE ?= adaptive
 OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export OMP_NUM_THREADS
 
-.PHONY: help setup demo test check train study report bench docs clean baselines adaptive compare \
+.PHONY: help setup demo test test-full check train study report bench docs clean baselines adaptive compare \
 	cifar10-resnet18 cifar10-efficientnet_b0 imdb-bert-base imdb-lstm-glove squad_v2-bert-large \
 	squad_v2-roberta-base
 
@@ -91,8 +91,13 @@ check: setup ## Lint, format, types, layers: under 30 s
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-test: setup ## All tests, a worker for each core up to 8
-	$(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal $(ARGS)
+PYTEST = $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+
+test: setup ## All tests but the long matrices, a worker for each core up to 8
+	$(PYTEST) -m 'not full' $(ARGS)
+
+test-full: setup ## All tests, with every case of every matrix
+	$(PYTEST) $(ARGS)
 
 bench: setup ## The cost of the loop beside bare PyTorch
 	$(BIN)/python benchmarks/throughput.py

@@ -24,7 +24,7 @@ from toolkit.process import stop_on_signal
 from toolkit.records.result import Result
 from toolkit.schedules.reading import HOLD, Decision
 from toolkit.task import Batch, Split
-from toolkit.training import checkpoint
+from toolkit.training import checkpoint, checkpoint_folder
 from toolkit.training.batches import training_batches
 from toolkit.training.build import Run
 from toolkit.training.evaluation import evaluation_mode, validation_reading
@@ -54,7 +54,7 @@ def fit(run: Run) -> Result | None:
     run.record.finish(result)
     run.record.status(result.status, run.update)
     if run.accelerator.is_main_process:
-        checkpoint.clear(run.folder / "checkpoints")
+        checkpoint_folder.finish(run.folder, run.config.keep_weights and not run.diverged)
     return result
 
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -215,6 +216,13 @@ def test_a_process_killed_in_a_save_leaves_nothing_in_the_next(tmp_path: Path) -
     assert not (tmp_path / "update-2.partial").exists()
     assert publish(partial, 2) is None
     assert set(manifest.read(tmp_path / "update-1").files) == {"deep/file"}
+
+
+def test_ranks_without_a_common_disk_are_told_at_the_first_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "random_0.json").write_text("{}")
+    run: Any = SimpleNamespace(accelerator=SimpleNamespace(num_processes=2), folder=tmp_path)
+    with pytest.raises(RunError, match="lacks what rank 1 has written: the ranks do not share"):
+        checkpoint._complete(run, tmp_path, {})
 
 
 def test_python_numpy_and_torch_draw_on_as_they_would_have(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ ONE = (*SHARED, "model.pt", "optimizer.pt", "random_0.json", "snapshot_0.pt")
 RANK_ONE = ("random_1.json", "snapshot_1.pt")
 ZERO = (
     *SHARED,
-    *("random_0.json", "snapshot_0.pt", *RANK_ONE, "latest", "zero_to_fp32.py"),
+    *("random_0.json", "snapshot_0.pt", *RANK_ONE, "latest"),
+    *("zero_to_fp32.py", "zero_to_torch.py"),
     "engine/mp_rank_00_model_states.pt",
     "engine/zero_pp_rank_0_mp_rank_00_optim_states.pt",
     "engine/zero_pp_rank_1_mp_rank_00_optim_states.pt",
@@ -133,15 +134,16 @@ def test_damage_is_found_said_and_passed_over(
     folder, trap = saved(kind), tmp_path / "trap"
     hurt = folder / "update-20"
     names = FILES[kind]
-    damage(hurt / file, hurt / names[names.index(file) - 1], trap)
+    other = names[names.index(file) - 1]
+    damage(hurt / file, hurt / other, trap)
     contents = {path: path.read_bytes() for path in hurt.rglob("*") if path.is_file()}
     assert newest(folder, kind) == folder / "update-10"
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(f"warning: {hurt} is damaged (")
     assert said.endswith("): kept as damaged-update-20, going on from update-10")
     assert checkpoint_folder.notes(folder) == [said.removeprefix("warning: ")]
-    if damage is not add and file != "manifest.json":
-        assert file in said
+    manifest_hurt = "manifest.json" in (file, other if damage is swap else file)
+    assert ("manifest.json" if manifest_hurt and damage is not add else file) in said
     assert not hurt.exists()
     for path, content in contents.items():
         aside = folder / "damaged-update-20" / path.relative_to(hurt)

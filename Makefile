@@ -15,14 +15,17 @@ SCHEDULE ?= cosine
 SEED ?= 0
 STUDY ?= demo
 ARGS ?=
+BASE ?= HEAD
+ALLOW ?=
 PAIRS ?= cifar10-resnet18 cifar10-efficientnet_b0 imdb-bert-base imdb-lstm-glove \
 	squad_v2-bert-large squad_v2-roberta-base
 ADAPTIVE ?= adaptive
+PYTEST = $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 # One process takes all cores unless told otherwise; the launcher would say at length that it guessed.
 OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export OMP_NUM_THREADS
 
-.PHONY: help setup demo test test-full check train study report bench docs clean baselines adaptive compare \
+.PHONY: help setup demo test test-fast test-full check train study report bench loss-compare docs clean baselines adaptive compare \
 	cifar10-resnet18 cifar10-efficientnet_b0 imdb-bert-base imdb-lstm-glove squad_v2-bert-large \
 	squad_v2-roberta-base
 
@@ -85,13 +88,11 @@ study: setup ## Run STUDY, or go on with it
 report: setup ## Write the report of STUDY
 	$(BIN)/python -m toolkit.report runs/$(STUDY)
 
-check: setup ## Lint, format, types, layers: under 30 s
+check: setup ## Lint, format, types (of tests, too), layers: under 30 s
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-
-PYTEST = $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 test: setup ## All tests but the long matrices, a worker for each core up to 8
 	$(PYTEST) -m 'not full' $(ARGS)
@@ -99,8 +100,16 @@ test: setup ## All tests but the long matrices, a worker for each core up to 8
 test-full: setup ## All tests, with every case of every matrix
 	$(PYTEST) $(ARGS)
 
+# Tests with the marker "fast", which tests/conftest.py gives to every test in one process that is
+# marked neither long nor slow, measures no time and needs neither the real data nor a GPU.
+test-fast: setup ## The pure and the short tests in one process, while one works: under 60 s
+	$(PYTEST) -m fast $(ARGS)
+
 bench: setup ## The cost of the loop beside bare PyTorch
 	$(BIN)/python benchmarks/throughput.py
+
+loss-compare: setup ## Are losses, decisions and weights those of commit BASE, but for the fields ALLOW?
+	$(BIN)/python benchmarks/loss_compare.py $(BASE) $(if $(ALLOW),--allow $(ALLOW))
 
 docs: setup ## The API's documentation, in site/
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

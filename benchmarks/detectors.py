@@ -14,14 +14,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from toolkit.schedules import Adaptive
-from toolkit.schedules.adaptive.detect import (
-    FISHER_P,
-    is_descent,
-    is_plateau,
-    oscillation,
-    trend,
-)
-from toolkit.schedules.reading import Facts, Reading
+from toolkit.schedules.adaptive.detect import is_descent, is_plateau, oscillation, trend
+from toolkit.schedules.open_ended import OSCILLATION_P
+from toolkit.schedules.reading import Decision, Facts, Reading
 
 READINGS, LONG = 400, 1600
 PHIS = (0.0, 0.5, 0.8, 0.9)
@@ -62,26 +57,27 @@ def called_plateau(streams: np.ndarray) -> float:
 
 
 def called_oscillation(streams: np.ndarray) -> float:
-    """Share of the streams in which an oscillation is seen at the end."""
+    """Share of the streams in which the rule that acts on oscillations sees one at the end."""
     found = [oscillation(row.tolist()) for row in streams]
-    return share(cycle is not None and cycle.p < FISHER_P for cycle in found)
+    return share(cycle is not None and cycle.p < OSCILLATION_P for cycle in found)
 
 
 def cut_at(losses: Sequence[float]) -> int | None:
     """The reading at which an open-ended run is first cut for a plateau; None if it never is."""
-    for update, (memory, _) in enumerate(open_ended(losses), 1):
-        if (memory.decision.pattern, memory.decision.action) == ("plateau", "cut"):
+    for update, (decision, _) in enumerate(open_ended(losses), 1):
+        if (decision.pattern, decision.action) == ("plateau", "cut"):
             return update
     return None
 
 
-def open_ended(losses: Sequence[float]) -> Iterator[tuple[object, float]]:
-    """The memories and factors of a run without a known end, after each reading."""
+def open_ended(losses: Sequence[float]) -> Iterator[tuple[Decision, float]]:
+    """The decision on each reading of a run without a known end, and the factor after it."""
     schedule = Adaptive()
-    memory = schedule.inform(schedule.start(0.1), Facts(None, pretrained=False, restores=True))
+    memory, _ = schedule.start(0.1, Facts(can=frozenset({"restore"})))
     for update, loss in enumerate(losses, 1):
-        memory = schedule.observe(memory, Reading(update, update / 100, loss, 64.0, 0))
-        yield memory, schedule.factor(memory, 0.0)
+        reading = Reading(update, update / 100, loss, 64.0, 0)
+        memory, decision = schedule.observe(memory, reading)
+        yield decision, schedule.factor(memory, 0.0)
 
 
 def share(hits: Iterator[bool]) -> float:

@@ -63,7 +63,7 @@ def verdicts(differences: np.ndarray, rope: float) -> np.ndarray:
     families, comparisons, pairs = differences.shape
     low, high = t_bounds(differences)
     ps = sign_flip_ps(differences.reshape(-1, pairs)).reshape(families, comparisons)
-    adjusted = np.array([holm(family) for family in ps])
+    adjusted = np.array([holm(family.tolist()) for family in ps])
     return decide(differences.mean(axis=-1), low, high, adjusted, rope)
 
 

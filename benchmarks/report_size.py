@@ -14,9 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from toolkit.records.events import decision_to_json
 from toolkit.report.__main__ import write_report
 from toolkit.schedules import SCHEDULES
-from toolkit.schedules.reading import Reading
+from toolkit.schedules.reading import Facts, Reading
 
 PAIRS = (("digits", "vit_micro"), ("cifar10", "resnet18"))
 NAMES = ("cosine", "plan", "constant", "step", "linear")
@@ -71,7 +72,9 @@ def _train(name: str, lr: float, seed: int, updates: int) -> tuple[list[Any], fl
     """The events of a made-up run, and its last accuracy; None if it diverged."""
     stream = random.Random(f"{name} {lr} {seed}")
     schedule = SCHEDULES[name]()
-    memory, factor, done, lines = schedule.start(lr), 1.0, 0.0, []
+    memory, _ = schedule.start(lr, Facts(updates))
+    factor, done = 1.0, 0.0
+    lines: list[Any] = []
     for update in range(1, updates + 1):
         used, epoch = lr * factor, update / UPDATES_PER_EPOCH
         if used > DIVERGES_AT and stream.random() < 0.2:
@@ -79,11 +82,11 @@ def _train(name: str, lr: float, seed: int, updates: int) -> tuple[list[Any], fl
         done += used / (used + 0.01) / updates
         loss = 2.3 * math.exp(-4 * done) + math.sqrt(used) * abs(stream.gauss(0, 0.3))
         reading = Reading(update, epoch, loss, 64.0, 0)
-        memory = schedule.observe(memory, reading)
+        memory, decision = schedule.observe(memory, reading)
         place = {"update": update, "epoch": epoch, "t": 1e9 + update * (0.1 + seed % 7 / 100)}
         lines.append(
             {**place, "loss": loss, "count": 64.0, "nonfinite": 0, "lr": used, "factor": factor}
-            | memory.decision._asdict()
+            | decision_to_json(decision)
         )
         if update % UPDATES_PER_EPOCH == 0:
             accuracy = 100 * (1 - 0.9 * math.exp(-4 * done)) - 20 * used + stream.gauss(0, 0.4)

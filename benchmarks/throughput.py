@@ -13,6 +13,7 @@ import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import bare
 import numpy as np
@@ -49,13 +50,14 @@ def main() -> None:
         print(measure(target, int(updates), arguments.rounds, arguments.precision, device))
 
 
-def measure(target: str, updates: int, rounds: int, precision: str, device: str) -> str:
+def measure(target: str, updates: int, rounds: int, precision: Any, device: str) -> str:
     """One row: medians in ms an update, the geometric mean of the ratios and its t-interval."""
     parsed = task.parse_target(target)
     recipe = task.recipe_of(task.load(parsed.task), parsed)
     recipe = replace(recipe, optimizer="adamw", epochs=None, updates=updates, precision=precision)
     config = resolve(RunConfig(target=str(parsed), recipe=recipe, wandb="off", save_every=0))
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     for number in range(rounds + 1):
         sides = [(theirs, _bare), (ours, _toolkit)]
         for times, run in sides if number % 2 else sides[::-1]:
@@ -80,9 +82,11 @@ def _bare(config: RunConfig, updates: int, device: str) -> float:
 def _toolkit(config: RunConfig, updates: int, device: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         run = build(replace(config, eval_every=updates, progress=False), Path(folder))
-        seconds: float = loop.fit(run)["timing"]["train_seconds"]
+        result = loop.fit(run)
         loop.release(run)
-    return seconds
+    if result is None:
+        raise SystemExit("stopped")
+    return result.timing.train_seconds
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from toolkit import ScheduledLR, plateau
-from toolkit.training.meter import LossMeter
+from toolkit.training.loss_meter import LossMeter
 
 EPOCHS, BATCH, ACCUMULATE = 8, 16, 2
 

@@ -63,6 +63,7 @@ class Cifar10(ImageClassification):
 
     classes, shape = 10, (3, 32, 32)
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    rope = 0.2
     recipes: Mapping[str, Mapping[str, Recipe]] = {
         "resnet18": {"field": FIELD, "plan": PLAN},
         "efficientnet_b0": {"field": EFFICIENTNET, "plan": replace(PLAN, channels_last=True)},

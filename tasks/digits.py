@@ -56,6 +56,7 @@ class Digits(ImageClassification):
 
     classes, shape = 10, (1, 8, 8)
     mean, std = (0.3053,), (0.3763,)
+    rope = 0.5  # one image of the test split is 0.3 points
     recipes: Mapping[str, Mapping[str, Recipe]] = {
         "resnetv2_micro": {"field": FIELD, "plan": PLAN},
         "vit_micro": {"field": FIELD, "plan": PLAN},

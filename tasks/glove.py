@@ -89,9 +89,14 @@ def _lines(path: Path, file: IO[str]) -> Iterator[tuple[str, np.ndarray]]:
     for number, line in enumerate(file, 1):
         fields = line.rstrip("\r\n").rstrip(" ").split(" ")
         dimension = dimension or len(fields) - 1
+        if dimension < 2:
+            raise _broken(path, number, "it has no word and at least 2 numbers, parted by spaces")
         word, numbers = " ".join(fields[:-dimension]), fields[-dimension:]
-        if dimension < 2 or not word:
-            raise _broken(path, number, f"it has {len(fields) - 1} numbers, not {dimension}")
+        if len(fields) <= dimension:
+            count = len(fields) - 1
+            raise _broken(path, number, f"it has {count} of line 1's {dimension} numbers")
+        if not word:
+            raise _broken(path, number, "it begins with a space: its word is missing")
         try:
             vector = np.array(numbers, np.float32)
         except ValueError:
@@ -99,7 +104,7 @@ def _lines(path: Path, file: IO[str]) -> Iterator[tuple[str, np.ndarray]]:
         if not np.isfinite(vector).all():
             raise _broken(path, number, "not all of its numbers are finite")
         if len(fields) > dimension + 1 and _is_number(fields[-dimension - 1]):
-            raise _broken(path, number, f"it has more than {dimension} numbers")
+            raise _broken(path, number, f"it has more than {dimension} numbers, as line 1 has")
         yield word, vector
 
 

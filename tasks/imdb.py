@@ -109,6 +109,7 @@ LSTM_PLAN = LstmRecipe(optimizer="adam", lr=0.01, weight_decay=1e-4, epochs=50, 
 class Imdb(Task):
     """Two classes; F1 of the positive one is the headline."""
 
+    rope = 0.3
     recipes: Mapping[str, Mapping[str, Recipe]] = {
         "bert-base-uncased": {"field": BERT, "plan": PLAN, "plan_update": PLAN_UPDATE},
         LSTM: {"field": LSTM_FIELD, "plan": LSTM_PLAN},

@@ -26,7 +26,18 @@ Env = dict[str, str | None] | None
 Launch = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+NOT_FAST = {"slow", "long", "full", "ranks", "alone", "processes", "gpu", "data"}
+"""Markers, and below fixtures, of tests that ``make test-fast`` leaves out."""
+FIXTURES_NOT_FAST = {"launch", "python", "warm", "real_data"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if not (marks & NOT_FAST or fixtures & FIXTURES_NOT_FAST):
+            item.add_marker("fast")
     last = ("slow", "ranks", "alone")  # alone side by side: the other workers wait once
     items.sort(key=lambda item: [bool(item.get_closest_marker(mark)) for mark in last])
 

@@ -30,7 +30,8 @@ def cifar(root: Path, train: int = 12_300, test: int = 20, seed: int = 0) -> Pat
     rng = np.random.default_rng(seed)
     few = [png(rng.integers(0, 256, (32, 32, 3), np.uint8)) for _ in range(16)]
     for split, size in (("train", train), ("test", test)):
-        rows = {"img": [few[i % 16] for i in range(size)], "label": [i % 10 for i in range(size)]}
+        rows: dict[str, list[Any]] = {"img": [few[i % 16] for i in range(size)]}
+        rows["label"] = [i % 10 for i in range(size)]
         write_split(root / "cifar10" / f"{split}-00000-of-00001.parquet", rows, ("img",))
     return root
 

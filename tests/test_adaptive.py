@@ -12,37 +12,52 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.wind_tunnel import fly
-from toolkit.schedules import Adaptive, memory_from_json, memory_to_json
+from toolkit.schedules import Adaptive, OpenEnded, memory_from_json, memory_to_json
 from toolkit.schedules.adaptive import search as searching
-from toolkit.schedules.reading import Anneal, Facts, Reading
+from toolkit.schedules.reading import Decision, Facts, Reading
+from toolkit.schedules.simulate import Course
 
 BUDGET = 1000
-FROM_SCRATCH = Facts(BUDGET, pretrained=False, restores=True)
+Trace = list[tuple[Any, float, Decision]]
 
 
-def begin(schedule: Adaptive, facts: Facts = FROM_SCRATCH, lr: float = 0.01) -> Any:
-    return schedule.inform(schedule.start(lr), facts)
+def run_of(budget: int | None, pretrained: bool = False, restores: bool = True) -> Facts:
+    init, can = "pretrained" if pretrained else "random", {"restore"} if restores else ()
+    return Facts(budget, init=init, can=frozenset(can))
+
+
+FROM_SCRATCH = run_of(BUDGET)
+
+
+def begin(schedule: Any, facts: Facts = FROM_SCRATCH, lr: float = 0.01) -> Any:
+    return schedule.start(lr, facts)[0]
 
 
 def drive(
-    schedule: Adaptive,
+    schedule: Any,
     losses: Any,
     facts: Facts = FROM_SCRATCH,
     lr: float = 0.01,
     updates: int | None = None,
-) -> list[tuple[Any, float]]:
-    """Memories and factors; ``losses`` is a list, or a function of (update in trial, factor)."""
-    memory, total = begin(schedule, facts, lr), facts.total_updates
+) -> Trace:
+    """The memory after each reading, the factor of its update, and the decision on it.
+
+    ``losses`` is a list, or a function of (update in trial, factor).
+    """
+    (memory, decision), total = schedule.start(lr, facts), facts.budget
+    course = Course().after(decision, 0, facts)
     trace, began = [], 0
-    count = updates or (len(losses) if isinstance(losses, list) else total)
+    count = updates or (len(losses) if isinstance(losses, list) else total or 0)
     for update in range(1, count + 1):
         factor = schedule.factor(memory, (update - 1) / total if total else 0.0)
+        factor *= course.factor(update - 1)
         loss = losses[update - 1] if isinstance(losses, list) else losses(update - began, factor)
         lost = not math.isfinite(loss)
         reading = Reading(update, update / 50, loss, 0.0 if lost else 64.0, int(lost))
-        memory = schedule.observe(memory, reading)
-        trace.append((memory, factor))
-        began = update if memory.decision.action in ("trial", "restore") else began
+        memory, decision = schedule.observe(memory, reading)
+        course = course.after(decision, update, facts)
+        trace.append((memory, factor, decision))
+        began = update if decision.action in ("trial", "restore") else began
     return trace
 
 
@@ -59,7 +74,7 @@ def model_of(best: float, edge: float, speed: float = 0.05) -> Any:
     return loss
 
 
-def chosen(trace: list[tuple[Any, float]]) -> float:
+def chosen(trace: Trace) -> float:
     return trace[-1][0].search.factor
 
 
@@ -67,9 +82,9 @@ def chosen(trace: list[tuple[Any, float]]) -> float:
 def test_the_search_finds_the_best_lr_within_half_a_decade(best: float) -> None:
     trace = drive(Adaptive(), model_of(best, edge=5 * best), updates=150)
     assert abs(math.log10(chosen(trace) * 0.01 / best)) <= 0.51
-    ended = next(memory for memory, _ in trace if memory.decision.action == "restore")
+    ended = next(memory for memory, _, decision in trace if decision.action == "restore")
     assert ended.update <= 0.1 * BUDGET
-    assert sum(memory.searching for memory, _ in trace) == ended.update - 1
+    assert sum(memory.searching for memory, *_ in trace) == ended.update - 1
 
 
 def test_a_good_lr_is_kept() -> None:
@@ -77,7 +92,7 @@ def test_a_good_lr_is_kept() -> None:
 
 
 def test_with_lr_unknown_the_users_lr_has_no_privilege() -> None:
-    facts = Facts(20_000, pretrained=False, restores=True)
+    facts = run_of(20_000)
     losses = model_of(0.025, edge=0.3, speed=0.02)
     assert chosen(drive(Adaptive(), losses, facts, updates=2500)) == 1
     assert chosen(drive(Adaptive(search="lr-unknown"), losses, facts, updates=2500)) != 1
@@ -85,31 +100,31 @@ def test_with_lr_unknown_the_users_lr_has_no_privilege() -> None:
 
 def test_off_keeps_the_users_lr_and_searches_nothing() -> None:
     trace = drive(Adaptive(search="off"), model_of(1e-4, edge=1e-3), updates=50)
-    assert not any(memory.searching for memory, _ in trace)
+    assert not any(memory.searching for memory, *_ in trace)
     assert chosen(trace) == 1
 
 
 @pytest.mark.parametrize("total", [50, 299])
 def test_a_short_budget_keeps_the_users_lr(total: int) -> None:
-    facts = Facts(total, pretrained=False, restores=True)
+    facts = run_of(total)
     trace = drive(Adaptive(), model_of(1e-4, edge=1e-3), facts)
-    assert not any(memory.searching for memory, _ in trace)
+    assert not any(memory.searching for memory, *_ in trace)
 
 
 def test_a_medium_budget_finds_the_edge_and_keeps_its_distance() -> None:
-    facts = Facts(400, pretrained=False, restores=True)
+    facts = run_of(400)
     trace = drive(Adaptive(), model_of(1e-4, edge=1e-3), facts, updates=60)
-    ended = next(memory for memory, _ in trace if memory.decision.action == "restore")
+    ended = next(memory for memory, _, decision in trace if decision.action == "restore")
     assert ended.update <= 40
     assert 1e-3 / 10 <= 0.01 * chosen(trace) <= 1e-3 / 1.5
 
 
 def test_every_trial_begins_with_a_restore_and_says_what_it_found() -> None:
     trace = drive(Adaptive(), model_of(1e-3, edge=5e-3), updates=150)
-    said = [memory.decision for memory, _ in trace if memory.decision.action == "trial"]
+    said = [decision for *_, decision in trace if decision.action == "trial"]
     assert len(said) >= 4
     assert all("trial at x" in decision.reason for decision in said)
-    assert begin(Adaptive()).decision.action == "trial"
+    assert Adaptive().start(0.01, FROM_SCRATCH)[1].action == "trial"
 
 
 def test_harm_is_a_matter_of_size_and_negative_losses_are_fine() -> None:
@@ -134,11 +149,11 @@ def head(
 def test_pretrained_weights_that_are_wrecked_are_no_worse_than_chance(
     times: float, total: int
 ) -> None:
-    facts = Facts(total, pretrained=True, restores=True)
+    facts = run_of(total, pretrained=True)
     losses = lambda made, factor: head(made, factor * times)  # noqa: E731
     trace = drive(Adaptive(), losses, facts, updates=total // 9)
     assert 0.2 <= chosen(trace) * times <= 5
-    said = [memory.decision.reason for memory, _ in trace if memory.decision.reason]
+    said = [decision.reason for *_, decision in trace if decision.reason]
     assert any("clearly worse than a lower LR" in reason for reason in said)
 
 
@@ -148,21 +163,22 @@ def test_pretrained_weights_that_are_wrecked_are_no_worse_than_chance(
 def test_pretrained_weights_that_learn_slowly_keep_the_users_lr(
     classes: int, speed: float, total: int
 ) -> None:
-    facts, dice = Facts(total, pretrained=True, restores=True), random.Random(total)
+    facts, dice = run_of(total, pretrained=True), random.Random(total)
 
     def losses(made: int, factor: float) -> float:
         return head(made, factor, classes, speed, dice.gauss(0, 0.03))
 
     trace = drive(Adaptive(), losses, facts, updates=total // 9)
     assert 0.3 <= chosen(trace) <= 5
-    assert any(memory.decision.action == "trial" for memory, _ in trace)
+    assert any(decision.action == "trial" for *_, decision in trace)
 
 
 @pytest.mark.parametrize("total", [450, 600, 2000])
 @pytest.mark.parametrize("pretrained", [False, True])
+@pytest.mark.long
 def test_pure_noise_seldom_moves_the_lr_far(total: int, pretrained: bool) -> None:
     """Where each trial sees batches of its own, and no LR makes a difference."""
-    facts, far = Facts(total, pretrained, restores=True), 0
+    facts, far = run_of(total, pretrained), 0
     for seed in range(100):
         dice = random.Random(seed)
         losses = [1 + 0.07 * dice.gauss(0, 1) for _ in range(total // 8)]
@@ -174,22 +190,22 @@ def test_pure_noise_seldom_moves_the_lr_far(total: int, pretrained: bool) -> Non
 def test_a_search_survives_updates_that_are_read_twice_or_not_at_all(
     numbers: tuple[int, ...],
 ) -> None:
-    schedule, facts = Adaptive(), Facts(1000, pretrained=True, restores=True)
+    schedule, facts = Adaptive(), run_of(1000, pretrained=True)
     memory = begin(schedule, facts)
     for update in (*numbers, *range(numbers[-1] + 1, 200)):
-        memory = schedule.observe(memory, Reading(update, 0.1, 2.3 / update, 64.0, 0))
+        memory, _ = schedule.observe(memory, Reading(update, 0.1, 2.3 / update, 64.0, 0))
     assert not memory.searching
 
 
 def test_when_every_lr_is_harmful_the_lowest_is_taken() -> None:
     trace = drive(Adaptive(), lambda made, factor: 2.3 if made == 1 else math.nan, updates=110)
     assert 1e-5 <= chosen(trace) <= 1e-3
-    assert all(math.isfinite(factor) for _, factor in trace)
+    assert all(math.isfinite(factor) for _, factor, _ in trace)
 
 
 def test_a_first_loss_that_is_not_finite_is_no_fault_of_the_lr() -> None:
     trace = drive(Adaptive(), lambda made, factor: math.nan, updates=110)
-    assert trace[0][0].decision.action == "restore"
+    assert trace[0][2].action == "restore"
     assert chosen(trace) == 1
 
 
@@ -198,35 +214,20 @@ def test_a_first_loss_that_is_not_finite_is_no_fault_of_the_lr() -> None:
 def test_without_any_harmful_lr_the_users_is_hardly_moved(total: int, pretrained: bool) -> None:
     """Nothing can be learned from a loss that no LR moves, or that is bounded."""
     noise = random.Random(total)
-    facts = Facts(total, pretrained, restores=True)
+    facts = run_of(total, pretrained)
     for level, spread in ((1.0, 0.0), (0.0, 0.0), (0.7, 0.035), (-0.9, 0.05)):
         losses = [level + spread * noise.gauss(0, 1) for _ in range(total // 8)]
         trace = drive(Adaptive(), losses, facts)
         assert 0.09 <= chosen(trace) <= 11 if spread else chosen(trace) == 1
-        assert trace[-1][0].searching == 0
+        assert not trace[-1][0].searching
 
 
 def test_readings_too_far_apart_end_the_search() -> None:
     schedule, memory = Adaptive(), begin(Adaptive())
-    memory = schedule.observe(memory, Reading(10, 0.1, 184.0, 640.0, 0))
-    assert memory.decision.action == "restore"
-    assert "after each update" in memory.decision.reason
+    memory, decision = schedule.observe(memory, Reading(10, 0.1, 184.0, 640.0, 0))
+    assert decision.action == "restore"
+    assert "after each update" in decision.reason
     assert memory.search.factor == 1
-
-
-def test_an_anneal_requested_in_a_search_begins_at_its_end() -> None:
-    schedule = Adaptive()
-    memory = schedule.request(drive(schedule, model_of(0.01, 0.05), updates=20)[-1][0], Anneal(50))
-    update = 20
-    while memory.searching:
-        update += 1
-        memory = schedule.observe(memory, Reading(update, 0.1, 2.3 / update, 64.0, 0))
-    factors = []
-    for number in range(update + 1, update + 51):
-        factors.append(schedule.factor(memory, (number - 1) / BUDGET))
-        memory = schedule.observe(memory, Reading(number, 0.1, 1.0, 64.0, 0))
-    assert max(factors) > 0.1
-    assert schedule.factor(memory, (update + 50) / BUDGET) == 0
 
 
 def test_warm_up_and_linear_anneal_fill_what_the_search_has_left() -> None:
@@ -253,7 +254,7 @@ def healthy(update: int, _: float) -> float:
 
 def test_a_healthy_run_is_left_alone() -> None:
     trace = drive(Adaptive(search="off"), healthy)
-    actions = {memory.decision.action for memory, _ in trace}
+    actions = {decision.action for *_, decision in trace}
     assert actions <= {"hold", "snapshot"}
     assert trace[-1][0].guard.rollbacks == 0
 
@@ -264,10 +265,10 @@ HEALTHY = dict(np.load(Path(__file__).parent / "data" / "healthy.npz"))
 @pytest.mark.parametrize("losses", HEALTHY.values(), ids=HEALTHY)
 def test_the_guard_never_fires_on_a_recorded_healthy_run(losses: np.ndarray) -> None:
     """``tests/data/collect.py`` says where they come from."""
-    facts = Facts(len(losses), pretrained=False, restores=True)
+    facts = run_of(len(losses))
     trace = drive(Adaptive(search="off"), losses.tolist(), facts)
     assert trace[-1][0].guard.rollbacks == 0
-    assert {memory.decision.action for memory, _ in trace} <= {"hold", "snapshot"}
+    assert {decision.action for *_, decision in trace} <= {"hold", "snapshot"}
 
 
 def ar(phi: float, count: int, seed: int) -> list[float]:
@@ -284,7 +285,7 @@ def test_the_guard_never_fires_on_flat_correlated_noise(phi: float) -> None:
     for seed in range(2):
         for count in (500, 1500):
             losses = [0.7 + 0.07 * value for value in ar(phi, count, seed)]
-            facts = Facts(count, pretrained=True, restores=True)
+            facts = run_of(count, pretrained=True)
             assert drive(Adaptive(search="off"), losses, facts)[-1][0].guard.rollbacks == 0
 
 
@@ -299,7 +300,7 @@ ODD = {
 
 @pytest.mark.parametrize("losses", ODD.values(), ids=ODD)
 def test_odd_but_healthy_losses_cost_next_to_nothing(losses: list[float]) -> None:
-    facts = Facts(len(losses), pretrained=False, restores=True)
+    facts = run_of(len(losses))
     memory = drive(Adaptive(search="off"), losses, facts)[-1][0]
     assert memory.guard.rollbacks <= 4
     assert memory.guard.factor >= 0.5
@@ -310,7 +311,7 @@ def test_a_level_that_stays_is_accepted(period: int) -> None:
     """Two sources of data in turn, or a step to harder data: four rollbacks, and then peace."""
     losses = [1.0 + 0.6 * (u // period % 2 if period < 2000 else u > 900) for u in range(2000)]
     losses = [loss + 0.03 * value for loss, value in zip(losses, ar(0.3, 2000, 3), strict=True)]
-    facts = Facts(2000, pretrained=False, restores=True)
+    facts = run_of(2000)
     memory = drive(Adaptive(search="off"), losses, facts)[-1][0]
     assert memory.guard.rollbacks <= 8
     assert memory.guard.factor == 1
@@ -320,7 +321,7 @@ def test_one_nan_is_answered_once() -> None:
     losses = [healthy(update, 0) for update in range(1, 1001)]
     losses[499] = math.nan
     trace = drive(Adaptive(search="off"), losses)
-    back = [i for i, (memory, _) in enumerate(trace, 1) if memory.decision.action == "rollback"]
+    back = [i for i, (*_, decision) in enumerate(trace, 1) if decision.action == "rollback"]
     assert back == [500]
     assert trace[-1][0].guard.factor == 1  # nothing of a lone NaN lasts
 
@@ -329,7 +330,7 @@ def test_divergence_is_rolled_back_and_costs_half_the_lr() -> None:
     losses = [healthy(update, 0) for update in range(1, 1001)]
     losses[500:505] = [5.0] * 5
     trace = drive(Adaptive(search="off"), losses)
-    back = [i for i, (memory, _) in enumerate(trace, 1) if memory.decision.action == "rollback"]
+    back = [i for i, (*_, decision) in enumerate(trace, 1) if decision.action == "rollback"]
     assert back == [503] or back == [503, 506]
     assert trace[-1][0].guard.factor == 0.5
 
@@ -337,25 +338,24 @@ def test_divergence_is_rolled_back_and_costs_half_the_lr() -> None:
 def test_a_run_that_cannot_be_saved_does_not_roll_back_for_ever() -> None:
     losses = [healthy(update, 0) for update in range(1, 501)] + [50.0] * 500
     trace = drive(Adaptive(search="off"), losses)
-    back = sum(memory.decision.action == "rollback" for memory, _ in trace)
+    back = sum(decision.action == "rollback" for *_, decision in trace)
     assert 1 <= back <= 4
-    assert any("the level is accepted" in memory.decision.reason for memory, _ in trace)
+    assert any("the level is accepted" in decision.reason for *_, decision in trace)
 
 
 def test_weights_that_are_nan_are_never_left_alone() -> None:
     losses = [healthy(update, 0) for update in range(1, 501)] + [math.nan] * 30
-    trace = drive(Adaptive(search="off"), losses, Facts(1000, pretrained=False, restores=True))
-    assert [memory.decision.action for memory, _ in trace[500:]] == ["rollback"] * 30
+    trace = drive(Adaptive(search="off"), losses, run_of(1000))
+    assert [decision.action for *_, decision in trace[500:]] == ["rollback"] * 30
     assert trace[-1][0].guard.factor >= 2**-8
 
 
-def test_under_a_known_budget_only_the_budget_anneals() -> None:
-    facts, noise = Facts(20_000, pretrained=False, restores=True), ar(0.0, 4000, 4)
-    losses = [1 + 0.05 * value for value in noise]
-    trace = drive(Adaptive(search="off", plateau="on"), losses, facts)
-    actions = {memory.decision.action for memory, _ in trace}
-    assert "cut" in actions
-    assert "anneal" not in actions
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_under_a_known_budget_only_the_budget_anneals(pretrained: bool) -> None:
+    losses = [1 + 0.05 * value for value in ar(0.0, 4000, 4)]
+    trace = drive(Adaptive(search="off"), losses, run_of(20_000, pretrained))
+    assert "plateau" in {decision.pattern for *_, decision in trace}
+    assert {decision.action for *_, decision in trace} == {"hold", "snapshot"}
 
 
 def test_a_floor_raises_no_lr_that_the_search_found_too_high() -> None:
@@ -365,64 +365,115 @@ def test_a_floor_raises_no_lr_that_the_search_found_too_high() -> None:
     assert schedule.factor(memory, 0.9) == pytest.approx(memory.search.factor)
 
 
+def test_yes_and_no_are_booleans_in_the_memory() -> None:
+    diverged = [healthy(update, 0) for update in range(1, 501)] + [5.0] * 5
+    memory = drive(Adaptive(search="off"), diverged, run_of(1000, pretrained=True))[-1][0]
+    stored = memory_to_json(memory)
+    assert stored["restores"] is stored["pretrained"] is True
+    assert memory.guard.lasting is True
+
+
 @pytest.mark.parametrize("total", [1, 2, 3, 10])
 def test_a_tiny_budget_wastes_no_update(total: int) -> None:
     schedule = Adaptive()
-    memory = begin(schedule, Facts(total, pretrained=False, restores=True))
+    memory = begin(schedule, run_of(total))
     assert all(schedule.factor(memory, update / total) > 0 for update in range(total))
 
 
 def test_without_restores_it_cuts_where_it_would_go_back() -> None:
     losses = [healthy(update, 0) for update in range(1, 1001)]
     losses[500:505] = [5.0] * 5
-    trace = drive(Adaptive(), losses, Facts(1000, pretrained=False, restores=False))
-    actions = {memory.decision.action for memory, _ in trace}
+    trace = drive(Adaptive(), losses, run_of(1000, restores=False))
+    actions = {decision.action for *_, decision in trace}
     assert actions == {"hold", "cut"}
     assert not trace[0][0].searching
 
 
-def test_under_a_known_budget_the_rules_of_open_ended_runs_only_name_what_they_see() -> None:
-    flat = drive(Adaptive(search="off"), lambda update, _: 1 + 0.1 * math.sin(9.7 * update))
-    assert {memory.decision.action for memory, _ in flat} <= {"hold", "snapshot"}
-    assert "plateau" in {memory.decision.pattern for memory, _ in flat}
+@pytest.mark.parametrize(
+    ("pattern", "losses"),
+    [
+        ("plateau", lambda update, _: 1 + 0.1 * math.sin(9.7 * update**1.5)),
+        ("oscillation", lambda update, _: 1 + 0.1 * (-1) ** update),
+        ("oscillation", lambda update, _: 1 + 0.1 * math.cos(2 * math.pi * update / 5)),
+    ],
+)
+def test_under_a_known_budget_the_rules_of_open_ended_runs_only_name_what_they_see(
+    pattern: str, losses: Any
+) -> None:
+    trace = drive(Adaptive(search="off"), losses)
+    assert {decision.action for *_, decision in trace} <= {"hold", "snapshot"}
+    assert {decision.pattern for *_, decision in trace} == {"none", pattern}
+    assert trace[-1][0].rules.scale == 1
 
 
-OPEN = Facts(None, pretrained=False, restores=True)
+OPEN = run_of(None)
+open_ended = pytest.mark.parametrize(
+    "schedule", [Adaptive(), OpenEnded()], ids=["adaptive", "alone"]
+)
 
 
-def test_an_open_ended_run_cuts_at_plateaus_and_anneals_when_cuts_stop_paying() -> None:
+@open_ended
+def test_it_cuts_at_plateaus_and_anneals_when_cuts_stop_paying(schedule: Any) -> None:
     noise = random.Random(0)
-    trace = drive(Adaptive(), [1 + 0.1 * noise.gauss(0, 1) for _ in range(4000)], OPEN)
-    actions = [memory.decision.action for memory, _ in trace]
+    trace = drive(schedule, [1 + 0.1 * noise.gauss(0, 1) for _ in range(4000)], OPEN)
+    actions = [decision.action for *_, decision in trace]
     assert actions.count("cut") == 2
     assert actions.count("anneal") == 1
     assert trace[-1][1] == 0
     assert actions.index("anneal") > actions.index("cut")
 
 
-def test_a_raise_that_does_not_pay_is_taken_back() -> None:
+@open_ended
+def test_a_raise_that_does_not_pay_is_taken_back(schedule: Any) -> None:
     steady = [20 - update / 200 + 0.1 * math.sin(9.7 * update) for update in range(1, 1300)]
-    trace = drive(Adaptive(), steady, OPEN)
-    factors = [factor for _, factor in trace[150:]]
+    trace = drive(schedule, steady, OPEN)
+    factors = [factor for _, factor, _ in trace[150:]]
     assert max(factors) == 1.5
     assert 1.0 in factors[factors.index(1.5) :]
 
 
-def test_an_oscillation_is_calmed() -> None:
+@open_ended
+def test_an_oscillation_is_calmed(schedule: Any) -> None:
     losses = [1 + 0.2 * (-1) ** update + update * 1e-4 for update in range(1, 1200)]
-    trace = drive(Adaptive(plateau="off"), losses, OPEN)
-    found = [memory.decision for memory, _ in trace if memory.decision.pattern == "oscillation"]
+    trace = drive(schedule, losses, OPEN)
+    found = [decision for *_, decision in trace if decision.pattern == "oscillation"]
     assert found
     assert found[0].action == "cut"
 
 
-def test_a_requested_anneal_ends_at_zero() -> None:
-    schedule = Adaptive()
-    memory = drive(schedule, [healthy(u, 0) for u in range(1, 301)], OPEN)[-1][0]
-    memory = schedule.request(memory, Anneal(10))
-    for update in range(301, 311):
-        memory = schedule.observe(memory, Reading(update, 1.0, 0.7, 64.0, 0))
-    assert schedule.factor(memory, 0.0) == 0
+def test_a_raise_that_does_harm_is_taken_back_where_there_is_no_state_to_go_back_to() -> None:
+    """The loss falls, and rises as soon as the LR is raised."""
+    losses = lambda update, factor: 5 - update / 200 + (3 if factor > 1 else 0)  # noqa: E731
+    trace = drive(OpenEnded(window=32), losses, OPEN, updates=80)
+    decisions = [decision for *_, decision in trace if decision.action != "hold"]
+    assert [decision.action for decision in decisions[:2]] == ["raise", "cut"]
+    assert "the raise does not pay" in decisions[1].reason
+    assert decisions[1].reason.endswith("LR x0.667")
+    assert trace[-1][0].scale in (1.0, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("rule", "pattern", "action"),
+    [
+        ("plateau", "plateau", "anneal"),
+        ("oscillation", "oscillation", "cut"),
+        ("raises", "descent", "raise"),
+    ],
+)
+def test_every_rule_can_be_switched_off(rule: str, pattern: str, action: str) -> None:
+    noise = random.Random(0)
+    flat = [1 + 0.1 * noise.gauss(0, 1) for _ in range(4000)]
+    swings = [1 + 0.2 * (-1) ** update for update in range(1000)]
+    falls = [20 - update / 200 for update in range(1000)]
+
+    def decided(schedule: OpenEnded) -> set[tuple[str, str]]:
+        traces = [drive(schedule, losses, OPEN) for losses in (flat, swings, falls)]
+        return {(d.pattern, d.action) for trace in traces for *_, d in trace}
+
+    assert (pattern, action) in decided(OpenEnded())
+    off = decided(OpenEnded(**{rule: False}))  # type: ignore[arg-type]
+    assert (pattern, action) not in off
+    assert len(off) > 2
 
 
 @settings(max_examples=25, deadline=None)
@@ -436,38 +487,33 @@ def test_saved_anywhere_and_resumed_it_goes_on_the_same(
     seed: int, cut: int, pretrained: bool, bounded: bool
 ) -> None:
     noise = random.Random(seed)
-    facts = Facts(BUDGET if bounded else None, pretrained, restores=True)
+    facts = run_of(BUDGET if bounded else None, pretrained)
     losses = [2.3 * math.exp(-i / 80) + 0.3 * noise.gauss(0, 1) for i in range(200)]
     if noise.random() < 0.5:
         losses[noise.randrange(200)] = math.nan
-    schedule, whole = Adaptive(window=32), drive(Adaptive(window=32), losses, facts)
+    schedule = Adaptive() if bounded else OpenEnded(window=32)
+    whole = drive(schedule, losses, facts)
     memory = begin(schedule, facts) if cut == 0 else whole[cut - 1][0]
     text = json.dumps(memory_to_json(memory), allow_nan=False)
-    memory = memory_from_json(schedule.start(0.01), json.loads(text))
+    memory = memory_from_json(begin(schedule), json.loads(text))
     for update in range(cut + 1, len(losses) + 1):
         progress = (update - 1) / BUDGET if bounded else 0.0
         assert schedule.factor(memory, progress) == whole[update - 1][1]
         lost = math.isnan(losses[update - 1])
         reading = Reading(update, update / 50, losses[update - 1], 0.0 if lost else 64.0, int(lost))
-        memory = schedule.observe(memory, reading)
-        assert memory == whole[update - 1][0]
+        memory, decision = schedule.observe(memory, reading)
+        assert (memory, decision) == (whole[update - 1][0], whole[update - 1][2])
 
 
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
-        ("window", 0, "at least 32 readings"),
         ("search_share", 0.0, "above 0"),
         ("search_share", 0.7, "at most 0.5"),
         ("warmup", 1.0, "below 1"),
-        ("cut", 1.2, "between 0 and 1"),
-        ("calm", 0.0, "between 0 and 1"),
-        ("lift", 0.9, "above 1"),
-        ("most_raises", -1, "0 or above"),
         ("min_lr", -1.0, "0 or above"),
         ("search", "on", "auto, off or lr-unknown"),
         ("anneal", "linera", "linear, cosine or none"),
-        ("plateau", "maybe", "auto, on or off"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(field: str, value: Any, allowed: str) -> None:
@@ -475,13 +521,28 @@ def test_settings_that_cannot_work_are_refused(field: str, value: Any, allowed: 
         Adaptive(**{field: value})
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("window", 0, "at least 32 readings"),
+        ("cut", 1.2, "between 0 and 1"),
+        ("calm", 0.0, "between 0 and 1"),
+        ("lift", 0.9, "above 1"),
+        ("most_raises", -1, "0 or above"),
+    ],
+)
+def test_rules_that_cannot_work_are_refused(field: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ValueError, match=rf"schedule\.{field} = .*{allowed}"):
+        OpenEnded(**{field: value})
+
+
 def test_a_floor_above_the_base_lr_is_refused() -> None:
     with pytest.raises(ValueError, match=r"schedule\.min_lr = 0\.1 .*at most the base LR, 0\.01"):
-        Adaptive(min_lr=0.1).start(0.01)
+        Adaptive(min_lr=0.1).start(0.01, FROM_SCRATCH)
 
 
 def test_a_budget_too_short_for_the_search_that_was_asked_for_is_refused() -> None:
-    facts = Facts(20, pretrained=False, restores=True)
+    facts = run_of(20)
     with pytest.raises(
         ValueError, match=r"schedule\.search = lr-unknown .*off for .* under 50 updates"
     ):
@@ -490,7 +551,7 @@ def test_a_budget_too_short_for_the_search_that_was_asked_for_is_refused() -> No
 
 def test_trials_never_take_more_than_their_share() -> None:
     for total in (300, 500, 919, 920, 2000, 10_000):
-        facts = Facts(total, pretrained=False, restores=True)
+        facts = run_of(total)
         trace = drive(Adaptive(), model_of(1e-5, edge=3e-5), facts, updates=total // 8)
         assert trace[-1][0].began <= 0.1 * total
         assert searching.terms(total, 0.1, True, False).allowance == total // 10

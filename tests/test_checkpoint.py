@@ -25,6 +25,8 @@ from toolkit.training.build import Run, build
 from toolkit.training.checkpoint_folder import newest, prepare, publish
 from toolkit.training.random_state import random_state, set_random_state
 
+pytestmark = pytest.mark.long
+
 FLAGS = ["digits/vit_micro", "--recipe.updates", "30", "--wandb", "off", "--progress", "False"]
 CONFIG = parse([*FLAGS, "--save-every", "10", "schedule:plan"])
 Hook = Callable[[Run], None]
@@ -43,6 +45,11 @@ def fit(config: RunConfig, runs: Path, *hooks: Hook) -> Result | None:
 def fail_in_the_25th(run: Run) -> None:
     if run.update == 25:
         raise MemoryError
+
+
+def stop_in_the_15th(run: Run) -> None:
+    if run.update == 15:
+        run.ask_to_stop()
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +86,7 @@ def test_with_a_damaged_checkpoint_it_goes_on_from_the_older_one_to_the_same_wei
     file = folder / "checkpoints/update-20/optimizer.pt"
     file.write_bytes(file.read_bytes()[:-7])
     with pytest.raises(MemoryError):  # the note outlives the process that made it
-        fit(CONFIG, runs, lambda run: fail_in_the_25th(run) if run.update == 25 else None)
+        fit(CONFIG, runs, fail_in_the_25th)
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
     assert "update-20 is damaged (optimizer.pt has " in said
     result = fit(CONFIG, runs)
@@ -262,9 +269,7 @@ def test_it_goes_on_with_other_micro_batches(tmp_path: Path) -> None:
     flags = [*FLAGS, "--recipe.precision", "fp64", "--recipe.micro-batch"]
     exact = parse([*flags, "32", "schedule:constant"])
     fit(exact, tmp_path / "whole")
-    assert (
-        fit(exact, tmp_path / "again", lambda run: run.update == 15 and run.ask_to_stop()) is None
-    )
+    assert fit(exact, tmp_path / "again", stop_in_the_15th) is None
     fit(parse([*flags, "16", "schedule:constant"]), tmp_path / "again")
     assert losses(tmp_path / "again") == pytest.approx(losses(tmp_path / "whole"), abs=1e-9)
 

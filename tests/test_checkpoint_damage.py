@@ -111,7 +111,8 @@ def saved(made: dict[str, Path], launch: Launch, tmp_path: Path) -> Callable[[st
             done = launch(kind, *ranks, program, *flags, "--recipe.updates", "30")
             assert "MemoryError: no more" in done.stderr
             (run,) = (tmp_path / "runs/single").iterdir()
-            made[kind] = shutil.move(run, made[""] / kind / run.name)
+            made[kind] = made[""] / kind / run.name
+            shutil.move(run, made[kind])
         return shutil.copytree(made[kind], tmp_path / "copy" / made[kind].name) / "checkpoints"
 
     return copy

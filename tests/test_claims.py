@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -44,6 +45,17 @@ def start(program: str, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
+def output(process: "subprocess.Popen[str]") -> IO[str]:
+    assert process.stdout is not None
+    return process.stdout
+
+
+def current(folder: Path) -> claims.Claim:
+    found = claims.current(folder)
+    assert found is not None
+    return found
+
+
 def test_a_claim_keeps_others_out_until_it_is_released(tmp_path: Path) -> None:
     with claims.take(tmp_path / "run") as mine:
         assert mine
@@ -51,25 +63,27 @@ def test_a_claim_keeps_others_out_until_it_is_released(tmp_path: Path) -> None:
             assert not second
     with claims.take(tmp_path / "run") as third:
         assert third
-        assert claims.current(tmp_path / "run").number == 2
+        assert current(tmp_path / "run").number == 2
     claims.forget(tmp_path / "run")
     assert list((tmp_path / "run").iterdir()) == []
 
 
+@pytest.mark.processes
 def test_many_processes_never_share_a_run(tmp_path: Path) -> None:
     for number in range(40):
         (tmp_path / f"{number:02}").mkdir()
     racers = [start(GRAB, str(tmp_path)) for _ in range(4)]
-    won = [list(iter(racer.stdout.readline, "end\n")) for racer in racers]
+    won = [list(iter(output(racer).readline, "end\n")) for racer in racers]
     for racer in racers:
         racer.communicate("\n")
     every = sorted(name.strip() for names in won for name in names)
     assert every == [f"{number:02}" for number in range(40)]
 
 
+@pytest.mark.processes
 def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     holder = start(HOLD, str(tmp_path / "run"), "1000")
-    assert holder.stdout.readline() == "True\n"
+    assert output(holder).readline() == "True\n"
     with claims.take(tmp_path / "run", 1000) as mine:
         assert not mine
     holder.kill()
@@ -86,7 +100,7 @@ def test_a_claim_of_another_machine_is_free_after_its_lease(tmp_path: Path) -> N
     os.utime(file, (time.time() - 101,) * 2)
     with claims.take(tmp_path, lease=100) as mine:
         assert mine
-        assert claims.current(tmp_path).number == 8
+        assert current(tmp_path).number == 8
 
 
 def test_a_claim_that_is_being_written_counts(tmp_path: Path) -> None:
@@ -99,7 +113,7 @@ def test_a_claim_that_is_being_written_counts(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs signals that stop a process")
 def test_who_slept_through_the_lease_leaves_the_run_alone(tmp_path: Path) -> None:
     sleeper = start(HOLD, str(tmp_path / "run"), "1")
-    assert sleeper.stdout.readline() == "True\n"
+    assert output(sleeper).readline() == "True\n"
     sleeper.send_signal(signal.SIGSTOP)
     time.sleep(1.2)
     with claims.take(tmp_path / "run", lease=1) as mine:
@@ -114,6 +128,5 @@ def test_a_live_owner_keeps_a_short_lease(tmp_path: Path) -> None:
     with claims.take(tmp_path / "run", lease=0.5) as mine:
         assert mine
         time.sleep(1)
-        claim = claims.current(tmp_path / "run")
-        elsewhere = claims.Claim(claim.file, "elsewhere", 1)
+        elsewhere = claims.Claim(current(tmp_path / "run").file, "elsewhere", 1)
         assert claims.is_alive(elsewhere, lease=0.5)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
@@ -14,6 +15,7 @@ from accelerate.utils import DistributedType
 from tests.conftest import ROOT
 from toolkit import task
 from toolkit.config import (
+    RETIRED,
     RunConfig,
     from_json,
     parse,
@@ -25,7 +27,7 @@ from toolkit.config import (
 )
 from toolkit.errors import ConfigError
 from toolkit.records.config_file import check_folder
-from toolkit.schedules import Cosine, GreedyPaper, Plan
+from toolkit.schedules import Adaptive, Cosine, GreedyPaper, Plan
 from toolkit.task import Recipe, Target, parse_target
 
 DIGITS = "digits/vit_micro"
@@ -167,6 +169,7 @@ def test_what_changes_the_experiment_changes_the_id(flags: list[str]) -> None:
     assert run_id(parse([DIGITS, *flags])) != run_id(parse([DIGITS]))
 
 
+@pytest.mark.processes
 def test_the_id_is_the_same_in_every_process() -> None:
     code = f"from toolkit.config import parse, run_id; print(run_id(parse(['{DIGITS}'])))"
     for seed in ("1", "2"):
@@ -197,6 +200,67 @@ def test_a_schedule_of_the_users_own_file(tmp_path: Path) -> None:
     assert run_id(parse(argv)) != before
     with pytest.raises(ConfigError, match="does not define Yours"):
         parse([DIGITS, f"schedule:{file}:Yours"])
+
+
+OLDER = """
+from dataclasses import dataclass
+from toolkit.schedules import Constant
+{imports}
+@dataclass(frozen=True)
+class Mine(Constant):
+    {method}
+"""
+
+
+@pytest.mark.parametrize(
+    ("imports", "method"),
+    [
+        ("", "def start(self, base_lr): return None"),
+        ("", "def inform(self, memory, facts): return memory"),
+        ("", "def request(self, memory, event): return memory"),
+        ("from toolkit.schedules.reading import HOLD", "pass"),
+        ("from toolkit.reading import Anneal", "pass"),
+    ],
+)
+def test_a_file_of_the_older_protocol_is_one_line_that_says_what_changed(
+    imports: str, method: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(OLDER.format(imports=imports, method=method))
+    with pytest.raises(ConfigError) as error:
+        parse([DIGITS, f"schedule:{file}:Mine"])
+    assert "start(base_lr, facts) and observe(memory, reading) return" in str(error.value)
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def stored_by_an_older_version(config: RunConfig, **settings: object) -> dict[str, Any]:
+    """What was stored of an adaptive run while its schedule had the settings of open-ended, too."""
+    stored: dict[str, Any] = json.loads(json.dumps(to_json(config)))
+    stored["schedule"]["fields"] |= {**RETIRED[Adaptive], **settings}
+    return stored
+
+
+def test_settings_that_a_schedule_no_longer_has_leave_the_id_and_the_folder(tmp_path: Path) -> None:
+    config = parse([DIGITS, "schedule:adaptive", "--schedule.search", "off"])
+    assert run_id(parse([DIGITS, "schedule:adaptive"])) == "0e30034fa800764b"
+    assert run_id(config) == "95a67c93856cdb85"
+    stored = stored_by_an_older_version(config)
+    assert from_json(stored) == config
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    check_folder(tmp_path, config)
+
+
+def test_a_setting_that_moved_to_another_schedule_is_one_line(tmp_path: Path) -> None:
+    config = parse([DIGITS, "schedule:adaptive"])
+    stored = stored_by_an_older_version(config, plateau="on")
+    with pytest.raises(
+        ConfigError, match=r"adaptive no longer has plateau \(on here\).*open-ended"
+    ):
+        from_json(stored)
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(ConfigError, match=r"another configuration \(schedule differ\)"):
+        check_folder(tmp_path, config)
 
 
 def test_a_task_of_the_users_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

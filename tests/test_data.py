@@ -116,6 +116,7 @@ def test_the_probe_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
         assert time.monotonic() - begin < 4
 
 
+@pytest.mark.long
 def test_cifar10_falls_back_to_the_holdout_split(root: Path) -> None:
     cifar(root)
     config = resolve(parse(["cifar10/resnet18"]))

@@ -101,6 +101,7 @@ def test_the_trainer_feeds_the_raw_loss(hf: Any, tmp_path: Path) -> None:
         assert trainer.seen[place][2] == trainer.seen[place - 1][2] / 2
 
 
+@pytest.mark.long
 def test_the_trainer_accumulates(hf: Any, tmp_path: Path) -> None:
     def losses(**changes: Any) -> list[float]:
         trainer = watched(hf, tmp_path, save_strategy="no", **changes)
@@ -111,6 +112,7 @@ def test_the_trainer_accumulates(hf: Any, tmp_path: Path) -> None:
     assert cut == pytest.approx(losses(), abs=1e-3)
 
 
+@pytest.mark.long
 def test_the_trainer_resumes_to_the_same_weights(hf: Any, tmp_path: Path) -> None:
     hf.main(str(tmp_path))
     whole = watched(hf, tmp_path / "again")
@@ -124,6 +126,7 @@ def test_the_trainer_resumes_to_the_same_weights(hf: Any, tmp_path: Path) -> Non
     assert torch.equal(weights(resumed), weights(whole))
 
 
+@pytest.mark.long
 def test_the_trainer_searches_and_resumes_from_within_a_search(hf: Any, tmp_path: Path) -> None:
     def build() -> Any:
         trainer = watched(hf, tmp_path, max_steps=300, save_steps=8)

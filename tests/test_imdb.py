@@ -111,8 +111,12 @@ def test_the_quotation_mark_is_found_in_either_spelling(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"the 1 2 3\nfilm 1 x 3\n", "line 2 .* not all of its fields are numbers"),
-        (b"the 1 2 3\nfilm 1 2\n", "line 2 .* it has 2 numbers, not 3"),
-        (b"the 1 2 3\nfilm 1 2 3 4\n", "line 2 .* it has more than 3 numbers"),
+        (b"the 1 2 3\nfilm 1 2\n", "line 2 .* it has 2 of line 1's 3 numbers"),
+        (b"the 1 2 3\n\n", "line 2 .* it has 0 of line 1's 3 numbers"),
+        (b"the 1\nfilm 2\n", "line 1 .* it has no word and at least 2 numbers"),
+        (b"400000 100\nthe 1 2\n", "line 1 .* it has no word and at least 2 numbers"),
+        (b"the 1 2 3\n 1 2 3\n", "line 2 .* begins with a space: its word is missing"),
+        (b"the 1 2 3\nfilm 1 2 3 4\n", "line 2 .* it has more than 3 numbers, as line 1 has"),
         (b"the 1 2 3\nfilm 1 nan 3\n", "line 2 .* not all of its numbers are finite"),
         (b"the\n", "line 1 .* broken"),
         (b"", "is empty"),
@@ -208,6 +212,7 @@ def test_an_encoder_trains_from_a_folder(root: Path, real_data: Path) -> None:
     run = build(parse([f"imdb/{folder}", *flags, "schedule:linear"]), root / "runs")
     result = loop.fit(run)
     loop.release(run)
+    assert result is not None
     assert set(result.metrics.test) == {"f1", "accuracy"}
     assert result.init == "pretrained"
     assert not result.notes

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.small_net import digits
-from toolkit.schedules import Adaptive, Constant
+from toolkit.schedules import Adaptive, Constant, OpenEnded
 from toolkit.schedules.reading import Reading
 from toolkit.training.lr import ScheduledLR
 
@@ -73,24 +73,39 @@ def test_the_search_finds_a_working_lr_with_and_without_clipping(clip: float | N
     assert sum(loop.losses[-20:]) / 20 < loop.losses[0] - 0.3
 
 
+def test_an_anneal_requested_in_a_search_begins_at_its_end() -> None:
+    loop = Loop(Adaptive(), torch.optim.AdamW, lr=0.003)
+    loop.go(3)
+    loop.lr.anneal(50)
+    loop.search()
+    began = loop.update
+    rates = []
+    for _ in range(50):
+        loop.go(1)
+        rates.append(loop.lr.used[0])
+    assert loop.update == began + 50
+    assert max(rates) > 0.0003
+    assert rates[-1] == 0
+
+
 def test_moments_come_back_with_a_rollback() -> None:
     loop = Loop(Adaptive(search="off"), torch.optim.Adam, lr=0.003)
-    while loop.lr.memory.decision.action != "snapshot" or loop.update < 100:
+    while loop.lr.decision.action != "snapshot" or loop.update < 100:
         loop.go(1)
     moments = [state["exp_avg"].clone() for state in loop.optimizer.state.values()]
     steps = [state["step"].clone() for state in loop.optimizer.state.values()]
     loop.go(3)
     loop.lr.observe(Reading(loop.update, 1.0, float("nan"), 0.0, 1))
-    assert loop.lr.memory.decision.action == "rollback"
+    assert loop.lr.decision.action == "rollback"
     assert same([state["exp_avg"] for state in loop.optimizer.state.values()], moments)
     assert same([state["step"] for state in loop.optimizer.state.values()], steps)
 
 
 class Tenth(Constant):
-    """A tenth of the base LR from update 20 on."""
+    """A tenth of the base LR from 5 % of the budget on."""
 
     def factor(self, memory: Any, progress: float) -> float:
-        return 0.1 if memory.update >= 20 else 1.0
+        return 0.1 if progress >= 20 / 400 else 1.0
 
 
 def test_a_tenfold_change_scales_the_next_update_and_leaves_the_moments() -> None:
@@ -121,7 +136,7 @@ def test_the_users_warm_up_is_kept(warmup: float) -> None:
 
 
 def test_shuffled_labels_raise_the_lr_twice_at_most() -> None:
-    loop = Loop(Adaptive(window=64), torch.optim.AdamW, lr=0.003, budget=None)
+    loop = Loop(OpenEnded(window=64), torch.optim.AdamW, lr=0.003, budget=None)
     loop.labels = loop.labels[torch.randperm(len(loop.labels))]
     factors = []
     for _ in range(150):

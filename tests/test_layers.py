@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.processes
 HEAVY = ("torch", "numpy", "accelerate", "transformers", "datasets", "timm", "wandb", "sklearn")
 
 

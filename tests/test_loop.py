@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ import torch
 
 from toolkit.config import RunConfig, parse, run_folder
 from toolkit.errors import ConfigError
+from toolkit.records.events import decision_of
 from toolkit.records.result import Result, read_result
 from toolkit.schedules import Adaptive, Constant, Plan, memory_to_json
-from toolkit.schedules.reading import Decision, Facts, Reading
+from toolkit.schedules.reading import Facts, Reading
 from toolkit.training import loop
 from toolkit.training.build import Run, build
-from toolkit.training.ranks import Shares, cut, make_accelerator
+from toolkit.training.ranks import BatchSplit, make_accelerator, split_global_batch
 
 
 def config(*flags: str) -> RunConfig:
@@ -31,7 +32,7 @@ def config(*flags: str) -> RunConfig:
 
 
 @pytest.fixture
-def fit(tmp_path: Path) -> Iterator[Any]:
+def fit(tmp_path: Path) -> Callable[[RunConfig], tuple[Result | None, list[dict[str, Any]]]]:
     """Build and fit a run in an empty folder."""
 
     def run(cfg: RunConfig) -> tuple[Result | None, list[dict[str, Any]]]:
@@ -87,14 +88,14 @@ def test_a_replayed_stream_gives_the_same_decisions_and_rates(fit: Any) -> None:
     schedule = Plan(window=3)
     flags = ("--recipe.updates", "120", "schedule:plan", "--schedule.window", "3")
     _, events = fit(config(*flags))
-    memory, factor, acted = schedule.start(0.01), 1.0, 0
+    memory, factor, acted = schedule.start(0.01, Facts())[0], 1.0, 0
     for event in (event for event in events if "kind" not in event):
         assert event["factor"] == factor
         assert event["lr"] == 0.01 * factor
         fields = ("update", "epoch", "loss", "count", "nonfinite")
-        memory = schedule.observe(memory, Reading(*(event[field] for field in fields)))
+        memory, decision = schedule.observe(memory, Reading(*(event[field] for field in fields)))
         factor = schedule.factor(memory, event["update"] / 120)
-        assert Decision(*(event[field] for field in Decision._fields)) == memory.decision
+        assert decision_of(event) == decision
         acted += event["action"] != "hold"
     assert acted >= 2
 
@@ -102,6 +103,7 @@ def test_a_replayed_stream_gives_the_same_decisions_and_rates(fit: Any) -> None:
 ADAPTIVE = ("--recipe.updates", "400", "--recipe.lr", "0.1", "--eval-every", "50")
 
 
+@pytest.mark.long
 def test_a_search_is_read_at_every_update_and_neither_judged_nor_kept(
     fit: Any, tmp_path: Path
 ) -> None:
@@ -114,12 +116,13 @@ def test_a_search_is_read_at_every_update_and_neither_judged_nor_kept(
     judged = [event["update"] for event in events if event.get("kind") == "evaluation"]
     assert min(judged) >= ended
     assert events[0]["kind"] == "start"
-    assert (events[0]["total_updates"], events[0]["action"]) == (400, "trial")
+    assert (events[0]["facts"]["budget"], events[0]["action"]) == (400, "trial")
     assert result.updates == 400
     assert result.snapshots.taken >= 3
     assert result.snapshots.bytes > 0
 
 
+@pytest.mark.long
 def test_every_trial_starts_from_the_same_weights_and_batches(fit: Any) -> None:
     _, events = fit(config(*ADAPTIVE, "schedule:adaptive"))
     readings = [event for event in events if "kind" not in event]
@@ -128,6 +131,7 @@ def test_every_trial_starts_from_the_same_weights_and_batches(fit: Any) -> None:
     assert len({readings[start]["loss"] for start in starts}) == 1
 
 
+@pytest.mark.long
 def test_an_adaptive_run_goes_on_as_if_uninterrupted_and_is_replayed_bit_for_bit(
     fit: Any, tmp_path: Path
 ) -> None:
@@ -155,17 +159,22 @@ def test_an_adaptive_run_goes_on_as_if_uninterrupted_and_is_replayed_bit_for_bit
     assert whole.rollbacks == again.rollbacks == 1
     assert whole.final_weights_sha == again.final_weights_sha
     lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    facts = Facts(*(lines[0][name] for name in Facts._fields))
+    facts = Facts.from_json(lines[0]["facts"])
+    assert facts.to_json() == {
+        **{"budget": 400, "epochs": 20.0, "init": "random", "can": ["restore", "rewind"]},
+    }
     schedule = Adaptive()
-    memory = schedule.inform(schedule.start(0.1), facts)
+    memory, _ = schedule.start(0.1, facts)
     for event in (event for event in lines if "kind" not in event):
         assert event["factor"] == schedule.factor(memory, (event["update"] - 1) / 400)
         loss = math.nan if event["loss"] is None else event["loss"]
         rest = (event[name] for name in ("count", "nonfinite"))
-        memory = schedule.observe(memory, Reading(event["update"], event["epoch"], loss, *rest))
-        assert Decision(*(event[field] for field in Decision._fields)) == memory.decision
+        reading = Reading(event["update"], event["epoch"], loss, *rest)
+        memory, decision = schedule.observe(memory, reading)
+        assert decision_of(event) == decision
 
 
+@pytest.mark.long
 def test_stopped_in_a_search_it_starts_over(fit: Any, tmp_path: Path) -> None:
     cfg = config(*ADAPTIVE, "schedule:adaptive")
     whole = fit(replace(cfg, study="whole"))[0]
@@ -184,6 +193,7 @@ def test_a_schedule_that_does_not_fit_the_run_is_one_line(tmp_path: Path) -> Non
         build(config(*flags), tmp_path)
 
 
+@pytest.mark.long
 def test_same_seed_same_start_and_order_for_every_schedule(fit: Any) -> None:
     results = [fit(config(f"schedule:{name}"))[0] for name in ("constant", "plan")]
     other = fit(config("--seed", "1"))[0]
@@ -193,6 +203,7 @@ def test_same_seed_same_start_and_order_for_every_schedule(fit: Any) -> None:
         assert first == second == third != fourth
 
 
+@pytest.mark.long
 def test_a_checkpoint_between_readings_waits_for_the_next(fit: Any, tmp_path: Path) -> None:
     cfg = config("--read-every", "7", "--save-every", "10", "schedule:plan")
     whole, whole_events = fit(replace(cfg, study="whole"))
@@ -212,6 +223,7 @@ def test_a_checkpoint_between_readings_waits_for_the_next(fit: Any, tmp_path: Pa
     assert losses(events) == losses(whole_events)
 
 
+@pytest.mark.long
 def test_reading_and_evaluating_less_often_changes_no_update(fit: Any) -> None:
     often = fit(config("schedule:constant"))[0]
     flags = ("--read-every", "7", "--eval-every", "13", "schedule:constant")
@@ -221,6 +233,7 @@ def test_reading_and_evaluating_less_often_changes_no_update(fit: Any) -> None:
     assert [event["count"] for event in events if "kind" not in event] == [448.0] * 4 + [128.0]
 
 
+@pytest.mark.long
 def test_accumulation_changes_no_loss(fit: Any) -> None:
     flags = ("--recipe.precision", "fp64")
     _, whole = fit(config(*flags))
@@ -228,6 +241,7 @@ def test_accumulation_changes_no_loss(fit: Any) -> None:
     assert losses(cut) == pytest.approx(losses(whole), abs=1e-9)
 
 
+@pytest.mark.long
 def test_the_trace_is_the_same_with_and_without_mirror_and_progress_bar(fit: Any) -> None:
     plain = config()
     bare, events = fit(plain)
@@ -238,8 +252,8 @@ def test_the_trace_is_the_same_with_and_without_mirror_and_progress_bar(fit: Any
 
 
 def test_clipping_bounds_the_update(tmp_path: Path) -> None:
-    flags = ("--recipe.optimizer", "sgd", "--recipe.momentum", "0", "--recipe.weight-decay", "0")
-    flags += ("--recipe.clip", "0.001", "--recipe.updates", "1", "--recipe.lr", "1")
+    flags = ["--recipe.optimizer", "sgd", "--recipe.momentum", "0", "--recipe.weight-decay", "0"]
+    flags += ["--recipe.clip", "0.001", "--recipe.updates", "1", "--recipe.lr", "1"]
     built = build(config(*flags, "schedule:constant"), tmp_path)
     before = torch.cat([weight.detach().flatten() for weight in built.model.parameters()]).clone()
     loop.fit(built)
@@ -262,6 +276,7 @@ def test_a_run_whose_weights_are_lost_has_a_result(fit: Any) -> None:
     assert (last["loss"], last["count"], last["nonfinite"]) == (None, 0.0, 1)
 
 
+@pytest.mark.long
 def test_interrupted_inside_it_continues_to_the_same_weights(fit: Any, tmp_path: Path) -> None:
     """The process is asked to stop, as by a pre-emption, and the command is given again."""
     cfg = config("--save-every", "10", "schedule:plan")
@@ -282,6 +297,7 @@ def test_interrupted_inside_it_continues_to_the_same_weights(fit: Any, tmp_path:
     assert [event["update"] for event in events if event.get("kind") == "resume"] == [17]
 
 
+@pytest.mark.processes
 def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "toolkit.train", "digits/resnetv2_micro", "--wandb", "off"]
     command += ["--recipe.updates", "400", "--save-every", "25", "schedule:plan"]
@@ -335,15 +351,15 @@ def test_a_batch_that_cannot_be_cut_is_refused(
 
 def test_a_global_batch_that_does_not_divide_over_the_ranks_is_refused() -> None:
     with pytest.raises(ConfigError, match="global_batch = 63 does not divide over 2 ranks"):
-        cut(63, None, 2)
-    assert cut(64, 8, 2) == (2, 8, 4)
-    assert cut(64, 16, 8) == (8, 8, 1)
+        split_global_batch(63, None, 2)
+    assert split_global_batch(64, 8, 2) == (2, 8, 4)
+    assert split_global_batch(64, 16, 8) == (8, 8, 1)
 
 
 def test_processes_that_accelerate_does_not_see_are_refused() -> None:
     # Each would believe to be alone and write the same files.
     with pytest.raises(ConfigError, match="started 2 processes, but Accelerate sees 1"):
-        make_accelerator(config().recipe, Shares(2, 32, 1))
+        make_accelerator(config().recipe, BatchSplit(2, 32, 1))
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,11 +367,11 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     with pytest.raises(ConfigError, match=r"8 processes for 4 GPUs: .*--num_processes 4"):
-        make_accelerator(config().recipe, Shares(8, 8, 1))
+        make_accelerator(config().recipe, BatchSplit(8, 8, 1))
 
 
 def test_a_reading_without_a_finite_loss_reaches_the_schedule(fit: Any) -> None:
     result, events = fit(config("--recipe.updates", "60", "--recipe.lr", "1e30", "schedule:plan"))
     assert result.status == "diverged"
     assert all(math.isfinite(event["lr"]) for event in events if "kind" not in event)
-    json.dumps(memory_to_json(Constant().start(1.0)), allow_nan=False)
+    json.dumps(memory_to_json(Constant().start(1.0, Facts())[0]), allow_nan=False)

@@ -1,13 +1,15 @@
 """The shell around a schedule: groups, tensors, state, counting updates."""
 
 import json
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import nn
 
-from toolkit.schedules import Constant, Cosine, Linear, Plan
-from toolkit.schedules.reading import Reading
+from toolkit.schedules import SCHEDULES, Constant, Cosine, Linear, Plan
+from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Reading
+from toolkit.schedules.simulate import simulate
 from toolkit.training.lr import ScheduledLR
 
 
@@ -104,16 +106,81 @@ def test_an_open_ended_run_has_no_progress() -> None:
     assert lr.used == [0.1]
 
 
-def test_anneal_on_request() -> None:
+@pytest.mark.filterwarnings("ignore:.*has no model to restore")
+@pytest.mark.parametrize("kind", SCHEDULES.values(), ids=SCHEDULES)
+def test_anneal_on_request(kind: type) -> None:
     opt = optimizer(0.1)
-    lr = ScheduledLR(opt, Constant(), None)
-    lr.anneal(4)
-    for number in range(1, 5):
+    lr = ScheduledLR(opt, kind(), None)
+    rates = []
+    for number in range(1, 15):
+        if number == 11:
+            lr.anneal(4)
         lr.observe(Reading(number, number / 10, 1.0, 8.0, 0))
         update(opt, lr)
-    assert lr.used == [0.0]
+        rates.append(lr.used[0])
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert (rates[9] > 0, rates[-1]) == (True, 0)
     with pytest.raises(ValueError, match="at least 1"):
         lr.anneal(0)
+
+
+def test_an_anneal_on_its_way_survives_saving() -> None:
+    whole, opt = [], optimizer(0.1)
+    lr = ScheduledLR(opt, Constant(), None)
+    lr.anneal(8)
+    for number in range(8):
+        if number == 3:
+            state = json.loads(json.dumps(lr.state_dict()))
+        whole.append(lr.used[0])
+        update(opt, lr)
+    resumed_opt = optimizer(0.1)
+    resumed = ScheduledLR(resumed_opt, Constant(), None)
+    resumed.load_state_dict(state)
+    for rate in whole[3:]:
+        assert resumed.used[0] == rate
+        update(resumed_opt, resumed)
+
+
+class Anneals(Constant):
+    """Asks for an anneal over 4 updates on the second reading."""
+
+    def observe(self, memory: Any, reading: Reading) -> Any:
+        asked = Decision("plateau", None, "anneal", "enough", 4)
+        return memory, asked if reading.update == 2 else NO_ACTION
+
+
+def test_a_schedule_asks_for_an_anneal_and_replay_has_the_same_factors() -> None:
+    opt, factors, readings = optimizer(0.1), [], []
+    lr = ScheduledLR(opt, Anneals(), 100)
+    for number in range(1, 9):
+        factors.append(lr.factor)
+        opt.step()
+        readings.append(Reading(number, number / 10, 1.0, 8.0, 0))
+        lr.observe(readings[-1])
+        lr.step()
+    assert factors == [1, 1, 1, 0.75, 0.5, 0.25, 0, 0]
+    assert [one.factor for one in simulate(Anneals(), readings, 0.1, lr.facts)] == factors
+
+
+class Judging(Constant):
+    needs: ClassVar[frozenset[str]] = frozenset({"judge", "restore"})
+
+
+class Asking(Constant):
+    def start(self, base_lr: float, facts: Facts) -> Any:
+        return super().start(base_lr, facts)[0], Decision("none", None, "judge", "now", 2)
+
+
+def test_what_the_loop_cannot_do_is_refused() -> None:
+    with pytest.raises(ValueError, match="Judging needs judge, which this loop cannot give it"):
+        ScheduledLR(optimizer(0.1), Judging(), 10)
+    with pytest.raises(ValueError, match="Asking asks for a judge pass, which this loop cannot"):
+        ScheduledLR(optimizer(0.1), Asking(), 10)
+    with pytest.raises(ValueError, match=r"can = \['fly'\]: a loop can restore, rewind, judge"):
+        ScheduledLR(optimizer(0.1), Cosine(), 10, can=("fly",))
+    with pytest.warns(UserWarning, match="Judging has no model to restore"):
+        lr = ScheduledLR(optimizer(0.1), Judging(), 10, can=("judge",), epochs=0.5)
+    assert lr.facts == Facts(10, 0.5, "random", frozenset({"judge"}))
 
 
 def test_it_is_a_torch_scheduler_and_refuses_what_torch_refuses() -> None:

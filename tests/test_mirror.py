@@ -19,6 +19,7 @@ from tests.studies import write_run
 from toolkit.records.events import event_of
 from toolkit.records.wandb_mirror import DECISION_COLUMNS, PROJECT, decision, describe, values
 
+pytestmark = pytest.mark.processes
 FLAGS = ["digits/vit_micro", "--seed", "3", "--recipe.updates"]
 TRAIN = ["-m", "toolkit.train", *FLAGS]
 TRAIN_AND_WAIT = [str(ROOT / "tests/programs/train_and_wait.py"), *FLAGS]
@@ -195,7 +196,7 @@ def test_what_breaks_in_mid_run_does_not_stop_it(tmp_path: Path, trouble: str) -
     with FakeWandb() as server:
         env = environment(server.environment)
         command = [sys.executable, *TRAIN_AND_WAIT, "60", "schedule:held.py:Held"]
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        pipes: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         with all_cores():  # there are three processes, and the server
             process = subprocess.Popen(command, cwd=tmp_path, env=env, **pipes)
         while not any(sent.history for sent in server.runs.values()):
@@ -241,7 +242,7 @@ def test_a_mirror_follows_what_is_written_and_ends_with_its_run(tmp_path: Path) 
 
 def test_runs_can_be_mirrored_afterwards(tmp_path: Path) -> None:
     done = made_up(tmp_path, "plan", 0)
-    nothing = {"test": {}, "validation": {}}
+    nothing: dict[str, Any] = {"test": {}, "validation": {}}
     lost = made_up(tmp_path, "cosine", 1, status="diverged", metrics=nothing)
     with FakeWandb() as server:
         run(["-m", "toolkit.records.wandb_mirror", str(done), str(lost)], tmp_path, server)
@@ -290,9 +291,9 @@ def test_the_training_process_does_not_wait_for_the_mirror(tmp_path: Path) -> No
 
 
 def test_events_are_told_under_fixed_names() -> None:
-    reading = {"update": 1, "epoch": 0.1, "loss": None, "count": 0, "nonfinite": 1, "lr": 0.1}
-    reading |= {"lrs": [0.1, 0.01], "factor": 1.0, "pattern": "spike", "action": "rollback", "t": 5}
-    reading |= {"statistic": 9.0, "reason": "it rose"}
+    reading: dict[str, Any] = {"update": 1, "epoch": 0.1, "loss": None, "count": 0, "nonfinite": 1}
+    reading |= {"lr": 0.1, "lrs": [0.1, 0.01], "factor": 1.0, "pattern": "spike", "t": 5}
+    reading |= {"statistic": 9.0, "action": "rollback", "reason": "it rose"}
     assert values(event_of(reading, "")) == {"lr": 0.1, "lr/group_1": 0.01, "factor": 1.0}
     assert decision(event_of(reading, ""))["pattern"] == "spike"
     assert decision(event_of(reading | {"action": "hold"}, "")) == {}

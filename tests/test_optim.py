@@ -1,6 +1,7 @@
 """Optimizers and their parameter groups."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def test_vectors_do_not_decay_and_what_is_frozen_is_left_out() -> None:
     ("name", "kind"),
     [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)],
 )
-def test_the_recipe_names_torchs_fused_optimizer(name: str, kind: type) -> None:
+def test_the_recipe_names_torchs_fused_optimizer(name: Any, kind: type[Any]) -> None:
     optimizer = build_optimizer(model(), replace(RECIPE, optimizer=name))
     assert type(optimizer) is kind
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]

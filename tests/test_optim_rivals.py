@@ -20,7 +20,7 @@ from toolkit.training import checkpoint_folder, loop
 from toolkit.training.batches import MicroBatches
 from toolkit.training.build import Run, build
 from toolkit.training.optim import build_optimizer
-from toolkit.training.ranks import Shares, make_accelerator
+from toolkit.training.ranks import BatchSplit, make_accelerator
 
 RIVALS = {"schedule-free": ("schedulefree", "0.02"), "prodigy": ("prodigyopt", "1")}
 RESNET = "digits/resnetv2_micro@field"
@@ -64,11 +64,13 @@ def test_it_learns_with_the_rates_of_the_schedule(optimizer: str, tmp_path: Path
         [base * min(u / 6, 1) for u in range(60)]
     )
     assert log[-1]["loss"] < 0.6 * log[0]["loss"]
+    assert result is not None
     assert result.metrics.test["accuracy"] > 50
     assert RIVALS[optimizer][0] in result.versions
 
 
 @each_rival
+@pytest.mark.long
 def test_interrupted_inside_it_continues_to_the_same_weights(
     optimizer: str, tmp_path: Path
 ) -> None:
@@ -85,6 +87,8 @@ def test_interrupted_inside_it_continues_to_the_same_weights(
         assert loop.fit(run) is None
     with built(cfg, tmp_path) as run:
         again = loop.fit(run)
+    assert again is not None
+    assert whole is not None
     assert again.final_weights_sha == whole.final_weights_sha
     assert again.metrics == whole.metrics
 
@@ -119,6 +123,7 @@ def test_schedule_free_is_judged_by_its_average_and_saved_as_it_trains(tmp_path:
     assert all(group["train_mode"] and group["k"] == 30 for group in groups)
 
 
+@pytest.mark.long
 def test_schedule_free_is_judged_with_the_batch_statistics_of_its_average(tmp_path: Path) -> None:
     flags = ("--eval-every", "20", "--recipe.dropout", "0.2", "--recipe.micro-batch", "32")
     cfg = replace(config("schedule-free", *flags, "schedule:constant"), target=RESNET)
@@ -146,9 +151,10 @@ def test_schedule_free_is_judged_with_the_batch_statistics_of_its_average(tmp_pa
             patch.setattr(run.task, "predict", look)
             loop.fit(run)
         run.optimizer.eval()
-        ids = MicroBatches(run.plan, 0, 1, 32, 0, 25)
+        ids = MicroBatches(run.batch_plan, 0, 1, 32, 0, 25)
+        task: Any = run.task
         images = (run.splits.train.__getitems__(batch)["image"] for batch in ids)
-        update_bn((run.task.normalise(batch, run.model) for batch in images), run.model)
+        update_bn((task.normalise(batch, run.model) for batch in images), run.model)
         expected, average = buffers(run), weights(run)
     for name, value in evaluated[-1].items():
         assert torch.allclose(value, expected[name], rtol=1e-4, atol=1e-5), name
@@ -171,7 +177,7 @@ def test_a_missing_package_is_one_clear_line(
 def test_deepspeed_is_refused(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(ConfigError, match=f"optimizer = {optimizer} does not work under DeepSpeed"):
-        make_accelerator(config(optimizer).recipe, Shares(1, 64, 1))
+        make_accelerator(config(optimizer).recipe, BatchSplit(1, 64, 1))
 
 
 def test_prodigy_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from toolkit.errors import ConfigError, RunError
-from toolkit.process import run_command, stop_on_signal
+from toolkit.process import TINY_WEIGHTS, run_command, set_threads, stop_on_signal
 
 
 def _raise(error: BaseException) -> Callable[[], int]:
@@ -64,13 +65,16 @@ def test_a_reader_that_has_left_is_no_error_message() -> None:
 
 
 def test_the_first_signal_asks_and_the_second_acts() -> None:
-    asked: list[int] = []
-    with stop_on_signal(lambda: asked.append(1)):
-        signal.raise_signal(signal.SIGINT)
-        assert asked == [1]
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert asked == [1]
+    asked, acted = [], []
+    before = signal.signal(signal.SIGTERM, lambda *_: acted.append(1))
+    try:
+        with stop_on_signal(lambda: asked.append(1)):
+            signal.raise_signal(signal.SIGTERM)
+            assert (asked, acted) == ([1], [])
+            signal.raise_signal(signal.SIGTERM)
+        assert (asked, acted) == ([1], [1])
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_every_signal_asks_where_the_block_must_end_by_itself() -> None:
@@ -81,3 +85,13 @@ def test_every_signal_asks_where_the_block_must_end_by_itself() -> None:
         signal.raise_signal(signal.SIGINT)
     assert asked == [1, 1]
     assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_a_tiny_model_takes_one_thread() -> None:
+    before = torch.get_num_threads()
+    try:
+        several = set_threads(weights=TINY_WEIGHTS)
+        assert several == set_threads() == torch.get_num_threads()
+        assert set_threads(weights=TINY_WEIGHTS - 1) == torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from toolkit.records import provenance
-from toolkit.records.provenance import Code, code, machine, versions
+from toolkit.records.provenance import code, machine, versions
+from toolkit.records.result import Code
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -15,6 +17,11 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def test_the_code_is_that_of_this_checkout() -> None:
+    assert provenance.ROOT == ROOT
+
+
+@pytest.mark.processes
 def test_the_commit_is_that_of_the_toolkits_own_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ def test_the_mode_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) 
     assert wandb_mode() == "disabled"
 
 
+@pytest.mark.processes
 def test_a_signal_leaves_a_run_that_the_same_command_finishes(tmp_path: Path) -> None:
     command = [sys.executable, *RUN[:-1], "3000", "--wandb", "off", "--eval-every", "3000"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from toolkit import cli
-from toolkit.config import parse, to_json
+from toolkit.config import RETIRED, parse, to_json
 from toolkit.records import recorded_losses
-from toolkit.records.events import to_event
+from toolkit.records.events import decision_of, reading_of, to_event
 from toolkit.replay import main
 from toolkit.schedules import SCHEDULES
-from toolkit.schedules.reading import Reading
+from toolkit.schedules.reading import NO_ACTION, Decision, Reading
 from toolkit.training import loop
 from toolkit.training.build import build
 from toolkit.training.lr import ScheduledLR
@@ -86,6 +86,45 @@ def test_a_run_under_every_schedule_is_reproduced_to_the_bit(
     assert replayed(capsys, folder, f"schedule:{name}") == recorded[:-1]
 
 
+FACTS = {"total_updates": BUDGET, "pretrained": False, "restores": False}
+
+
+@pytest.mark.parametrize("name", ["cosine", "plan", "greedy-paper", "adaptive"])
+def test_a_run_of_the_older_protocol_is_replayed_where_that_is_exact(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_folder(tmp_path, name)
+    stored = json.loads((folder / "config.json").read_text())
+    stored["schedule"]["fields"] |= RETIRED.get(SCHEDULES[name], {})
+    (folder / "config.json").write_text(json.dumps(stored))
+    start = {"kind": "start", "update": 0, "epoch": 0.0, **FACTS, **NO_ACTION._asdict()}
+    del start["amount"]
+    events = (folder / "events.jsonl").read_text()
+    (folder / "events.jsonl").write_text(json.dumps(start) + "\n" + events)
+    code = main([str(folder)])
+    told = capsys.readouterr()
+    if name == "adaptive":
+        assert code == 2
+        assert told.err.count("\n") == 1
+        assert "under whose protocol of schedules adaptive decided otherwise" in told.err
+        assert main([str(folder), "schedule:plan"]) == 0
+    else:
+        assert code == 0
+        assert "decisions and LRs of the run are reproduced" in told.out
+
+
+def test_the_fields_of_an_event_are_few_and_come_back() -> None:
+    plain = Reading.of(3, 0.5, 2.0, 64.0)
+    event = json.loads(json.dumps(to_event(plain, NO_ACTION, 0.1, 1.0)))
+    assert set(event) == FIELDS - {"t"}
+    assert (reading_of(event), decision_of(event)) == (plain, NO_ACTION)
+    judged = plain._replace(kind="judge", distance=(0.25, 3.0))
+    anneal = Decision("plateau", -1.5, "anneal", "why", 40)
+    event = json.loads(json.dumps(to_event(judged, anneal, 0.1, 1.0)))
+    assert set(event) == FIELDS - {"t"} | {"kind", "distance", "amount"}
+    assert (reading_of(event), decision_of(event)) == (judged, anneal)
+
+
 def test_a_run_of_the_loop_is_reproduced_and_explained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,7 +167,7 @@ def test_what_is_not_reproduced_is_told(tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_same_losses_from_every_format_give_the_same_decisions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rule = ("schedule:plan", "--schedule.window", "3", "--budget", BUDGET)
+    rule = ("schedule:plan", "--schedule.window", "3", "--budget", BUDGET, "--base-lr", "0.01")
     history: list[dict[str, Any]] = [
         {"step": u, "epoch": u / PER_EPOCH, "loss": loss, "learning_rate": 0.1}
         for u, loss in enumerate(stream(BUDGET), 1)
@@ -160,7 +199,7 @@ def test_the_base_rate_and_the_budget_are_those_given(
     assert {event["lr"] for event in open_ended} == {2.0}
     state = {"max_steps": 2 * BUDGET, "log_history": [{"step": BUDGET, "epoch": 1, "loss": 1.0}]}
     (tmp_path / "state.json").write_text(json.dumps(state))
-    assert recorded_losses.load(tmp_path / "state.json").facts.total_updates == 2 * BUDGET
+    assert recorded_losses.load(tmp_path / "state.json").facts.budget == 2 * BUDGET
 
 
 def test_decisions_after_a_change_of_the_rate_are_called_hypothetical(
@@ -199,14 +238,14 @@ def test_the_picture(suffix: str, tmp_path: Path) -> None:
         ("", "has no column 'loss': it is empty"),
         ("loss\n", "holds no reading"),
         ("loss\n1.0\nhigh\n", "row 3: loss = 'high' is not a number"),
-        ("loss,update\n1.0,1\n1.0\n", "row 3: update = '' is not a number"),
-        ("loss,update\n1.0,1.5\n", "row 2: update = '1.5' is not a whole number above 0"),
+        ("loss,update\n1.0,1\n1.0\n", "row 3 has 1 of 2 fields"),
+        ("loss,update\n1.0,1.5\n", "row 2: update = '1.5' is not a whole number, 0 or above"),
         ("loss,update\n1.0,4\n1.0,4\n", "row 3: update = 4 does not follow 4"),
         ("loss,epoch\n1.0,-1\n", "row 2: epoch = -1.0 is not 0 or above"),
         ('{"loss": 1}\n{"loss": "x"}\n', "row 2: loss = 'x' is not a number"),
         ('{"loss": 1}\n{"lo\n', "row 2 is not JSON"),
         ('{"loss": 1}\n[1]\n', "row 2 is not a JSON object"),
-        ('{"update": 1}\n', "row 1: loss = '' is not a number"),
+        ('{"update": 1}\n', "has no column 'loss': its columns are update"),
         ('{"log_history": []}', "holds no reading"),
         ('{"log_history": [{"loss": [1]}]}', "entry 1 of log_history: loss = [1] is not a number"),
     ],

@@ -17,6 +17,7 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 pytestmark = [
+    pytest.mark.processes,
     pytest.mark.skipif(
         not CHROMIUM.exists() and not IN_CI, reason="needs a browser: apt-get install chromium"
     ),
@@ -64,7 +65,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = write_study(tmp_path_factory.mktemp("runs") / "mine")
     for seed, lr, schedule in product(range(2), (0.1, 1.0), ("plan", "cosine")):
         write_run(study, schedule, seed, 80.0, lr=lr, rollbacks=seed)
-    nothing = {"test": {}, "validation": {}}
+    nothing: dict[str, Any] = {"test": {}, "validation": {}}
     write_run(study, "step", 0, 0.0, lr=0.1, status="diverged", metrics=nothing)
     write_run(study, "step", 1, 50.0, lr=0.1)
     (study / "half").mkdir()

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers.optimization import GreedyLR
 
 from toolkit.schedules import Greedy, GreedyPaper, Plateau, Schedule
-from toolkit.schedules.reading import Reading
+from toolkit.schedules.reading import NO_ACTION, Facts, Reading
 
 STREAMS = 1000
 
@@ -47,14 +47,15 @@ def common(draw: random.Random) -> dict[str, Any]:
 
 def compare(theirs: Any, ours: Schedule[Any], losses: list[float], base: float) -> set[str]:
     """Step both through a stream, compare every LR and return the actions."""
-    optimizer, memory, actions = theirs.optimizer, ours.start(base), set()
+    optimizer, actions = theirs.optimizer, set()
+    memory, _ = ours.start(base, Facts())
     for reading in readings(losses):
         theirs.step(reading.loss)
-        memory = ours.observe(memory, reading)
+        memory, decision = ours.observe(memory, reading)
         rate = optimizer.param_groups[0]["lr"]
         assert memory.lr == rate
         assert math.isclose(base * ours.factor(memory, 0.5), rate, rel_tol=1e-15)
-        actions.add(memory.decision.action)
+        actions.add(decision.action)
     return actions
 
 
@@ -104,10 +105,10 @@ def test_defaults_are_those_of_the_classes() -> None:
 
 def test_greedy_at_its_defaults_cannot_cut_a_fine_tuning_rate() -> None:
     schedule = Greedy(every=1)
-    memory = schedule.start(2e-5)
+    memory, _ = schedule.start(2e-5, Facts())
     for reading in readings([1.0] * 100):
-        memory = schedule.observe(memory, reading)
-        assert memory.decision.action == "hold"
+        memory, decision = schedule.observe(memory, reading)
+        assert decision.action == "hold"
     assert memory.lr == 2e-5
 
 
@@ -119,11 +120,16 @@ def test_it_judges_the_mean_of_a_stretch(
     kind: Any, every: Any, judged: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
+
+    def judge(self: object, memory: Any, loss: float) -> Any:
+        seen.append(loss)
+        return memory, NO_ACTION
+
     schedule = kind(every=every)
-    monkeypatch.setattr(kind, "_judge", lambda self, memory, loss: seen.append(loss) or memory)
-    memory = schedule.start(0.1)
+    monkeypatch.setattr(kind, "_judge", judge)
+    memory, _ = schedule.start(0.1, Facts())
     for reading in readings([1.0, 1.0, 3.0, 3.0, 3.0, 3.0, math.nan, 3.0, 3.0]):
-        memory = schedule.observe(memory, reading)
+        memory, _ = schedule.observe(memory, reading)
     assert seen == pytest.approx(judged, nan_ok=True)
 
 
@@ -148,4 +154,4 @@ def test_settings_that_cannot_work_are_refused(kind: Any, fields: Any, message: 
 
 def test_a_lower_bound_above_the_base_rate_is_refused() -> None:
     with pytest.raises(ValueError, match=r"schedule\.min_lr = 0\.1 .*at most the base LR, 0.01"):
-        Plateau(min_lr=0.1).start(0.01)
+        Plateau(min_lr=0.1).start(0.01, Facts())

@@ -100,8 +100,11 @@ def _earlier_and_later(part: str) -> tuple[RunConfig, RunConfig]:
 def test_a_later_field_is_in_the_id_only_where_it_changes_the_experiment(part: str) -> None:
     earlier, later = _earlier_and_later(part)
     assert run_id(later) == run_id(earlier)
-    change: dict[str, Any] = {"recipe": {"ema": 0.5}, "schedule": {"bounds": (0.1, 1.0)}}[part]
-    other = replace(later, **{part: replace(getattr(later, part), **change)})
+    changes: dict[str, dict[str, Any]] = {
+        "recipe": {"ema": 0.5},
+        "schedule": {"bounds": (0.1, 1.0)},
+    }
+    other = replace(later, **{part: replace(getattr(later, part), **changes[part])})
     assert run_id(other) != run_id(earlier)
 
 

@@ -24,7 +24,8 @@ from toolkit.schedules import (
     name_of,
 )
 from toolkit.schedules._common import Period
-from toolkit.schedules.reading import ACTIONS, PATTERNS, Anneal, Reading
+from toolkit.schedules.reading import ACTIONS, PATTERNS, Decision, Facts, Reading
+from toolkit.schedules.simulate import Course, begin, observe, simulate
 
 losses = st.floats(-10, 10) | st.just(math.nan)
 streams = st.lists(losses, min_size=1, max_size=80)
@@ -39,21 +40,31 @@ def reading(update: int, loss: float, epoch: float | None = None) -> Reading:
     return Reading(update, epoch, loss, 0.0 if lost else 8.0, int(lost))
 
 
+RUN = Facts(budget=100)
+
+
+def fresh(schedule: Schedule[Any], base_lr: float = 0.1) -> Any:
+    """The memory before the first update."""
+    return begin(schedule, base_lr, RUN)[0]
+
+
 def follow(schedule: Schedule[Any], stream: list[float], memory: Any = None, start: int = 0):
-    """The memories and factors of a run with a reading after every update."""
-    memory = schedule.start(0.1) if memory is None else memory
-    memories, factors = [memory], [schedule.factor(memory, start / 100)]
+    """The memories, decisions and factors of a run with a reading after every update."""
+    memory, decision = begin(schedule, 0.1, RUN) if memory is None else (memory, None)
+    memories, decisions = [memory], [decision]
+    factors = [schedule.factor(memory, start / 100)]
     for update, loss in enumerate(stream, start + 1):
-        memory = schedule.observe(memory, reading(update, loss))
+        memory, decision = observe(schedule, memory, reading(update, loss))
         memories.append(memory)
+        decisions.append(decision)
         factors.append(schedule.factor(memory, update / 100))
-    return memories, factors
+    return memories, decisions, factors
 
 
 @every_schedule
 @given(stream=streams)
 def test_factor_is_finite_and_not_negative(schedule: Schedule[Any], stream: list[float]) -> None:
-    _, factors = follow(schedule, stream)
+    *_, factors = follow(schedule, stream)
     assert all(math.isfinite(factor) and factor >= 0 for factor in factors)
 
 
@@ -62,10 +73,11 @@ def test_factor_is_finite_and_not_negative(schedule: Schedule[Any], stream: list
 def test_decisions_use_the_words_of_the_contract(
     schedule: Schedule[Any], stream: list[float]
 ) -> None:
-    for memory in follow(schedule, stream)[0]:
-        assert memory.decision.pattern in PATTERNS
-        assert memory.decision.action in ACTIONS
-        assert memory.decision.reason or memory.decision.action == "hold"
+    for decision in follow(schedule, stream)[1]:
+        assert decision.pattern in PATTERNS
+        assert decision.action in ACTIONS
+        assert decision.reason or decision.action == "hold"
+        assert (decision.amount is None) == (decision.action not in ("anneal", "judge"))
 
 
 @every_schedule
@@ -81,36 +93,90 @@ def test_resumed_anywhere_through_json_it_goes_on_the_same(
     schedule: Schedule[Any], stream: list[float], data: st.DataObject
 ) -> None:
     cut = data.draw(st.integers(0, len(stream)))
-    memories, factors = follow(schedule, stream)
+    memories, decisions, factors = follow(schedule, stream)
     text = json.dumps(memory_to_json(memories[cut]), allow_nan=False)
-    restored = memory_from_json(schedule.start(0.1), json.loads(text))
+    restored = memory_from_json(fresh(schedule), json.loads(text))
     assert restored == memories[cut]
-    again, factors_again = follow(schedule, stream[cut:], restored, cut)
-    assert (again, factors_again) == (memories[cut:], factors[cut:])
+    again = follow(schedule, stream[cut:], restored, cut)
+    assert (again[0], again[1][1:], again[2]) == (
+        *(memories[cut:], decisions[cut + 1 :], factors[cut:]),
+    )
 
 
 @every_schedule
 def test_memory_of_another_schedule_is_refused(schedule: Schedule[Any]) -> None:
     with pytest.raises(ValueError, match="this schedule needs"):
-        memory_from_json(schedule.start(0.1), {"surprise": 1})
+        memory_from_json(fresh(schedule), {"surprise": 1})
 
 
 @every_schedule
-def test_a_requested_anneal_ends_at_zero(schedule: Schedule[Any]) -> None:
-    memories, factors = follow(schedule, [1.0] * 10)
-    memory, ends = schedule.request(memories[-1], Anneal(4)), [factors[-1]]
-    for update in range(11, 15):
-        memory = schedule.observe(memory, reading(update, 1.0, epoch=5.0))
-        ends.append(schedule.factor(memory, update / 100))
-    assert ends == sorted(ends, reverse=True)
-    assert ends[-1] == 0
+@given(stream=streams)
+def test_a_simulation_is_what_a_loop_does(schedule: Schedule[Any], stream: list[float]) -> None:
+    memories, decisions, factors = follow(schedule, stream)
+    readings = [reading(update, loss) for update, loss in enumerate(stream, 1)]
+    replayed = list(simulate(schedule, readings, 0.1, RUN))
+    assert [one.memory for one in replayed] == memories[1:]
+    assert [one.decision for one in replayed] == decisions[1:]
+    assert [one.factor for one in replayed] == [
+        factor * one.course.factor(update)
+        for update, (factor, one) in enumerate(zip(factors, replayed, strict=False))
+    ]
+
+
+def test_an_anneal_begins_where_it_is_asked_for_and_in_a_search_at_its_end() -> None:
+    can = Facts(can=frozenset({"restore"}))
+    anneal, trial, restore = (
+        Decision("none", None, action, "why", amount)
+        for action, amount in (("anneal", 4), ("trial", None), ("restore", None))
+    )
+    course = Course().after(anneal, 10, can)
+    assert [course.factor(made) for made in (9, 10, 11, 12, 14, 20)] == [1, 1, 0.75, 0.5, 0, 0]
+    assert course.after(anneal, 12, can) == course
+    course = Course().after(trial, 0, can).annealed(4, 2)
+    assert [course.factor(made) for made in (2, 8)] == [1, 1]
+    course = course.after(restore, 10, can)
+    assert [course.factor(made) for made in (10, 12, 14)] == [1, 0.5, 0]
+    assert not Course().after(trial, 0, Facts()).searching
+
+
+class Older(Constant):
+    def start(self, base_lr: float) -> Any:  # type: ignore[override]
+        return super().start(base_lr, RUN)[0]
+
+
+class Informed(Constant):
+    def inform(self, memory: Any, facts: Any) -> Any:
+        return memory
+
+
+class Bare(Constant):
+    def observe(self, memory: Any, reading: Reading) -> Any:
+        return memory
+
+
+class Endless(Constant):
+    def observe(self, memory: Any, reading: Reading) -> Any:
+        return memory, Decision("none", None, "anneal", "why")
+
+
+@pytest.mark.parametrize("kind", [Older, Informed, Bare])
+def test_the_older_protocol_is_refused_with_what_has_changed(kind: type) -> None:
+    changed = r"start\(base_lr, facts\) and observe\(memory, reading\) return \(memory, decision\)"
+    with pytest.raises(ValueError, match=rf"{kind.__name__}.*{changed}") as told:
+        list(simulate(kind(), [reading(1, 1.0)], 0.1, RUN))
+    assert "\n" not in str(told.value)
+
+
+def test_an_anneal_without_its_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="Endless decides on 'anneal' with amount = None"):
+        list(simulate(Endless(), [reading(1, 1.0)], 0.1, RUN))
 
 
 @pytest.mark.parametrize("updates", [2, 7, 100, 936])
 @pytest.mark.parametrize("kind", [Constant, Step, Linear, Cosine, OneCycle, WSD])
 def test_open_loop_schedules_equal_torchs(kind: type, updates: int) -> None:
     schedule, base = kind(), 0.3
-    ours = [base * schedule.factor(schedule.start(base), u / updates) for u in range(updates)]
+    ours = [base * schedule.factor(fresh(schedule, base), u / updates) for u in range(updates)]
     assert ours == pytest.approx(
         getattr(twins, name_of(schedule).replace("-", "_"))(base, updates), rel=1e-9, abs=1e-12
     )
@@ -122,7 +188,7 @@ def test_open_loop_schedules_equal_torchs(kind: type, updates: int) -> None:
 )
 def test_warm_up_equals_transformers(kind: type, twin: Any) -> None:
     schedule = kind(warmup=0.05)
-    ours = [schedule.factor(schedule.start(1.0), u / 200) for u in range(200)]
+    ours = [schedule.factor(fresh(schedule, 1.0), u / 200) for u in range(200)]
     assert ours == pytest.approx(twin(1.0, 200, 10), abs=1e-12)
 
 
@@ -157,13 +223,14 @@ positive = st.floats(1e-3, 10)
 )
 def test_plan_equals_its_twin(epoch_losses: list[float], per_epoch: int) -> None:
     schedule, update, seen, factors = Plan(), 0, [], []
-    memory = schedule.start(0.01)
+    memory = fresh(schedule, 0.01)
     for epoch, loss in enumerate(epoch_losses):
         for part in range(1, per_epoch + 1):
             update += 1
-            memory = schedule.observe(memory, reading(update, loss, epoch + part / per_epoch))
-            assert part == per_epoch or memory.decision.action == "hold"
-        seen.append(memory.decision.pattern)
+            place = reading(update, loss, epoch + part / per_epoch)
+            memory, decision = schedule.observe(memory, place)
+            assert part == per_epoch or decision.action == "hold"
+        seen.append(decision.pattern)
         factors.append(schedule.factor(memory, 0.5))
     rates, patterns = twins.plan(epoch_losses)
     assert seen == patterns
@@ -172,25 +239,25 @@ def test_plan_equals_its_twin(epoch_losses: list[float], per_epoch: int) -> None
 
 def test_plan_weighs_the_readings_of_an_epoch_by_their_counts() -> None:
     schedule = Plan()
-    memory = schedule.observe(schedule.start(0.1), Reading(1, 0.5, 1.0, 30.0, 0))
-    memory = schedule.observe(memory, Reading(2, 1.0, 5.0, 10.0, 0))
+    memory, _ = schedule.observe(fresh(schedule), Reading(1, 0.5, 1.0, 30.0, 0))
+    memory, _ = schedule.observe(memory, Reading(2, 1.0, 5.0, 10.0, 0))
     assert memory.losses == (2.0,)
 
 
 def test_plan_counts_a_reading_across_the_border_for_the_epoch_it_ends() -> None:
     schedule = Plan()
-    memory = schedule.observe(schedule.start(0.1), Reading(3, 0.75, 1.0, 8.0, 0))
-    memory = schedule.observe(memory, Reading(6, 1.5, 3.0, 8.0, 0))
+    memory, _ = schedule.observe(fresh(schedule), Reading(3, 0.75, 1.0, 8.0, 0))
+    memory, _ = schedule.observe(memory, Reading(6, 1.5, 3.0, 8.0, 0))
     assert (memory.losses, memory.period) == ((2.0,), Period(epoch=1))
 
 
 def test_plan_holds_while_a_lost_epoch_is_in_the_window() -> None:
     schedule = Plan()
     patterns = []
-    memory = schedule.start(0.1)
+    memory = fresh(schedule)
     for epoch, loss in enumerate([3.0, 2.5, math.nan, *[2.0 - 0.1 * i for i in range(9)]], 1):
-        memory = schedule.observe(memory, reading(epoch, loss, float(epoch)))
-        patterns.append(memory.decision.pattern)
+        memory, decision = schedule.observe(memory, reading(epoch, loss, float(epoch)))
+        patterns.append(decision.pattern)
     assert patterns == ["none"] * 2 + ["nonfinite"] * 6 + ["sharp_drop"] * 4
 
 

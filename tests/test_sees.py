@@ -24,7 +24,7 @@ from toolkit.report.numbers.load import load_study
 from toolkit.schedules.reading import Decision
 from toolkit.studies import shipped
 from toolkit.training import loop
-from toolkit.training.batches import shares_of
+from toolkit.training.batches import evaluation_shards
 from toolkit.training.build import Run, build
 
 RULE = ["schedule:plateau", "--schedule.every", "1", "--schedule.patience", "0"]
@@ -151,10 +151,10 @@ class Numbered:
 @pytest.mark.parametrize("count", [1, 7, 20, 61])
 def test_ranks_share_a_split_without_a_sample_twice(count: int, ranks: int, lengths: bool) -> None:
     split = Numbered(count, lengths)
-    shares = [list(shares_of(split, 10, rank, ranks)) for rank in range(ranks)]  # type: ignore[arg-type]
-    assert len({len(share) for share in shares}) == 1
-    assert all(ids for share in shares for ids, _ in share)
-    owned = [sample for share in shares for ids, own in share if own for sample in ids]
+    shards = [list(evaluation_shards(split, 10, rank, ranks)) for rank in range(ranks)]  # type: ignore[arg-type]
+    assert len({len(shard) for shard in shards}) == 1
+    assert all(ids for shard in shards for ids, _ in shard)
+    owned = [sample for shard in shards for ids, own in shard if own for sample in ids]
     assert sorted(owned) == list(range(count))
 
 
@@ -244,7 +244,7 @@ from toolkit.schedules import Constant
 @dataclass(frozen=True)
 class Back(Constant):
     def observe(self, memory, reading):
-        return memory._replace(decision=Decision("spike", 1.0, "rollback", "why not"))
+        return memory, Decision("spike", 1.0, "rollback", "why not")
 """
 
 

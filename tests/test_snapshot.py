@@ -177,6 +177,7 @@ def test_one_nan_in_a_real_net_is_undone() -> None:
 
 
 @pytest.mark.parametrize("lr", [3e-5, 30.0])
+@pytest.mark.long
 def test_the_search_repairs_a_wrong_base_lr_in_a_bare_loop(lr: float) -> None:
     """The batches of the trials are fresh ones here."""
     good = train(Cosine(warmup=0.04), seed=0, lr=0.003)

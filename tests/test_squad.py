@@ -19,7 +19,7 @@ from toolkit.errors import ConfigError
 from toolkit.metrics import SquadV2
 
 squad = task.load("squad_v2")
-from toolkit_tasks import qa, squad_v2, text  # noqa: E402 - exists once a task has been loaded
+from toolkit_tasks import answer_spans, squad_v2, text  # noqa: E402 - exists once a task has been loaded
 
 LARGE = text.BERT_LARGE_WWM
 
@@ -109,7 +109,7 @@ def tokenizer(request: pytest.FixtureRequest, real_data: Path) -> Any:
 
 def windows_of(tokenizer: Any, rows: list[dict[str, Any]], length: int, stride: int) -> Any:
     texts = [[row[name] for row in rows] for name in ("question", "context")]
-    return qa.windows(tokenizer, *texts, length, stride)
+    return answer_spans.windows(tokenizer, *texts, length, stride)
 
 
 def test_answers_are_those_of_the_reference(
@@ -123,7 +123,8 @@ def test_answers_are_those_of_the_reference(
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(len(sizes), 2, 200)).astype(np.float32)
     logits[:, :, 0] += rng.normal(3, 2, size=(len(sizes), 2)).astype(np.float32)
-    features, of_row = [], [[] for _ in rows]
+    features: list[Any] = []
+    of_row: list[list[Any]] = [[] for _ in rows]
     for window, (example, flat) in enumerate(
         zip(encoded["example"], encoded["offsets"], strict=True)
     ):
@@ -134,7 +135,7 @@ def test_answers_are_those_of_the_reference(
         offsets = [None if pair[0] < 0 else tuple(pair) for pair in pairs.tolist()]
         of_row[example].append({"start": start, "end": end, "offsets": offsets})
     for threshold in (0.0, 2.0, -3.0):
-        found = qa.answers([row["context"] for row in rows], features, logits, threshold)
+        found = answer_spans.answers([row["context"] for row in rows], features, logits, threshold)
         expected = [
             squad_postprocess.answer(row["context"], windows, threshold)
             for row, windows in zip(rows, of_row, strict=True)
@@ -150,7 +151,7 @@ def test_targets_point_at_the_answer(tokenizer: Any, validation: list[dict[str, 
     for example, offsets in zip(encoded["example"], encoded["offsets"], strict=True):
         answer, context = rows[example]["answers"], rows[example]["context"]
         begin, text = answer["answer_start"][0], answer["text"][0]
-        first, last = qa.target_tokens(offsets, (begin, begin + len(text)))
+        first, last = answer_spans.target_tokens(offsets, (begin, begin + len(text)))
         if (first, last) == (0, 0):
             continue
         hit.add(example)
@@ -163,39 +164,50 @@ def test_targets_point_at_the_answer(tokenizer: Any, validation: list[dict[str, 
 @pytest.mark.parametrize("text", ["Zürich", "naïve café", "東京 is", "😀 end", "last"])
 def test_answers_at_the_edges_and_beyond_ascii(tokenizer: Any, text: str) -> None:
     for context in (f"{text} is where it began, years ago", f"it is years ago, and it was {text}"):
-        encoded = qa.windows(tokenizer, ["where?"], [context], 64, 8)
+        encoded = answer_spans.windows(tokenizer, ["where?"], [context], 64, 8)
         begin = context.index(text)
-        first, last = qa.target_tokens(encoded["offsets"][0], (begin, begin + len(text)))
+        first, last = answer_spans.target_tokens(encoded["offsets"][0], (begin, begin + len(text)))
         offsets = np.array(encoded["offsets"][0]).reshape(-1, 2)
         assert text in context[offsets[first, 0] : offsets[last, 1]]
         logits = np.full((1, 2, 64), -5, np.float32)
         logits[0, 0, first] = logits[0, 1, last] = 9
-        found = qa.answers([context], [(0, offsets)], logits)[0].text
+        found = answer_spans.answers([context], [(0, offsets)], logits)[0].text
         assert found.strip() == context[offsets[first, 0] : offsets[last, 1]].strip()
         assert text in found
 
 
 def test_no_answer_and_no_context_point_at_the_first_token(tokenizer: Any) -> None:
-    encoded = qa.windows(tokenizer, ["why?", "why?"], ["because", ""], 32, 4)
-    assert [qa.target_tokens(offsets, None) for offsets in encoded["offsets"]] == [(0, 0), (0, 0)]
+    encoded = answer_spans.windows(tokenizer, ["why?", "why?"], ["because", ""], 32, 4)
+    assert [answer_spans.target_tokens(offsets, None) for offsets in encoded["offsets"]] == [
+        (0, 0),
+        (0, 0),
+    ]
 
 
 def test_an_endless_question_stops_nobody(tokenizer: Any) -> None:
     question, context = "why " * 500, "word " * 300
-    encoded = qa.windows(tokenizer, [f"  {question}"], [context], 128, 32)
+    encoded = answer_spans.windows(tokenizer, [f"  {question}"], [context], 128, 32)
     assert max(len(ids) for ids in encoded["input_ids"]) <= 128
     ends = [max(offsets) for offsets in encoded["offsets"]]
     assert ends[-1] >= len(context.rstrip())
 
 
-@pytest.mark.parametrize(("length", "stride"), [(128, 64), (128, -1), (16, 12), (3, 1)])
+@pytest.mark.parametrize(("length", "stride"), [(128, 64), (128, -1), (16, 12), (6, 2)])
 def test_a_stride_without_room_is_refused(tokenizer: Any, length: int, stride: int) -> None:
     message = rf"recipe.stride = {stride}: with recipe.max_length = {length} it must be between"
     with pytest.raises(ConfigError, match=message):
-        qa.windows(tokenizer, ["why?"], ["because it is"], length, stride)
+        answer_spans.windows(tokenizer, ["why?"], ["because it is"], length, stride)
 
 
-ROWS = {
+def test_a_length_that_the_special_tokens_use_up_is_refused(tokenizer: Any) -> None:
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    message = rf"recipe.max_length = {special + 1}: {special} special .* are {special + 2}"
+    with pytest.raises(ConfigError, match=message):
+        answer_spans.windows(tokenizer, ["why?"], ["because it is"], special + 1, 0)
+    assert answer_spans.windows(tokenizer, ["why?"], ["because it is"], special + 2, 0)["input_ids"]
+
+
+ROWS: dict[str, list[Any]] = {
     "id": ["a", "b"],
     "title": ["t", "u"],
     "question": ["Who?", "Where?"],
@@ -233,7 +245,7 @@ def test_sizes_are_the_published_ones(root: Path, name: str, published: int) -> 
 
 
 def test_answerable_questions_alone(root: Path) -> None:
-    none = {"text": [], "answer_start": []}
+    none: dict[str, list[Any]] = {"text": [], "answer_start": []}
     rows = {name: values * 2 for name, values in ROWS.items()} | {
         "answers": ROWS["answers"] + [none] * 2
     }
@@ -274,6 +286,71 @@ def test_data_that_are_not_the_official_ones_are_said(root: Path) -> None:
     assert squad.splits("roberta-base", recipe).notes == (
         "the data set is mine, not the official squad_v2",
     )
+
+
+def article(title: str, answers: list[str], lead: str = "") -> list[dict[str, Any]]:
+    context = f"{lead}These are the ships: {', '.join(answers)}, and no other."
+    return [
+        {
+            "id": f"{title}{number}",
+            "title": title,
+            "question": f"Which is number {number}?",
+            "context": context,
+            "answers": {"text": [answer], "answer_start": [context.index(answer)]},
+        }
+        for number, answer in enumerate(answers)
+    ]
+
+
+def write_articles(root: Path, *articles: list[dict[str, Any]]) -> None:
+    rows = [row for article in articles for row in article]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    for split in ("train", "validation"):
+        write_split(root / f"squad_v2/{split}.parquet", columns)
+
+
+SHIPS = ["Beagle", "Endeavour", "Victory", "Calypso", "Fram", "Santa Maria"]
+
+
+def test_offsets_that_are_not_those_of_the_context_are_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = parse(["squad_v2/roberta-base"]).recipe
+    true = answer_spans._context_offsets
+    write_articles(root, article("a", SHIPS), article("b", SHIPS))
+    assert len(squad.splits("roberta-base", recipe).notes) == 2
+    # In a file of its own, for windows are kept from one call to the next.
+    write_articles(root, article("a", SHIPS, "Well. "), article("b", SHIPS))
+
+    def late(*of: Any) -> list[int]:
+        return [at + 1 if at != answer_spans.NO_OFFSET else at for at in true(*of)]
+
+    monkeypatch.setattr(answer_spans, "_context_offsets", late)
+    with pytest.raises(ConfigError) as error:
+        squad.splits("roberta-base", recipe)
+    said = str(error.value)
+    assert "the tokenizer of roberta-base does not say where its tokens stand: 24 of 24" in said
+    assert "(100.0%) are labelled with other text, such as ' Beagle,' for 'Beagle' of" in said
+    assert "its offsets must be characters of the context: repair or replace its token" in said
+
+
+def test_an_answer_that_ends_inside_a_token_is_a_note(root: Path) -> None:
+    write_articles(root, article("a", [*SHIPS, "Victor"]), article("b", SHIPS))
+    notes = squad.splits("bert-base-uncased", parse(["squad_v2/bert-base-uncased"]).recipe).notes
+    assert notes[-1] == (
+        "2 of 26 windows with an answer (7.7%) are labelled with more than it: "
+        "it begins or ends inside of a token"
+    )
+
+
+def test_a_stray_answer_is_one_that_the_tokens_do_not_read_as() -> None:
+    context, offsets = "It was in Turin.", [-1, -1, 0, 2, 3, 6, 7, 9, 10, 15, 15, 16]
+    assert not answer_spans.strays(offsets, (4, 4), context, (10, 15))
+    assert not answer_spans.strays(offsets, (3, 4), context, (6, 15))  # a blank more
+    assert answer_spans.strays(offsets, (4, 5), context, (10, 15))
+    assert answer_spans.strays(offsets, (3, 4), context, (10, 15))
+    assert not answer_spans.strays(offsets, (0, 0), context, (10, 15))  # in another window
+    assert not answer_spans.strays(offsets, (0, 0), context, None)
 
 
 def with_answer(answer: dict[str, list[Any]] | None) -> dict[str, list[Any]]:

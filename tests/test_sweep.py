@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,13 @@ import yaml
 from tests.conftest import ROOT, Launch
 from tests.studies import result_json
 from toolkit import sweep
-from toolkit.config import RunConfig
+from toolkit.config import RunConfig, parse, to_json
 from toolkit.errors import ConfigError
 from toolkit.records import provenance
-from toolkit.records.result import duration
+from toolkit.records.result import Code, duration
 from toolkit.report.numbers.load import load_study
-from toolkit.studies import costs, shipped, worker
+from toolkit.schedules import OpenEnded
+from toolkit.studies import costs, run_queue, shipped
 from toolkit.studies.study import Contrast, Study
 
 STUDIES = ROOT / "tests" / "programs" / "small_studies.py"
@@ -70,8 +72,33 @@ def test_a_study_is_run_once_and_its_commands_stand_alone(
     assert "4 runs, 0 to go" in capsys.readouterr().out
     assert sweep.main([f"{STUDIES}:changed"]) == 2
     assert "declares another rope: what is judged stands before" in capsys.readouterr().err
+    # Earlier versions declared the ROPE of every shipped task.
+    older = declared | {"rope": {"digits": 0.5, "cifar10": 0.2, "imdb": 0.3, "squad_v2": 0.5}}
+    (tmp_path / "runs/small/study.json").write_text(json.dumps(older))
+    monkeypatch.setattr(run_queue, "set_threads", lambda: 1)
+    assert sweep.main([f"{STUDIES}:small"]) == 0
     study = load_study(tmp_path / "runs" / "small")
     assert (len(study.runs), study.not_started, study.plan["runs"]) == (4, 0, 4)
+
+
+OWN_TASK = """
+from toolkit.task import load
+
+class Mine(type(load("digits"))):
+    rope = 0.7
+
+TASK = Mine()
+"""
+
+
+def test_a_study_judges_by_what_its_tasks_call_equal(tmp_path: Path) -> None:
+    assert shipped.headline().rope == {"cifar10": 0.2, "imdb": 0.3, "squad_v2": 0.5}
+    assert shipped.demo().rope == {"digits": 0.5}
+    assert shipped.load(f"{STUDIES}:changed").rope == {"digits": 5.0}
+    file = tmp_path / "own.py"
+    file.write_text(OWN_TASK)
+    config = replace(parse([f"{file}/vit_micro"]), study="mine")
+    assert Study("mine", "Is it?", (config,)).rope == {str(file): 0.7}
 
 
 @contextmanager
@@ -124,7 +151,7 @@ def test_a_run_that_fails_is_tried_three_times_and_kept(
     monkeypatch.chdir(tmp_path)
     assert sweep.main([f"{STUDIES}:failing"]) == 1
     assert "2 runs, 0 to go" in capsys.readouterr().out
-    assert worker.forgive(worker.items(shipped.load(f"{STUDIES}:failing"))) == 1
+    assert run_queue.forgive(run_queue.items(shipped.load(f"{STUDIES}:failing"))) == 1
     assert load_study(tmp_path / "runs" / "failing").unfinished[0][1] == "failed"
 
 
@@ -140,6 +167,7 @@ def test_workers_share_a_study_and_one_that_dies_is_replaced(
     assert "given up" in ended.stderr
 
 
+@pytest.mark.processes
 def test_a_sweep_that_is_asked_to_stop_stops_its_workers(tmp_path: Path) -> None:
     flags = (f"{STUDIES}:long", "--slots-per-device", "1")
     with started(tmp_path, *flags, until=SAVED) as process:
@@ -169,7 +197,7 @@ def test_runs_of_a_wandb_sweep_are_those_of_the_study(
     monkeypatch.chdir(tmp_path)
     assert sweep.main([f"{STUDIES}:small", "--wandb-sweep", "sweep.yaml"]) == 0
     written = yaml.safe_load(Path("sweep.yaml").read_text())
-    ids = [item.folder.name for item in worker.items(shipped.load(f"{STUDIES}:small"))]
+    ids = [item.folder.name for item in run_queue.items(shipped.load(f"{STUDIES}:small"))]
     assert written["parameters"]["run"]["values"] == ids
     assert written["method"] == "grid"
     assert written["command"][1:] == [*("python", *SWEEP, f"{STUDIES}:small"), "${args}"]
@@ -183,7 +211,7 @@ def test_a_cost_is_measured_or_scaled(tmp_path: Path, monkeypatch: pytest.Monkey
     assert 0 < measured.update < 5
     folder = tmp_path / "runs" / "x" / "y"
     folder.mkdir(parents=True)
-    recipe = costs.to_json(config)["recipe"] | {"lr": 0.5, "updates": 40}
+    recipe = to_json(config)["recipe"] | {"lr": 0.5, "updates": 40}
     timing = {"train_seconds": 3.0, "evaluation": 1.0}
     result = result_json(recipe_settings=recipe, timing=timing, updates=40, epoch=2.0)
     (folder / "result.json").write_text(json.dumps(result))
@@ -228,11 +256,11 @@ def test_what_is_published_runs_from_a_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    changed = provenance.Code("c0ffee", ("toolkit/loop.py",))
+    changed = Code("c0ffee", ("toolkit/loop.py",))
     monkeypatch.setattr(provenance, "code", lambda: changed)
     assert sweep.main([f"{STUDIES}:judged"]) == 2
     assert "runs from a commit: toolkit/loop.py is not committed" in capsys.readouterr().err
-    monkeypatch.setattr(provenance, "code", lambda: provenance.Code(None, ()))
+    monkeypatch.setattr(provenance, "code", lambda: Code(None, ()))
     assert sweep.main([f"{STUDIES}:judged"]) == 2
     assert "this is no git checkout" in capsys.readouterr().err
 
@@ -278,6 +306,9 @@ def test_a_study_refuses_what_it_cannot_judge() -> None:
     auto = config.recipe.__class__(**{**vars(config.recipe), "precision": "auto"})
     with pytest.raises(ConfigError, match=r"recipe.precision = auto"):
         Study("demo", "?", (RunConfig(target=config.target, recipe=auto, study="demo"),))
+    endless = replace(config, schedule=OpenEnded())
+    with pytest.raises(ConfigError, match="open-ended, which begins its last anneal where cuts"):
+        Study("demo", "?", (endless,))
     with pytest.raises(ConfigError, match=r"greedy \(arm 0\) on .* of which there is no run"):
         Study("demo", "?", study.configs, (Contrast(config.target, 0.01, "greedy", "cosine"),))
     with pytest.raises(ConfigError, match="has study = 'demo'"):

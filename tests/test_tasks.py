@@ -1,6 +1,7 @@
 """The tasks: splits, models, augmentation, loss and metrics."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from toolkit import task
 from toolkit.config import parse
 from toolkit.errors import ConfigError
 
-digits = task.load("digits")
+digits: Any = task.load("digits")
 FIELD = digits.recipes["vit_micro"]["field"]
-cifar10 = task.load("cifar10")
+cifar10: Any = task.load("cifar10")
 import toolkit_tasks.vision as vision  # noqa: E402 - exists once a task has been loaded
 
 

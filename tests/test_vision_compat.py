@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
 BROKEN = """
 import torch
 if not hasattr(torch.ops.torchvision, "nms"):

@@ -15,7 +15,10 @@ from toolkit.report.__main__ import main
 
 DESTINATION = f"{ENTITY}/p"
 # wandb-workspaces 0.4.13 is written for an older pydantic
-pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+pytestmark = [
+    pytest.mark.long,  # wandb_workspaces takes seconds to import
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -29,9 +29,8 @@ def fly(
     """
     noise = np.random.default_rng(seed)
     place = np.ones(MODES)
-    memory, kept = schedule.start(base_lr), place.copy()
-    if hasattr(schedule, "inform"):
-        memory = schedule.inform(memory, Facts(updates, pretrained=False, restores=True))
+    facts, kept = Facts(updates, can=frozenset({"restore"})), place.copy()
+    memory, _ = schedule.start(base_lr, facts)
     memories = []
     for update in range(1, updates + 1):
         lr = base_lr * schedule.factor(memory, (update - 1) / updates)
@@ -39,10 +38,10 @@ def fly(
         place = place - lr * (CURVATURES * place + NOISE * noise.standard_normal(MODES))
         lost = not abs(loss) < 1e300
         reading = Reading(update, update / PER_EPOCH, loss, 0.0 if lost else 64.0, int(lost))
-        memory = schedule.observe(memory, reading)
+        memory, decision = schedule.observe(memory, reading)
         memories.append(memory)
-        if memory.decision.action == "snapshot":
+        if decision.action == "snapshot":
             kept = place.copy()
-        elif memory.decision.action in ("trial", "restore", "rollback"):
+        elif decision.action in ("trial", "restore", "rollback"):
             place = kept.copy()
     return excess(place), memories

@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "FeedLoss": "toolkit.hf",
-    "LossMeter": "toolkit.training.meter",
+    "LossMeter": "toolkit.training.loss_meter",
     "Reading": "toolkit.schedules.reading",
     "ScheduledLR": "toolkit.training.lr",
     "trained": "toolkit.export",

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, Union
 
 from toolkit import task, userfile
 from toolkit.errors import ConfigError, unknown
-from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of
+from toolkit.schedules import SCHEDULES, Adaptive, Cosine, Schedule, name_of, summary_of
+from toolkit.schedules.simulate import CHANGED, check_protocol, needs_of
 from toolkit.task import Recipe
 
 DEFAULT_SCHEDULE = Cosine()
@@ -71,10 +72,11 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"{name} = {value}: it must be {bound} or above")
-        if self.sees == "validation" and hasattr(self.schedule, "inform"):
+        if self.sees == "validation" and (needs := needs_of(self.schedule)):
             raise ValueError(
                 f"sees = validation: {schedule_name(self.schedule)} may ask for more than an LR "
-                "(it has 'inform'), for which it needs the training loss of every update"
+                f"(it needs {', '.join(sorted(needs))}), and rests on the training loss of every "
+                "update"
             )
         if not self.study or set(self.study) & set("/\\"):
             raise ValueError(f"study = '{self.study}': it is the name of a folder below runs/")
@@ -84,6 +86,20 @@ NOT_PART_OF_THE_EXPERIMENT = (
     *("save_every", "keep_checkpoints", "keep_weights", "study", "wandb", "progress"),
 )
 NOT_PART_OF_THE_RECIPE = ("micro_batch", "eval_batch")
+RETIRED: Mapping[type, Mapping[str, Any]] = {
+    Adaptive: {
+        "window": 400,
+        "plateau": "auto",
+        "oscillation": "auto",
+        "raises": "auto",
+        "cut": 0.5,
+        "calm": 0.7,
+        "lift": 1.5,
+        "most_raises": 4,
+    }
+}
+"""Settings that a schedule once had, at the values by which it still goes. They are in its run ids,
+so earlier ids stay valid. At other values they are settings of the schedule open-ended now."""
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -200,11 +216,23 @@ def schedule_from_json(stored: Mapping[str, Any]) -> Schedule[Any]:
         ConfigError: if it, or one of its settings, is unknown to this version.
     """
     kind = _schedule_class(stored["name"])
+    kept = without_retired(stored["name"], stored["fields"])
+    if left := [field for field in RETIRED.get(kind, ()) if field in kept]:
+        raise ConfigError(
+            f"stored schedule of another version: {stored['name']} no longer has {left[0]} "
+            f"({kept[left[0]]} here); it is a setting of the schedule open-ended"
+        )
     try:
-        schedule: Schedule[Any] = kind(**_tuples({**_introduced(kind), **stored["fields"]}))
+        schedule: Schedule[Any] = kind(**_tuples({**_introduced(kind), **kept}))
     except TypeError as error:
         raise ConfigError(f"stored schedule of another version: {error}") from error
     return schedule
+
+
+def without_retired(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The stored settings of a schedule, without those of ``RETIRED`` at their values there."""
+    retired = RETIRED.get(SCHEDULES.get(name, object), {})
+    return {k: v for k, v in settings.items() if k not in retired or v != retired[k]}
 
 
 def experiment(data: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
@@ -228,12 +256,15 @@ def experiment(data: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
 def settings_in_id(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Stored settings without the fields that are at the value they were introduced with.
 
+    Those that have been retired since are among them, whether they were stored or not.
+
     Args:
         kind: the dataclass that the settings are of.
         settings: field -> value, in its JSON form.
     """
     introduced = _introduced(kind)
-    return {k: v for k, v in settings.items() if k not in introduced or v != introduced[k]}
+    kept = {k: v for k, v in settings.items() if k not in introduced or v != introduced[k]}
+    return {**RETIRED.get(kind, {}), **kept}
 
 
 def is_stored_as(schedule: Schedule[Any], stored: Mapping[str, Any]) -> bool:
@@ -263,7 +294,10 @@ def _kinds_named(argv: Sequence[str]) -> Mapping[str, type]:
 def _union(kinds: Mapping[str, type]) -> Any:
     import tyro
 
-    members = [Annotated[kind, tyro.conf.subcommand(name=name)] for name, kind in kinds.items()]
+    members = [
+        Annotated[kind, tyro.conf.subcommand(name=name, description=summary_of(kind))]
+        for name, kind in kinds.items()
+    ]
     return Union.__getitem__(tuple(members))  # the members are known at run time only
 
 
@@ -324,7 +358,14 @@ def _schedule_class(name: str) -> type:
             raise unknown("schedule", name, SCHEDULES)
         return SCHEDULES[name]
     path, _, attribute = name.rpartition(":")
-    kind: type = userfile.attribute_of("schedule", path, attribute)
+    try:
+        kind: type = userfile.attribute_of("schedule", path, attribute)
+    except ConfigError as error:
+        cause = error.__cause__
+        if isinstance(cause, ImportError) and (cause.name or "").startswith("toolkit."):
+            raise ConfigError(f"{error}; {CHANGED}") from error
+        raise
+    check_protocol(kind, f"schedule file '{path}', {attribute}")
     kind.toolkit_source = name  # type: ignore[attr-defined]
     return kind
 

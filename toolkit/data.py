@@ -47,7 +47,7 @@ def load_splits(
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         if source == hub_id:
             raise _nowhere(folder, hub_id) from error
-        reason = _said(error.__cause__ or error)
+        reason = _reason(error.__cause__ or error)
         raise ConfigError(f"the data in {source} cannot be read: {reason}") from error
     _check(splits, source, columns, names)
     for name in names:
@@ -126,7 +126,7 @@ def _check_files(folder: Path, columns: Collection[str]) -> None:
         try:
             metadata = pyarrow.parquet.read_metadata(file)
         except (pyarrow.ArrowException, OSError) as error:
-            raise ConfigError(f"the data in {file} cannot be read: {_said(error)}") from error
+            raise ConfigError(f"the data in {file} cannot be read: {_reason(error)}") from error
         _check_columns(str(file), metadata.schema.to_arrow_schema().names, columns)
         if not metadata.num_rows:
             raise ConfigError(f"{file} is empty: it has columns and no row")
@@ -160,5 +160,5 @@ def _nowhere(folder: str, hub_id: str) -> ConfigError:
     )
 
 
-def _said(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     return first_line(error) or type(error).__name__

@@ -15,8 +15,7 @@ from toolkit.process import DONE, run_command
 from toolkit.records import recorded_losses
 from toolkit.records.events import entrant
 from toolkit.replay import Replay, check, prepare
-from toolkit.schedules.reading import Decision
-from toolkit.schedules.simulate import Judged, progress
+from toolkit.schedules.simulate import Replayed, progress
 
 SHOWN = 6
 """Numbers of a long window that are printed: the newest."""
@@ -81,7 +80,7 @@ def explain(replay: Replay, update: int) -> Iterator[str]:
     yield f"settings   {name}: {_named(settings['fields'])}"
 
 
-def _reading(judged: Judged, before: int, sees: str) -> Iterator[str]:
+def _reading(judged: Replayed, before: int, sees: str) -> Iterator[str]:
     reading = judged.reading
     updates = f"updates {before + 1} to {reading.update}"
     if before + 1 == reading.update:
@@ -92,12 +91,13 @@ def _reading(judged: Judged, before: int, sees: str) -> Iterator[str]:
     yield f"loss       {reading.loss:.6g} over {reading.count:g} {of}{lost}"
 
 
-def _decision(replay: Replay, judged: Judged) -> Iterator[str]:
-    total, decision = replay.facts.total_updates, judged.decision
+def _decision(replay: Replay, judged: Replayed) -> Iterator[str]:
+    total, decision = replay.facts.budget, judged.decision
     yield f"LR         {replay.base_lr * judged.factor:.6g} in its last update"
-    if total is None or judged.reading.update < total:
-        share = progress(judged.reading.update, total)
-        rate = replay.base_lr * replay.schedule.factor(judged.memory, share)
+    made = judged.reading.update
+    if total is None or made < total:
+        factor = replay.schedule.factor(judged.memory, progress(made, total))
+        rate = replay.base_lr * factor * judged.course.factor(made)
         yield f"           {rate:.6g} in the next"
     yield f"pattern    {decision.pattern}"
     yield f"statistic  {'none' if decision.statistic is None else f'{decision.statistic:.6g}'}"
@@ -105,7 +105,7 @@ def _decision(replay: Replay, judged: Judged) -> Iterator[str]:
     yield f"reason     {decision.reason or 'nothing to act on'}"
 
 
-def _grounds(judged: Judged) -> Iterator[str]:
+def _grounds(judged: Replayed) -> Iterator[str]:
     memory = dict(_flat(judged.memory))
     numbers = {name: value for name, value in memory.items() if not isinstance(value, tuple)}
     for name in (name for name in memory if name not in numbers and memory[name]):
@@ -115,11 +115,10 @@ def _grounds(judged: Judged) -> Iterator[str]:
 
 
 def _flat(memory: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The fields of a memory, those of its parts under dotted names, without the decision."""
+    """The fields of a memory, those of its parts under dotted names."""
     for name, value in memory._asdict().items():
         if hasattr(value, "_asdict"):
-            if not isinstance(value, Decision):
-                yield from _flat(value, f"{prefix}{name}.")
+            yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

@@ -17,8 +17,8 @@ from typing import Any
 from torch import Tensor
 
 from toolkit.schedules.reading import Decision, Reading
+from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
-from toolkit.training.meter import LossMeter
 from toolkit.vision_compat import repair_torchvision
 
 repair_torchvision()  # before the first import of a model by transformers

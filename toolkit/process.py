@@ -12,6 +12,8 @@ from toolkit.errors import ConfigError, RunError
 DONE, FAILED, WRONG, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
 """Exit codes: finished; the run failed; wrong usage or configuration; stopped, to be continued;
 interrupted by the user where there is nothing to continue."""
+TINY_WEIGHTS = 100_000
+"""Weights below which a model is tiny: it trains on one thread."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -25,14 +27,23 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def set_threads() -> int:
-    """Share the cores among the processes of this machine, and return the threads of each."""
+def set_threads(weights: int | None = None) -> int:
+    """Share the cores among the processes of this machine, and return the threads of each.
+
+    A tiny model takes one thread: its operations are too short to share, and threads that wait for
+    each other beside another busy program make an update fifty times slower.
+
+    Args:
+        weights: of the model that is to be trained; None before it is known.
+    """
     import torch
 
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it guessed so
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if weights is not None and weights < TINY_WEIGHTS:
+        threads = 1
     torch.set_num_threads(threads)
     return threads
 

@@ -1,5 +1,13 @@
 """What goes into a schedule and what comes out of one, by the name that other programs import."""
 
-from toolkit.schedules.reading import ACTIONS, PATTERNS, Anneal, Decision, Facts, Reading
+from toolkit.schedules.reading import (
+    ABILITIES,
+    ACTIONS,
+    NO_ACTION,
+    PATTERNS,
+    Decision,
+    Facts,
+    Reading,
+)
 
-__all__ = ["ACTIONS", "PATTERNS", "Anneal", "Decision", "Facts", "Reading"]
+__all__ = ["ABILITIES", "ACTIONS", "NO_ACTION", "PATTERNS", "Decision", "Facts", "Reading"]

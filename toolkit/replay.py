@@ -1,14 +1,18 @@
 """Judge recorded losses once more, under any schedule, in milliseconds:
 ``python -m toolkit.replay LOSSES [schedule:NAME [flags]] [--base-lr LR] [--budget UPDATES]``.
 
-LOSSES is a run's folder or its events.jsonl, a CSV file with a column loss (and, if there are such,
-update and epoch), or a trainer_state.json of Hugging Face's Trainer. A run of this toolkit replayed
-under its own schedule, which is also the default, is checked: every decision and LR must come out
-the same, to the bit. Exit codes: 0 done, 1 a run is not reproduced, 2 wrong usage.
+LOSSES is a run's folder or its events.jsonl; trainer_state.json of Hugging Face's Trainer; the log
+of timm (summary.csv), Keras (CSVLogger or history as JSON), Lightning (metrics.csv) or ultralytics
+(results.csv); a CSV or JSON export of W&B or TensorBoard; or any CSV, JSON or JSON lines of losses,
+with or without updates, epochs and LRs, in columns that their names or the options tell. A run of
+this toolkit replayed under its own schedule, which is also the default, is checked: every
+decision and LR must come out the same, to the bit. Exit codes: 0 done, 1 a run is not reproduced,
+2 wrong usage.
 """
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,15 +25,24 @@ from toolkit.errors import ConfigError, RunError
 from toolkit.process import DONE, run_command
 from toolkit.records import recorded_losses
 from toolkit.records.config_file import CONFIG
-from toolkit.records.events import VALIDATION_READING, entrant, to_event
+from toolkit.records.events import entrant, to_event
 from toolkit.records.gaps import Gap, gaps
+from toolkit.records.log_columns import Columns
 from toolkit.records.recorded_losses import Losses
 from toolkit.records.result import RESULT, read_result
 from toolkit.schedules import Schedule
 from toolkit.schedules.reading import Facts
-from toolkit.schedules.simulate import Judged, begin, drive
+from toolkit.schedules.simulate import Replayed, begin, needs_of, simulate
 
 BASE_LR = 0.01
+LR_DIGITS = 1e-4
+"""By so much, relatively, a stated LR may differ by rounding: ultralytics wrote five digits."""
+COLUMNS = {
+    "loss": "the losses",
+    "step": "the updates",
+    "epoch": "the epochs",
+    "lr": "the LRs that the losses were recorded with",
+}
 FIGURES = (".png", ".svg", ".pdf")
 
 
@@ -51,16 +64,15 @@ class Replay:
     facts: Facts
     own: bool
 
-    def judge(self) -> list[Judged]:
+    def judge(self) -> list[Replayed]:
         """What the schedule makes of every reading."""
-        return list(drive(self.schedule, self.losses.readings, self.base_lr, self.facts))
+        return list(simulate(self.schedule, self.losses.readings, self.base_lr, self.facts))
 
-    def events(self, judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    def events(self, judged: Sequence[Replayed]) -> list[dict[str, Any]]:
         """The lines that a run with these losses would have left in ``events.jsonl``."""
         times = [event["t"] for event in self.losses.events] or [None] * len(judged)
-        kind = {"kind": VALIDATION_READING} if self.losses.sees == "validation" else {}
         return [
-            {**kind, **to_event(j.reading, j.decision, self.base_lr * j.factor, j.factor), "t": t}
+            {**to_event(j.reading, j.decision, self.base_lr * j.factor, j.factor), "t": t}
             for j, t in zip(judged, times, strict=True)
         ]
 
@@ -69,15 +81,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(prog="toolkit replay", description=__doc__, allow_abbrev=False)
     parser.add_argument("losses", type=Path, metavar="LOSSES")
-    parser.add_argument("--base-lr", type=float, help=f"default: the run's, else {BASE_LR}")
+    parser.add_argument(
+        "--base-lr",
+        type=float,
+        help=f"default: the run's, else the largest LR that LOSSES states, else {BASE_LR}",
+    )
     parser.add_argument("--budget", type=int, help="updates; default: what LOSSES tells, else none")
     parser.add_argument("--json", action="store_true", help="print one object a reading")
     parser.add_argument("--figure", type=Path, help="draw them, as PNG, SVG or PDF")
+    for field, meaning in COLUMNS.items():
+        parser.add_argument(f"--{field}-column", metavar="NAME", help=f"where LOSSES has {meaning}")
     arguments, rest = parser.parse_known_args(argv)
 
     def command() -> int:
         schedule = parse_schedule(rest, parser.prog)
-        recorded = recorded_losses.load(arguments.losses)
+        columns = Columns(**{name: getattr(arguments, f"{name}_column") for name in COLUMNS})
+        recorded = recorded_losses.load(arguments.losses, columns)
         replay = prepare(recorded, schedule, arguments.base_lr, arguments.budget)
         return _show(replay, arguments.json, arguments.figure)
 
@@ -99,28 +118,33 @@ def prepare(
     run = recorded.run
     if schedule is None:
         schedule = _schedule_of(recorded)
-    if recorded.sees == "validation" and hasattr(schedule, "inform"):
+    if recorded.sees == "validation" and needs_of(schedule):
         raise ConfigError(
             f"{recorded.file} has validation losses for readings, and "
             f"{schedule_name(schedule)} needs the training loss of every update"
         )
-    known_lr = BASE_LR if run is None else run["recipe"]["lr"]
+    known_lr = recorded.base_lr or BASE_LR if run is None else run["recipe"]["lr"]
     base_lr = known_lr if base_lr is None else base_lr
     if not 0 < base_lr < float("inf"):
         raise ConfigError(f"--base-lr = {base_lr:g}: it must be a number above 0")
-    facts = recorded.facts if budget is None else recorded.facts._replace(total_updates=budget)
+    facts = recorded.facts if budget is None else recorded.facts._replace(budget=budget)
     last = recorded.readings[-1].update
-    if facts.total_updates is not None and facts.total_updates < last:
-        raise ConfigError(f"--budget = {budget}: {recorded.file} goes on to update {last}")
+    if facts.budget is not None and facts.budget < last:
+        raise ConfigError(f"--budget = {facts.budget}: {recorded.file} goes on to update {last}")
     own = (
         run is not None
         and is_stored_as(schedule, run["schedule"])
         and (base_lr, facts) == (known_lr, recorded.facts)
     )
+    if own and recorded.older_facts and needs_of(schedule):
+        raise ConfigError(
+            f"{recorded.file} is of a run of an older version, under whose protocol of schedules "
+            f"{schedule_name(schedule)} decided otherwise: only that version can replay it"
+        )
     return Replay(recorded, schedule, base_lr, facts, own)
 
 
-def check(replay: Replay, judged: Sequence[Judged]) -> None:
+def check(replay: Replay, judged: Sequence[Replayed]) -> None:
     """Compare with what a run has written down, to the bit.
 
     Raises:
@@ -156,12 +180,12 @@ def missing_readings(replay: Replay) -> list[Gap]:
     if not isinstance(every, int) or every < 1:
         raise ConfigError(f"{losses.file.with_name(CONFIG)} does not say how often it was read")
     finished = losses.file.with_name(RESULT).exists()
-    begun = begin(replay.schedule, replay.base_lr, replay.facts)
+    _, first_decision = begin(replay.schedule, replay.base_lr, replay.facts)
     return gaps(
         [(event["update"], event["action"]) for event in losses.events],
         every,
         read_result(losses.file.parent).updates if finished else None,
-        searching=begun.decision.action == "trial",
+        searching=first_decision.action == "trial",
     )
 
 
@@ -190,8 +214,8 @@ def _show(replay: Replay, as_json: bool, figure: Path | None) -> int:
     return DONE
 
 
-def _print_decisions(replay: Replay, judged: Sequence[Judged], seconds: float) -> None:
-    total, readings = replay.facts.total_updates, replay.losses.readings
+def _print_decisions(replay: Replay, judged: Sequence[Replayed], seconds: float) -> None:
+    total, readings = replay.facts.budget, replay.losses.readings
     acted = [j for j in judged if j.decision.action not in ("hold", "snapshot")]
     snapshots = sum(j.decision.action == "snapshot" for j in judged)
     name = entrant(schedule_name(replay.schedule), replay.losses.sees)
@@ -202,7 +226,7 @@ def _print_decisions(replay: Replay, judged: Sequence[Judged], seconds: float) -
         f"{f'and {snapshots} snapshots ' * bool(snapshots)}in {1000 * seconds:.1f} ms"
     )
     print(f"{'update':>8} {'epoch':>7} {'loss':>10} {'LR':>10}  decision")
-    for reading, factor, decision, _ in acted:
+    for reading, factor, decision, *_ in acted:
         rate = replay.base_lr * factor
         print(
             f"{reading.update:>8} {reading.epoch:>7.2f} {reading.loss:>10.4g} {rate:>10.3g}  "
@@ -210,15 +234,20 @@ def _print_decisions(replay: Replay, judged: Sequence[Judged], seconds: float) -
         )
 
 
-def _notes(replay: Replay, judged: Sequence[Judged]) -> Iterator[str]:
+def _notes(replay: Replay, judged: Sequence[Replayed]) -> Iterator[str]:
     if replay.own:
         yield f"all {len(judged)} decisions and LRs of the run are reproduced, bit for bit"
         return
+    yield from replay.losses.notes
+    if replay.losses.run is None:
+        yield _base_note(replay)
     if not replay.losses.has_epochs:
         yield "the file tells no epochs: rules that judge once an epoch see only one"
     changed = first_change(replay, judged)
     if changed is None:
-        yield "the LR stays as it was when these losses were recorded"
+        unknown = ", if that was one LR throughout: the file states none"
+        known = "the LR stays as it was when these losses were recorded"
+        yield known if replay.losses.lrs else known + unknown
         return
     yield (
         f"from update {changed} on, where the LR is another than the one that these losses were "
@@ -226,20 +255,32 @@ def _notes(replay: Replay, judged: Sequence[Judged]) -> Iterator[str]:
     )
 
 
-def first_change(replay: Replay, judged: Sequence[Judged]) -> int | None:
+def _base_note(replay: Replay) -> str:
+    used, stated = replay.base_lr, replay.losses.base_lr
+    if stated is None:
+        return f"the base LR is {used:g}, and the file states none (--base-lr sets it)"
+    source = f"{stated:g} is {replay.losses.base_from}"
+    return f"the base LR {source}" if used == stated else f"the base LR is as given; {source}"
+
+
+def first_change(replay: Replay, judged: Sequence[Replayed]) -> int | None:
     """The first update whose LR is not the one that its loss was recorded with, if there is one.
 
-    Where a file does not tell, that is taken to be the first reading's.
+    Where a file states no LR at all, that is taken to be the first reading's; a reading for which
+    it states none is passed over. Stated LRs of other tools are rounded (``LR_DIGITS``).
     """
-    for number, (reading, factor, _, _) in enumerate(judged):
-        events = replay.losses.events
-        recorded = events[number]["lr"] if events else replay.base_lr * judged[0].factor
-        if replay.base_lr * factor != recorded:
+    constant = replay.base_lr * judged[0].factor
+    stated = replay.losses.lrs or [constant] * len(judged)
+    digits = 0.0 if replay.losses.events else LR_DIGITS
+    for (reading, factor, *_), recorded in zip(judged, stated, strict=True):
+        if recorded is not None and not math.isclose(
+            replay.base_lr * factor, recorded, rel_tol=digits
+        ):
             return reading.update
     return None
 
 
-def draw(replay: Replay, judged: Sequence[Judged], file: Path) -> None:
+def draw(replay: Replay, judged: Sequence[Replayed], file: Path) -> None:
     """Draw losses, LR and the marked decisions, one above the other, over the updates.
 
     Raises:

@@ -22,9 +22,9 @@ from toolkit.process import DONE, PREEMPTED, is_rank_zero, run_command, set_thre
 from toolkit.records import provenance
 from toolkit.records.json_files import read_json, write_json
 from toolkit.records.result import duration
-from toolkit.studies import claims, costs, pool, shipped, worker
+from toolkit.studies import claims, costs, pool, run_queue, shipped
+from toolkit.studies.run_queue import Item
 from toolkit.studies.study import Study
-from toolkit.studies.worker import Item
 
 SECONDS_BETWEEN_LINES = 15
 """How often the progress bar writes where there is no terminal."""
@@ -39,14 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _carry_out(options: argparse.Namespace) -> int:
     try:
         study = shipped.load(options.study)
-        items = _chosen(worker.items(study), options)
+        items = _chosen(run_queue.items(study), options)
         if options.dry_run or options.measure:
             return _show_costs(options, study, items)
         if options.wandb_sweep:
             return _write_wandb_sweep(options, study, items)
         _declare(study, options.study)
         if options.retry_failed:
-            print(f"{worker.forgive(items)} runs that were given up are tried again")
+            print(f"{run_queue.forgive(items)} runs that were given up are tried again")
         return _sweep(options, study, items)
     except KeyboardInterrupt:
         print("stopped: the same command continues", file=sys.stderr)
@@ -55,12 +55,12 @@ def _carry_out(options: argparse.Namespace) -> int:
 
 def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> int:
     if options.worker or options.run:
-        return worker.work(items, lease=options.lease, wait=False)
+        return run_queue.work(items, lease=options.lease, wait=False)
     left = [item for item in items if item.open]
     if is_rank_zero():
         print(f"{study.name}: {study.question}")
         print(f"{len(items)} runs, {len(left)} to go", flush=True)
-        print(*_hopeless(study), sep="", end="", flush=True)
+        print(*_undecidable(study), sep="", end="", flush=True)
     if options.slurm:
         return pool.submit(options.slurm, options.cluster, _worker_flags(options), _slurm(options))
     with _bar(study, items) as bar:
@@ -73,7 +73,7 @@ def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> 
             folder = RUNS / study.name
             code = pool.run(options.slots_per_device, items, flags, folder / "workers", done)
         else:
-            code = worker.work(items, lease=options.lease, done=done)
+            code = run_queue.work(items, lease=options.lease, done=done)
     if code == PREEMPTED:
         print("stopped: the same command continues", file=sys.stderr)
     given_up = [item for item in items if not item.finished and not item.open]
@@ -164,8 +164,10 @@ def _declare(study: Study, source: str) -> None:
     if file.exists():
         old = read_json(file, "remove it")
         new["source"] = old.get("source", source)
-        differing = [name for name in ("family", "rope") if old.get(name) != new[name]]
-        if differing:
+        # An earlier version wrote the ROPE of every shipped task, whether the study has it or not.
+        old_rope = {task: rope for task, rope in old.get("rope", {}).items() if task in new["rope"]}
+        changes = {"family": old.get("family") != new["family"], "rope": old_rope != new["rope"]}
+        if differing := [name for name, changed in changes.items() if changed]:
             raise ConfigError(
                 f"{file} declares another {' and '.join(differing)}: what is judged stands before "
                 f"the results; remove {file.parent}, or give the study another name"
@@ -193,7 +195,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _hopeless(study: Study) -> Iterator[str]:
+def _undecidable(study: Study) -> Iterator[str]:
     """What no result can decide, said before the first run."""
     from toolkit.stats.verdicts import fewest_pairs
 
@@ -234,7 +236,7 @@ def _show_costs(options: argparse.Namespace, study: Study, items: Sequence[Item]
     print(f"  all: {duration(seconds)}" + (" and what is unknown" if without else ""))
     if without:
         print("  --measure 3 makes three updates of each unknown kind, and asks no more")
-    print(*_hopeless(study), sep="", end="")
+    print(*_undecidable(study), sep="", end="")
     return DONE
 
 

@@ -110,6 +110,9 @@ class Task(Protocol):
     counts: Literal["fixed", "varying"] = "fixed"
     """Whether micro-batches of one size may differ in the number of items in their loss, as they
     do where it is a sum over tokens; then ``items`` must tell the number."""
+    rope: float = 0.5
+    """The region of practical equivalence: a difference in the headline metric, in its units, that
+    does not matter in practice. A study judges with it unless it states another."""
     recipes: Mapping[str, Mapping[str, Recipe]]
     """Model -> recipe name -> recipe; the model ``*`` stands for every model not named."""
 

@@ -64,14 +64,14 @@ def train(
                 finish(folder, config.keep_weights and not result.diverged)
             _show(result, folder)
             return DONE
-    threads = set_threads()
+    set_threads()
     from toolkit.training import loop
     from toolkit.training.build import build
 
     run = build(config)
     run.after_update.extend(after_update)
     if is_rank_zero():
-        _announce(run, threads)
+        _announce(run)
     try:
         result = loop.fit(run)
     except Exception as error:
@@ -129,12 +129,14 @@ def _failure(error: Exception, folder: Path, update: int, rank: int) -> RunError
     return RunError(text)
 
 
-def _announce(run: Any, threads: int) -> None:
-    recipe, shares = run.config.recipe, run.shares
+def _announce(run: Any) -> None:
+    import torch
+
+    recipe, split, threads = run.config.recipe, run.batch_split, torch.get_num_threads()
     print(
-        f"{run.config.target}: {run.budget} updates of {recipe.global_batch} = {shares.ranks} "
-        f"ranks x {shares.accumulation} micro-batches x {shares.micro_batch}, {recipe.precision} "
-        f"on {run.accelerator.device.type}, {threads} threads a rank; {run.folder}",
+        f"{run.config.target}: {run.budget} updates of {recipe.global_batch} = {split.ranks} "
+        f"ranks x {split.accumulation} micro-batches x {split.micro_batch}, {recipe.precision} "
+        f"on {run.accelerator.device.type}, threads a rank: {threads}; {run.folder}",
         *(f"note: {note}" for note in run.notes),
         sep="\n",
         flush=True,

@@ -35,13 +35,13 @@ def attribute_of(what: str, path: str, attribute: str) -> Any:
     if not Path(path).is_file():
         raise ConfigError(f"there is no {what} file '{path}'")
     name = f"toolkit_user_{what}_{Path(path).stem}"
-    module = said_in_one_line(f"{what} file '{path}'", path, lambda: execute(name, Path(path)))
+    module = raise_as_config_error(f"{what} file '{path}'", path, lambda: execute(name, Path(path)))
     if not hasattr(module, attribute):
         raise ConfigError(f"{what} file '{path}' does not define {attribute}")
     return getattr(module, attribute)
 
 
-def said_in_one_line(where: str, path: str, call: Callable[[], Any]) -> Any:
+def raise_as_config_error(where: str, path: str, call: Callable[[], Any]) -> Any:
     """The result of a call into a user's file.
 
     Raises:

@@ -23,7 +23,7 @@ def main(folders: list[str]) -> None:
         losses = [event["loss"] for event in events if "kind" not in event]
         target = "/".join(Path(config["target"].partition("@")[0]).parts[-2:])
         rate, schedule = config["recipe"]["lr"], config["schedule"]["name"]
-        traces[f"{target}@{rate:.3g}-{schedule}-{config['seed']}"] = np.float32(losses)
+        traces[f"{target}@{rate:.3g}-{schedule}-{config['seed']}"] = np.array(losses, np.float32)
     np.savez_compressed(FILE, **traces)
     print(*(f"{name}: {len(losses)}" for name, losses in traces.items()), sep="\n")
 

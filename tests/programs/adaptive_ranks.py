@@ -8,6 +8,7 @@ usage: adaptive_ranks.py OUT
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
@@ -15,8 +16,8 @@ from accelerate.state import AcceleratorState
 
 from toolkit.process import leave_process_group
 from toolkit.schedules import Adaptive
+from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
-from toolkit.training.meter import LossMeter
 
 UPDATES, SKIPPED, LOST, BASE = 400, 100, 300, 2e-5
 
@@ -36,7 +37,7 @@ def train(split_batches):
     prepared = accelerator.prepare(lr)
     meter = LossMeter(accelerator)
     generator = torch.Generator().manual_seed(rank)
-    seen = {"rates": [], "actions": [], "local": [], "losses": []}
+    seen: dict[str, Any] = {"rates": [], "actions": [], "local": [], "losses": []}
     update = 0
     while update < UPDATES:
         for _ in range(2):

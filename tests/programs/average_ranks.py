@@ -1,4 +1,4 @@
-"""Schedule-free with batch norm: what each rank has for batch statistics where it is judged.
+"""Schedule-free with batch norm: the batch statistics that each rank evaluates with.
 
 usage: average_ranks.py OUT TARGET [flags]
 """
@@ -6,6 +6,7 @@ usage: average_ranks.py OUT TARGET [flags]
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from toolkit.config import parse
 from toolkit.process import leave_process_group, set_threads
@@ -17,17 +18,20 @@ def main():
     out = Path(sys.argv[1])
     set_threads()
     run = build(parse(sys.argv[2:]))
-    predict, judged = run.task.predict, []
+    task: Any = run.task
+    predict, evaluated = task.predict, []
 
     def look(model, batch):
         buffers = {n.removeprefix("module."): b.tolist() for n, b in model.named_buffers()}
-        judged.append(buffers)
+        evaluated.append(buffers)
         return predict(model, batch)
 
-    run.task.predict = look
+    task.predict = look
     loop.fit(run)
     rank = run.accelerator.process_index
-    (out / f"rank{rank}.json").write_text(json.dumps({"first": judged[0], "last": judged[-1]}))
+    (out / f"rank{rank}.json").write_text(
+        json.dumps({"first": evaluated[0], "last": evaluated[-1]})
+    )
     loop.release(run)
 
 

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 
 from toolkit.process import leave_process_group
 from toolkit.schedules import Plan
+from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
-from toolkit.training.meter import LossMeter
 
 
 def main():

@@ -9,16 +9,18 @@ import os
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from toolkit.process import leave_process_group
 
 example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "hf_trainer.py"))
+Trainer: Any = example["ScheduledTrainer"]
 out, rank = Path(sys.argv[1]), int(os.environ["RANK"])
 
 
-class Watched(example["ScheduledTrainer"]):
+class Watched(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.seen, self.local = [], []

@@ -10,17 +10,18 @@ import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from toolkit.config import parse, resolve
 from toolkit.training import loop
 from toolkit.training.build import build
 
 FLAGS = ["digits/vit_micro", "--recipe.updates", "60", "--save-every", "0", "--progress", "False"]
-spent = {"off": [], "auto": []}
-updates = []
+spent: dict[str, list[float]] = {"off": [], "auto": []}
+updates: list[float] = []
 
 
-def fit(wandb: str, number: int) -> None:
+def fit(wandb: Any, number: int) -> None:
     config = replace(resolve(parse(FLAGS)), wandb=wandb, study=f"{wandb}-{number}")
     run = build(config, Path("runs"))
 

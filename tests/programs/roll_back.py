@@ -36,7 +36,7 @@ def main():
     def train(first, count):
         """Losses of so many updates, from the batches of update ``first`` on."""
         losses = []
-        window = run.shares.accumulation
+        window = run.batch_split.accumulation
         stream = iter(batches[first * window :])
         for _ in range(count):
             loop.make_update(run, stream)

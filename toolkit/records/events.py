@@ -1,6 +1,6 @@
 """The lines of ``events.jsonl``: readings with their decisions, evaluations, timings, and the rest.
 
-A reading has no ``kind``; every other line has one. Pure.
+The reading of a training loss has no ``kind``; every other line has one. Pure.
 """
 
 import math
@@ -15,6 +15,8 @@ EVALUATION, TIMING, START, RESUME = "evaluation", "timing", "start", "resume"
 VALIDATION_READING = "validation_reading"
 """The kind of an event that is the reading of a schedule which sees validation losses. In such a
 run the readings of training losses are there, too, and decide nothing."""
+READING_KINDS = {VALIDATION_READING: "validation", "judge_reading": "judge"}
+"""The kind of an event -> the kind of its reading. Without a kind it is of the training loss."""
 
 
 class ReadingEvent(NamedTuple):
@@ -26,7 +28,6 @@ class ReadingEvent(NamedTuple):
         lr: the LR of the first parameter group in the reading's last update.
         lrs: those of all groups.
         factor: of the base LR, in that update.
-        sees: whether the loss is of the training or of the validation split.
         time: seconds since 1970.
     """
 
@@ -35,7 +36,6 @@ class ReadingEvent(NamedTuple):
     lr: float
     lrs: tuple[float, ...]
     factor: float
-    sees: str
     time: float
 
 
@@ -97,7 +97,7 @@ def event_of(data: Mapping[str, Any], where: str, advice: str = "") -> Event:
 
 def _event_of(data: Mapping[str, Any]) -> Event:
     kind, time = data.get("kind"), data["t"]
-    if kind is None or kind == VALIDATION_READING:
+    if kind is None or kind in READING_KINDS:
         lr = data["lr"]
         return ReadingEvent(
             reading_of(data),
@@ -105,7 +105,6 @@ def _event_of(data: Mapping[str, Any]) -> Event:
             lr,
             tuple(data.get("lrs", (lr,))),
             data["factor"],
-            "training" if kind is None else "validation",
             time,
         )
     place = ("kind", "update", "t")
@@ -118,15 +117,33 @@ def _event_of(data: Mapping[str, Any]) -> Event:
 
 
 def to_event(reading: Reading, decision: Decision, lr: float, factor: float) -> dict[str, Any]:
-    """The event of a reading, as JSON; a loss that is not finite is None."""
-    loss = reading.loss if math.isfinite(reading.loss) else None
+    """The event of a reading, as JSON; a loss that is not finite is None.
+
+    Fields that most readings do not have are left out where they are at their defaults.
+    """
+    kinds = {kind: name for name, kind in READING_KINDS.items()}
+    kind = {"kind": kinds[reading.kind]} if reading.kind in kinds else {}
+    distance = {} if reading.distance is None else {"distance": list(reading.distance)}
     return {
-        **reading._asdict(),
-        "loss": loss,
+        **kind,
+        "update": reading.update,
+        "epoch": reading.epoch,
+        "loss": reading.loss if math.isfinite(reading.loss) else None,
+        "count": reading.count,
+        "nonfinite": reading.nonfinite,
+        **distance,
         "lr": lr,
         "factor": factor,
-        **decision._asdict(),
+        **decision_to_json(decision),
     }
+
+
+def decision_to_json(decision: Decision) -> dict[str, Any]:
+    """The fields of a decision; without ``amount`` where there is none."""
+    fields = decision._asdict()
+    if decision.amount is None:
+        del fields["amount"]
+    return fields
 
 
 def reading_of(event: Mapping[str, Any]) -> Reading:
@@ -135,8 +152,16 @@ def reading_of(event: Mapping[str, Any]) -> Reading:
     Raises:
         KeyError: for a field that is missing.
     """
-    values = {field: event[field] for field in Reading._fields}
-    return Reading(**{**values, "loss": math.nan if event["loss"] is None else event["loss"]})
+    distance = event.get("distance")
+    return Reading(
+        update=event["update"],
+        epoch=event["epoch"],
+        loss=math.nan if event["loss"] is None else event["loss"],
+        count=event["count"],
+        nonfinite=event["nonfinite"],
+        kind=READING_KINDS.get(event.get("kind", ""), "training"),
+        distance=None if distance is None else (distance[0], distance[1]),
+    )
 
 
 def decision_of(event: Mapping[str, Any]) -> Decision:
@@ -145,7 +170,13 @@ def decision_of(event: Mapping[str, Any]) -> Decision:
     Raises:
         KeyError: for a field that is missing.
     """
-    return Decision(*(event[field] for field in Decision._fields))
+    return Decision(
+        pattern=event["pattern"],
+        statistic=event["statistic"],
+        action=event["action"],
+        reason=event["reason"],
+        amount=event.get("amount"),
+    )
 
 
 def _without(data: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

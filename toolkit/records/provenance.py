@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, machine, commit."""
+"""Where a result comes from: versions of packages, the machine, the commit of the toolkit."""
 
 import os
 import platform
@@ -15,7 +15,8 @@ PACKAGES = (
     *("torch", "accelerate", "timm", "transformers", "datasets", "evaluate", "numpy", "wandb"),
     *("schedulefree", "prodigyopt"),
 )
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
+"""The folder that has the package toolkit in it: the checkout, or site-packages."""
 
 
 @lru_cache(maxsize=1)

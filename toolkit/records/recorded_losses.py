@@ -1,23 +1,29 @@
-"""Recorded losses, from whatever wrote them down, as readings."""
+"""Losses that were recorded, by a run of this toolkit or another program, as readings.
 
-import csv
-import io
+``load`` takes a run's ``events.jsonl``, a CSV file, and ``trainer_state.json`` of Hugging Face's
+Trainer: what ``toolkit replay`` and ``toolkit explain`` work on.
+"""
+
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from toolkit.errors import ConfigError
+from toolkit.records import cells, foreign_logs, log_columns
 from toolkit.records.config_file import CONFIG, read_config
 from toolkit.records.events import EVENTS, START, VALIDATION_READING, reading_of
+from toolkit.records.foreign_logs import Entry, Table
 from toolkit.records.json_files import parse_object
+from toolkit.records.log_columns import Columns
 from toolkit.schedules.reading import Facts, Reading
 
 UPDATE_NAMES = ("update", "step")
-Entry = tuple[str, Mapping[str, Any]]
-"""Where it stands in the file, in words, and its fields."""
-NO_FACTS = Facts(None, pretrained=False, restores=False)
+OF_EVENTS = "the LR of the events over its factor"
+NO_FACTS = Facts()
+
+ANY_COLUMNS = Columns()
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,15 @@ class Losses:
         events: the lines of a run of this toolkit that they are from, else empty.
         run: that run's configuration, as stored beside them.
         facts: what the run knew before its first update, as far as the file tells.
+        older_facts: whether they are told in the form of an older version, whose schedules were
+            told less and in another way.
         sees: which losses they are; ``validation`` only for a run whose schedule saw those.
         has_epochs: whether the file tells epochs; else all readings are in epoch 0.
+        lrs: the LR that each reading was recorded with, None where the file does not state it;
+            empty where it states none at all.
+        base_lr: the base LR that follows from the LRs that the file states, if it states any.
+        base_from: what it was taken from, in words.
+        notes: sentences on how the file was read.
     """
 
     file: Path
@@ -39,15 +52,21 @@ class Losses:
     events: tuple[Mapping[str, Any], ...] = ()
     run: Mapping[str, Any] | None = None
     facts: Facts = NO_FACTS
+    older_facts: bool = False
     sees: str = "training"
     has_epochs: bool = True
+    lrs: tuple[float | None, ...] = ()
+    base_lr: float | None = None
+    base_from: str = ""
+    notes: tuple[str, ...] = ()
 
 
-def load(path: Path) -> Losses:
-    """Read a run's folder or ``events.jsonl``, a CSV file, or an HF Trainer's state.
+def load(path: Path, columns: Columns = ANY_COLUMNS) -> Losses:
+    """Read a run's folder or ``events.jsonl``, or the log of another tool (``foreign_logs``).
 
-    A CSV file has a column ``loss``, and may have ``update`` (or ``step``) and ``epoch``. Without
-    updates its rows are the updates. Of ``trainer_state.json`` the entries with a ``loss`` count.
+    Args:
+        path: the folder or file.
+        columns: which columns of another tool's log are meant, where its names do not tell.
 
     Raises:
         ConfigError: if it cannot be read, naming the file and the row.
@@ -58,48 +77,34 @@ def load(path: Path) -> Losses:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise ConfigError(f"{file} cannot be read: {reason}") from error
-    if not text.lstrip().startswith("{"):
-        return _from_csv(file, text)
-    if (state := _trainer_state(text)) is not None:
-        return _from_trainer_state(file, state)
-    return _from_events(file, text)
+    if (table := foreign_logs.table(str(file), text)) is not None:
+        return _from_table(file, table, columns)
+    return _from_events(file, text, columns)
 
 
-def _from_csv(file: Path, text: str) -> Losses:
-    rows = csv.DictReader(io.StringIO(text))
-    names = [name.strip().lower() for name in rows.fieldnames or ()]
-    if "loss" not in names:
-        found = f"its columns are {', '.join(names)}" if names else "it is empty"
-        raise ConfigError(f"{file} has no column 'loss': {found}")
-    rows.fieldnames = names
-    entries = [
-        (f"row {rows.line_num}", {name: "" if row[name] is None else row[name] for name in names})
-        for row in rows
-    ]
-    return Losses(file, _readings(file, entries), has_epochs="epoch" in names)
+def _from_table(file: Path, table: Table, columns: Columns) -> Losses:
+    """A log of another tool. Its base LR is the largest LR that it states.
+
+    That is the LR of factor 1 for the schedules that warm up and fall, or only fall.
+    """
+    log = log_columns.read(table, columns)
+    readings = tuple(Reading.of(row.update, row.epoch, row.loss) for row in log.rows)
+    known = table.budget is not None and table.budget >= readings[-1].update
+    facts = NO_FACTS._replace(budget=table.budget if known else None)
+    rates = [row.lr for row in log.rows if row.lr]
+    return Losses(
+        file,
+        readings,
+        facts=facts,
+        has_epochs=log.has_epochs,
+        lrs=tuple(row.lr for row in log.rows) if rates else (),
+        base_lr=max(rates, default=None),
+        base_from=f"the largest LR that column {log.lr_column} states, taken for that of factor 1",
+        notes=log.notes,
+    )
 
 
-def _trainer_state(text: str) -> Mapping[str, Any] | None:
-    try:
-        data = parse_object(text, "")
-    except ConfigError:  # several lines, as in events.jsonl
-        return None
-    return data if isinstance(data.get("log_history"), list) else None
-
-
-def _from_trainer_state(file: Path, state: Mapping[str, Any]) -> Losses:
-    entries = [
-        (f"entry {number} of log_history", entry)
-        for number, entry in enumerate(state["log_history"], 1)
-        if "loss" in entry
-    ]
-    readings = _readings(file, entries)
-    budget = state.get("max_steps")
-    known = isinstance(budget, int) and budget >= readings[-1].update
-    return Losses(file, readings, facts=NO_FACTS._replace(total_updates=budget if known else None))
-
-
-def _from_events(file: Path, text: str) -> Losses:
+def _from_events(file: Path, text: str, columns: Columns) -> Losses:
     lines = []
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         try:
@@ -108,6 +113,11 @@ def _from_events(file: Path, text: str) -> Losses:
             if not line.endswith("\n") and lines:
                 break  # a run writes it right now, or was killed while it did
             raise
+    if not any({"kind", "action"} & event.keys() for _, event in lines):
+        table = foreign_logs.from_objects(str(file), lines, null_is_nan=True)
+        return _from_table(file, table, columns)
+    if columns != ANY_COLUMNS:
+        raise ConfigError(f"{file} is of a run of this toolkit: columns are for other tools' logs")
     run = _config_beside(file)
     saw = any(event.get("kind") == VALIDATION_READING for _, event in lines)
     seeing = saw or (run or {}).get("sees") == "validation"
@@ -120,11 +130,23 @@ def _from_events(file: Path, text: str) -> Losses:
     _readings(file, entries)  # says what is wrong with a field
     events = tuple(event for _, event in entries)
     readings = tuple(map(reading_of, events))
+    lrs = tuple(event["lr"] for event in events)
     if run is None:
-        return Losses(file, readings, events, sees=sees)
+        base = _base_of(events)
+        return Losses(file, readings, events, sees=sees, lrs=lrs, base_lr=base, base_from=OF_EVENTS)
     start = next((event for _, event in lines if event.get("kind") == START), None)
-    facts = _derived(run, readings[-1]) if start is None else _stated(start)
-    return Losses(file, readings, events, run, facts, sees)
+    facts = _derived(run, readings[-1]) if start is None else _stated(file, start)
+    older = start is not None and "facts" not in start
+    return Losses(file, readings, events, run, facts, older, sees, lrs=lrs)
+
+
+def _base_of(events: Sequence[Mapping[str, Any]]) -> float | None:
+    """The base LR: the LR of an event whose factor is 1, else an LR over its factor."""
+    scaled = [event for event in events if event["factor"]]
+    chosen = next((event for event in scaled if event["factor"] == 1), None) or next(
+        iter(scaled), None
+    )
+    return None if chosen is None else chosen["lr"] / chosen["factor"]
 
 
 def _have(entries: Sequence[Entry], field: str) -> bool:
@@ -135,8 +157,16 @@ def _config_beside(file: Path) -> Mapping[str, Any] | None:
     return read_config(file.parent) if file.with_name(CONFIG).exists() else None
 
 
-def _stated(start: Mapping[str, Any]) -> Facts:
-    return Facts(*(start[field] for field in Facts._fields))
+def _stated(file: Path, start: Mapping[str, Any]) -> Facts:
+    """The facts of a run as its first event has them, in today's form or in the older one."""
+    try:
+        if "facts" in start:
+            return Facts.from_json(start["facts"])
+        init = "pretrained" if start["pretrained"] else "random"
+        can = frozenset({"restore"} if start["restores"] else ())
+        return Facts(start["total_updates"], None, init, can)
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{file}: its event 'start' does not tell {error}") from error
 
 
 def _derived(run: Mapping[str, Any], last: Reading) -> Facts:
@@ -144,7 +174,7 @@ def _derived(run: Mapping[str, Any], last: Reading) -> Facts:
     recipe = run["recipe"]
     per_epoch = round(last.update / last.epoch)
     budget = recipe["updates"] or round(recipe["epochs"] * per_epoch)
-    return Facts(budget, recipe["init"] == "pretrained", restores=False)
+    return Facts(budget, init=recipe["init"])
 
 
 def _readings(file: Path, entries: Sequence[Entry]) -> tuple[Reading, ...]:
@@ -158,32 +188,11 @@ def _rising(file: Path, entries: Sequence[Entry]) -> Iterator[Reading]:
     for number, (row, entry) in enumerate(entries, 1):
         where = f"{file}, {row}"
         column = next((name for name in UPDATE_NAMES if name in entry), None)
-        update = number if column is None else _whole(where, column, entry[column])
+        update = number if column is None else cells.whole(where, column, entry[column], 1)
         if update <= before:
             raise ConfigError(f"{where}: {column} = {update} does not follow {before}")
         before = update
-        loss = _number(where, "loss", entry.get("loss", ""), null=math.nan)
-        epoch = _number(where, "epoch", entry.get("epoch", 0.0))
-        if not 0 <= epoch < math.inf:
-            _refuse(where, "epoch", epoch, "0 or above")
+        value = entry.get("loss", "")
+        loss = math.nan if value is None else cells.number(where, "loss", value)
+        epoch = cells.number_from(where, "epoch", entry.get("epoch", 0.0), 0)
         yield Reading.of(update, epoch, loss)
-
-
-def _whole(where: str, name: str, value: Any) -> int:
-    number = _number(where, name, value)
-    if number != number // 1 or number < 1:
-        _refuse(where, name, value, "a whole number above 0")
-    return int(number)
-
-
-def _number(where: str, name: str, value: Any, null: float | None = None) -> float:
-    if value is None and null is not None:
-        return null
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        _refuse(where, name, value, "a number")
-
-
-def _refuse(where: str, name: str, value: Any, allowed: str) -> NoReturn:
-    raise ConfigError(f"{where}: {name} = {value!r} is not {allowed}")

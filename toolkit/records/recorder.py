@@ -1,6 +1,7 @@
-"""What a run leaves behind: events.jsonl, state.json, result.json. ``wandb_mirror`` follows them.
+"""The recorder writes a run's files while it trains: config.json, events.jsonl, state.json and, at
+the end, result.json; ``wandb_mirror`` follows them.
 
-Only rank 0 writes.
+Every rank has a recorder and calls it alike; only that of rank 0 writes.
 """
 
 import json
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from toolkit.config import RunConfig, schedule_name, to_json
 from toolkit.errors import RunError
 from toolkit.records.config_file import CONFIG
-from toolkit.records.events import EVALUATION, EVENTS, TIMING, VALIDATION_READING, to_event
+from toolkit.records.events import EVALUATION, EVENTS, TIMING, to_event
 from toolkit.records.events_file import cut_back, fingerprint
 from toolkit.records.json_files import read_json, write_json
 from toolkit.records.result import RESULT, SPANS, Result
@@ -32,7 +33,13 @@ NOT_TRAINING = ("evaluation", "checkpoint")
 
 
 class Stopwatch:
-    """Seconds spent in named spans. On an accelerator they are the host's, without syncs."""
+    """Seconds spent in named spans (``SPANS``), and in training.
+
+    On an accelerator they are what the host waited: it is not synchronised to be timed.
+
+    Args:
+        earlier: what ``state`` returned when the run was interrupted; None for a new run.
+    """
 
     def __init__(self, earlier: Mapping[str, float] | None = None) -> None:
         self.seconds: dict[str, float] = defaultdict(float, earlier or {})
@@ -140,8 +147,7 @@ class Recorder:
         self, reading: Reading, decision: Decision, rates: list[float], factor: float
     ) -> None:
         """Log a validation loss that the schedule saw, and what it made of it."""
-        event = to_event(reading, decision, rates[0], factor)
-        self._write({"kind": VALIDATION_READING, **event, "t": time.time()})
+        self._write({**to_event(reading, decision, rates[0], factor), "t": time.time()})
 
     def evaluation(
         self, split: str, update: int, epoch: float, metrics: Mapping[str, float]

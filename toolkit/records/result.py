@@ -6,6 +6,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from toolkit.config import without_retired
 from toolkit.errors import ConfigError
 from toolkit.records.json_files import read_json
 
@@ -167,6 +168,7 @@ class Result:
         return cls(
             **values
             | {
+                "schedule_config": without_retired(data["schedule"], data["schedule_config"]),
                 "metrics": metrics,
                 "timing": Timing(timing.pop("train_seconds"), timing),
                 "snapshots": Snapshots(**_known(Snapshots, data.get("snapshots", {}))),

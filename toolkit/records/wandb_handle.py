@@ -1,6 +1,7 @@
-"""The mirror of a run as its training process sees it: started, told of the end, and left behind.
+"""The training process's handle on the W&B mirror of its run: starts that process, and ends it.
 
-Nothing here waits for W&B while the run goes on; see ``wandb_mirror`` for what the process does.
+Nothing here waits for W&B while the run goes on. What the process itself does, to follow the run's
+files and send what they say, is in ``wandb_mirror``.
 """
 
 import atexit
@@ -12,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from toolkit.process import DONE, FAILED
-from toolkit.records.wandb_mirror import SAYS
+from toolkit.records.wandb_mirror import STATUS_PREFIX
 
 STUCK_SECONDS = 10
 OPEN_AT_END_SECONDS = 1.5
@@ -52,8 +53,8 @@ class Mirror:
             lines = self._log.read_text(errors="replace").splitlines()
         except OSError:  # somebody removed the run's folder
             return ""
-        said = [line for line in lines if line.startswith(SAYS)]
-        return said[-1].removeprefix(SAYS) if said else ""
+        statuses = [line for line in lines if line.startswith(STATUS_PREFIX)]
+        return statuses[-1].removeprefix(STATUS_PREFIX) if statuses else ""
 
     @property
     def stuck(self) -> bool:

@@ -1,4 +1,4 @@
-"""W&B at arm's length: a process of its own follows a run's files and mirrors them.
+"""The process that mirrors a run to W&B: it follows the run's files, and sends what they say.
 
 Training writes to disk and knows nothing of W&B. A dead network, a slow server or a full disk can
 stop or slow the mirror only, and every value that W&B shows is read from ``events.jsonl``.
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolkit.errors import error_text
 from toolkit.process import DONE, FAILED
 from toolkit.records.config_file import CONFIG, read_config
 from toolkit.records.events import (
@@ -52,8 +53,8 @@ OPEN_SECONDS = 30
 """Training does not wait for W&B to open, so a slow server may take its time."""
 UPLOAD_SECONDS, FINISH_SECONDS = 3, 4
 NICE = 10
-SAYS = "mirror: "
-"""Begins the lines of the log that are not W&B's own."""
+STATUS_PREFIX = "mirror: "
+"""Begins the lines of the log that are not W&B's own: how the mirror is doing."""
 
 
 def wandb_mode() -> str:
@@ -87,8 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if (folder / EVENTS).exists():
                 mirror(folder, over, arguments.begin, arguments.offline)
     except Exception as error:
-        first = next(iter(str(error).splitlines()), "")
-        print(f"{SAYS}failed {type(error).__name__}: {first}", flush=True)
+        print(f"{STATUS_PREFIX}failed {error_text(error)}", flush=True)
         return FAILED
     return DONE
 
@@ -132,8 +132,8 @@ def values(event: Event) -> dict[str, float]:
     if isinstance(event, OtherEvent):
         return {}
     loss = {} if math.isnan(event.reading.loss) else {"loss": event.reading.loss}
-    if event.sees == "validation":
-        return {f"validation/{name}": value for name, value in loss.items()}
+    if event.reading.kind != "training":
+        return {f"{event.reading.kind}/{name}": value for name, value in loss.items()}
     groups = {f"lr/group_{i}": rate for i, rate in enumerate(event.lrs[1:], 1)}
     train = {f"train/{name}": value for name, value in loss.items()}
     return {**train, "lr": event.lr, **groups, "factor": event.factor}
@@ -190,7 +190,7 @@ def _open(folder: Path, offline: bool, live: bool) -> Any:
         wandb.teardown()  # or the id would still be in use
         mode, run = "offline", _init(folder, "offline", live)
     place = run.url if mode == "online" else Path(run.dir).parent
-    print(f"{SAYS}{mode} {place}", flush=True)
+    print(f"{STATUS_PREFIX}{mode} {place}", flush=True)
     for name in AXES:
         run.define_metric(name)
     run.define_metric("*", step_metric="update")
@@ -276,8 +276,8 @@ def _finish(run: Any, folder: Path, decisions: list[list[Any]], seconds: float, 
         axes = {"update": result.updates, "epoch": result.epoch}
         run.log({**axes, "wall_clock": seconds, "score": score})
         stored = result.to_json()
-        told = {name: stored[name] for name in CONFIG_FIELDS}
-        run.config.update(told, allow_val_change=True)
+        configuration = {name: stored[name] for name in CONFIG_FIELDS}
+        run.config.update(configuration, allow_val_change=True)
         run.summary.update({name: stored[name] for name in SUMMARY_FIELDS})
     diverged = result is not None and result.diverged
     trouble = diverged or state == "failed"

@@ -5,10 +5,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from toolkit.errors import ConfigError
 from toolkit.process import DONE, run_command
-from toolkit.report.numbers.analyse import analyse
+from toolkit.report.numbers.analyse import Analysis, analyse
 from toolkit.report.numbers.load import load_study
-from toolkit.report.text import verdict_sentences, verdict_table
+from toolkit.report.tables import verdict_table
+from toolkit.report.text import verdict_sentences
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,10 +55,18 @@ def write_report(folder: Path, destination: str | None = None) -> Path:
     figures.write_figures(analysis, target / "figures")
     (target / "index.html").write_text(page.render(analysis))
     if destination is not None:
-        from toolkit.report import wandb
-
-        print(f"\n{wandb.publish(analysis, target, destination)}")
+        print(f"\n{_publish(analysis, target, destination)}")
     return target / "index.html"
+
+
+def _publish(analysis: Analysis, folder: Path, destination: str) -> str:
+    try:
+        from toolkit.report import wandb
+    except ImportError as error:
+        raise ConfigError(
+            "the W&B report needs wandb-workspaces: pip install 'adaptive-lr-toolkit[report]'"
+        ) from error
+    return wandb.publish(analysis, folder, destination)
 
 
 if __name__ == "__main__":

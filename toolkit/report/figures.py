@@ -1,19 +1,20 @@
-"""Figures for a paper: PNG and SVG."""
+"""Figure data for a paper: as PNG and SVG files, by matplotlib."""
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 
 mpl.use("agg")
 from matplotlib import pyplot as plt
 
-from toolkit.report.html import curves, panels
-from toolkit.report.numbers.analyse import Analysis, GroupRow
-from toolkit.report.numbers.load import Group, RunRecord
-from toolkit.report.text import metric_of, pair_label, schedule_label
+from toolkit.report.figure_data.outcomes import TUNING
+from toolkit.report.figure_data.panels import Axis, Panel, Series
+from toolkit.report.figure_data.sections import of_pair
+from toolkit.report.numbers.analyse import Analysis
+from toolkit.report.text import pair_label
 
 STYLE: Any = {
     "font.size": 9,
@@ -22,13 +23,12 @@ STYLE: Any = {
     "svg.hashsalt": "toolkit",  # equal input, equal bytes
     "savefig.dpi": 200,
 }
-MARKERS = {"circle": "o", "diamond": "D", "square": "s", "triangle-up": "^", "cross": "P"}
-MARKERS |= {"star": "*", "x": "X", "pentagon": "p", "hexagon": "h", "hourglass": "v"}
-LABEL_LENGTH = 24
-LEAST_WIDTH, PANEL_WIDTH, HEIGHT = 3.2, 2.6, 2.4
-"""Inches."""
-
-Members = Mapping[Group, Sequence[RunRecord]]
+LABEL_LENGTH = 26
+NARROW, WIDE, PANEL_WIDTH, HEIGHT = 3.2, 4.5, 2.6, 2.4
+"""Inches: a narrow and a wide figure of one panel, each panel of several, and all."""
+LINE_SCALE, MARK_SCALE = 0.6, 0.45
+"""Points in a file for each pixel on the page."""
+STEPS = {"": "default", "after": "steps-post", "before": "steps-pre"}
 
 
 def write_figures(analysis: Analysis, folder: Path) -> None:
@@ -38,108 +38,94 @@ def write_figures(analysis: Analysis, folder: Path) -> None:
     ``sensitivity`` the test metric by base LR, if there are several.
     """
     folder.mkdir(exist_ok=True)
-    known = panels.schedules(analysis)
-    members: dict[Group, list[RunRecord]] = defaultdict(list)
-    for run in analysis.study.runs:
-        members[run.group].append(run)
     with plt.rc_context(STYLE):
-        for number, pair in enumerate(dict.fromkeys(row.group.pair for row in analysis.groups), 1):
-            rows = [row for row in analysis.groups if row.group.pair == pair]
-            metric = metric_of(analysis, pair)
-            drawn = {
-                "final": _at_each_rate(pair, rows, known, metric, _dots),
-                "curves": _at_each_rate(pair, rows, known, "update", _curves(members, metric)),
-            }
-            if len(panels.rates_of(rows)) > 1:
-                drawn["sensitivity"] = _sensitivity(pair, rows, metric, known)
-            for name, figure in drawn.items():
-                for suffix in ("png", "svg"):
-                    metadata: dict[str, Any] = {"Date": None} if suffix == "svg" else {}
-                    figure.savefig(folder / f"{name}-{number}.{suffix}", metadata=metadata)
-                plt.close(figure)
+        for number, pair in enumerate(analysis.pairs, 1):
+            sections = of_pair(analysis, pair)
+            for name in ("final", "curves", "sensitivity"):
+                panels = [panel for panel in sections[name].panels if panel.title != TUNING]
+                least = WIDE if name == "sensitivity" else NARROW
+                if panels:
+                    _write(panels, pair_label(pair), least, folder / f"{name}-{number}")
 
 
-def _at_each_rate(
-    pair: str,
-    rows: Sequence[GroupRow],
-    known: Sequence[str],
-    x: str,
-    draw: Callable[[Any, Sequence[GroupRow], Sequence[str]], None],
-) -> Any:
-    """One panel a base LR, side by side."""
-    rates = panels.rates_of(rows)
-    size = (max(LEAST_WIDTH, PANEL_WIDTH * len(rates)), HEIGHT)
-    figure, axes = plt.subplots(1, len(rates), figsize=size, layout="constrained", squeeze=False)
-    for axis, lr in zip(axes[0], rates, strict=True):
-        draw(axis, panels.ordered(rows, lr, known), known)
-        axis.set_title(f"base LR {lr:g}", fontsize=9)
-        axis.set_xlabel(x)
-    figure.suptitle(_plain(pair_label(pair)), fontsize=9)
-    return figure
+def _write(panels: Sequence[Panel], title: str, least: float, file: Path) -> None:
+    """Panels side by side, at least so many inches wide, as PNG and as SVG."""
+    size = (max(least, PANEL_WIDTH * len(panels)), HEIGHT)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        draw(axis, panel)
+        axis.set_title(panel.title, fontsize=9)
+    figure.suptitle(_plain(title), fontsize=9)
+    figure.savefig(f"{file}.png")
+    figure.savefig(f"{file}.svg", metadata={"Date": None})
+    plt.close(figure)
 
 
-def _dots(axis: Any, rows: Sequence[GroupRow], known: Sequence[str]) -> None:
-    at = rows[::-1]
-    for place, row in enumerate(at):
-        colour, symbol = panels.style_of(row.group.schedule, known)
-        scores = list(row.scores.values())
-        axis.plot(scores, [place] * len(scores), "o", color=colour, alpha=0.35, markersize=4)
-        _with_interval(axis, row, (row.mean, place), "xerr", colour, symbol)
-    axis.set_yticks(range(len(at)), [_short(row) for row in at])
-    axis.set_ylim(-0.6, len(at) - 0.4)
+def draw(axes: Any, panel: Panel) -> None:
+    """Draw all of a panel but its title and ROPEs on matplotlib's axes."""
+    names = list(dict.fromkeys(name for series in panel.series for name in series.y))
+    in_legend: set[str] = set()
+    for series in panel.series:
+        y = [names.index(name) for name in series.y] if panel.y.categories else series.y
+        label = "_" if series.name in in_legend else _short(series.name)
+        in_legend.add(series.name)
+        _draw_series(axes, series, y, label, "xerr" if panel.y.categories else "yerr")
+    _set_axis(axes, "x", panel.x)
+    _set_axis(axes, "y", panel.y)
+    if panel.y.categories:
+        axes.set_yticks(range(len(names)), map(_short, names))
+        axes.set_ylim(len(names) - 0.4, -0.6)
+    elif any(in_legend):
+        axes.legend(fontsize=6, frameon=False)
 
 
-def _curves(members: Members, metric: str) -> Callable[..., None]:
-    def draw(axis: Any, rows: Sequence[GroupRow], known: Sequence[str]) -> None:
-        for row in rows:
-            found = [run.validation for run in members[row.group]]
-            if not all(curve.value for curve in found):
-                continue
-            table = curves.stack(found, binned=False)
-            colour, _ = panels.style_of(row.group.schedule, known)
-            x, mean = table["update"].mean(0), table["value"].mean(0)
-            spread = table["value"].std(0)
-            axis.plot(x, mean, color=colour, label=_short(row), linewidth=1.2)
-            axis.fill_between(
-                x, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0
-            )
-        axis.set_ylabel(f"validation {metric}")
-        if axis.lines:
-            axis.legend(fontsize=6, frameon=False)
+def _draw_series(axes: Any, series: Series, y: Sequence[Any], label: str, bars: str) -> None:
+    """Draw one series.
 
-    return draw
-
-
-def _sensitivity(pair: str, rows: Sequence[GroupRow], metric: str, known: Sequence[str]) -> Any:
-    figure, axis = plt.subplots(figsize=(1.4 * LEAST_WIDTH, HEIGHT), layout="constrained")
-    for name in known:
-        at = [row for lr in panels.rates_of(rows) for row in panels.ordered(rows, lr, known)]
-        at = [row for row in at if (row.group.schedule, row.group.arm) == (name, 0)]
-        colour, symbol = panels.style_of(name, known)
-        if at:
-            x, y = [row.group.lr for row in at], [row.mean for row in at]
-            axis.plot(x, y, color=colour, label=_short(at[0]), linewidth=1.2)
-        for row in at:
-            _with_interval(axis, row, (row.group.lr, row.mean), "yerr", colour, symbol)
-    axis.set_xscale("log")
-    axis.set_xlabel("base LR")
-    axis.set_ylabel(metric)
-    axis.legend(fontsize=6, frameon=False)
-    axis.set_title(_plain(pair_label(pair)), fontsize=9)
-    return figure
+    Args:
+        axes: matplotlib's.
+        series: what to draw.
+        y: its y values, as numbers.
+        label: its name in the legend; an underscore for none.
+        bars: which argument of ``errorbar`` its bounds are, where there are markers.
+    """
+    mark, error = series.mark, {}
+    style: dict[str, Any] = {"color": mark.colour, "alpha": series.opacity, "label": label}
+    style |= {"linestyle": "none", "marker": "", "drawstyle": STEPS[series.steps]}
+    if series.width:  # matplotlib multiplies the lengths of a dash by the width of the line
+        dash = (0, [length / series.width for length in mark.dash]) if mark.dash else "-"
+        style |= {"linestyle": dash, "linewidth": series.width * LINE_SCALE}
+    if series.size:
+        face = mark.colour if series.filled else "none"
+        style |= {"marker": mark.symbol.matplotlib, "markerfacecolor": face}
+        style["markersize"] = series.size * MARK_SCALE
+    if series.bounds and series.size:
+        middle = series.x if bars == "xerr" else y
+        low, high = series.bounds
+        error = {bars: [np.subtract(middle, low), np.subtract(high, middle)]}
+    elif series.bounds:
+        step = {"after": "post", "before": "pre"}.get(series.steps)
+        axes.fill_between(
+            series.x, *series.bounds, step=step, color=mark.colour, alpha=0.15, linewidth=0
+        )
+    axes.errorbar(series.x, y, **error, capsize=3, elinewidth=1.2, **style)
 
 
-def _with_interval(
-    axis: Any, row: GroupRow, place: tuple[float, float], side: str, colour: str, symbol: str
-) -> None:
-    low, high = row.interval or (row.mean, row.mean)
-    error = {side: [[row.mean - low], [high - row.mean]]}
-    axis.errorbar(*place, **error, color=colour, marker=MARKERS[symbol], markersize=5, capsize=3)
+def _set_axis(axes: Any, side: str, axis: Axis) -> None:
+    """Set the label, scale, ticks and limits of the x or y side."""
+    axes.set(
+        **{f"{side}label": _plain(axis.title), f"{side}scale": "log" if axis.log else "linear"}
+    )
+    if axis.ticks:
+        ticks = [f"{tick:g}" for tick in axis.ticks]
+        axes.set(**{f"{side}ticks": axis.ticks, f"{side}ticklabels": ticks})
+        getattr(axes, f"{side}axis").set_ticks([], minor=True)
+    if axis.limits:
+        axes.set(**{f"{side}lim": axis.limits})
 
 
-def _short(row: GroupRow) -> str:
+def _short(label: str) -> str:
     """A label that leaves room for the figure: a user's schedule is named by its path."""
-    label = schedule_label(row.group.schedule, row.group.arm)
     return _plain(label if len(label) <= LABEL_LENGTH else f"...{label[-LABEL_LENGTH:]}")
 
 

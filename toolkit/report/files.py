@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from toolkit.report import text
+from toolkit.report import tables, text
 from toolkit.report.numbers.analyse import Analysis, CoverageRow
 
 
@@ -44,11 +44,11 @@ def markdown(analysis: Analysis) -> str:
     lines = [f"# {study.name}", ""]
     if question := study.plan.get("question"):
         lines += [str(question), ""]
-    if told := study.plan.get("base_lrs"):
-        lines += [f"Base LRs: {told}.", ""]
+    if origin := study.plan.get("base_lrs"):
+        lines += [f"Base LRs: {origin}.", ""]
     lines += [f"* {sentence}" for sentence in text.summary(analysis)]
     lines += ["", *(f"* {sentence}" for sentence in text.verdict_sentences(analysis))]
-    lines += ["", "```", text.verdict_table(analysis), "```", ""]
+    lines += ["", "```", tables.verdict_table(analysis), "```", ""]
     lines += [f"* {_coverage(row)}" for row in analysis.coverage]
     lines += ["", f"{len(study.runs)} runs, seeds {', '.join(map(str, seeds))}."]
     for versions in analysis.versions:

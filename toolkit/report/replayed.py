@@ -10,18 +10,14 @@ import matplotlib as mpl
 mpl.use("agg")
 from matplotlib import pyplot as plt
 
-from toolkit.report.figures import STYLE
+from toolkit.report.figure_data.panels import Axis, Panel, Series
+from toolkit.report.figures import STYLE, draw
+from toolkit.report.marks import CIRCLE, CROSS, DECISIONS, DIAMOND, TALL, Mark, X
 
-MARKS = {
-    "raise": ("^", "#009e73"),
-    "cut": ("v", "#d55e00"),
-    "rollback": ("<", "#b2182b"),
-    "restore": ("<", "#7f7f7f"),
-    "trial": ("x", "#56b4e9"),
-    "snapshot": (".", "#7f7f7f"),
-    "anneal": ("s", "#0072b2"),
-}
-"""Marker and colour of each action but hold."""
+COLOURS = {"raise": "#009669", "cut": "#c33c2d", "rollback": "#961eff", "restore": "#787878"}
+COLOURS |= {"trial": "#5a87ff", "snapshot": "#787878", "anneal": "#0072b2"}
+"""Of each action but hold."""
+SYMBOLS = {**DECISIONS, "snapshot": TALL, "anneal": DIAMOND, "judge": CROSS}
 
 
 def write_figure(
@@ -39,11 +35,11 @@ def write_figure(
         figure, (above, below) = plt.subplots(
             2, 1, sharex=True, figsize=(7, 4.6), layout="constrained"
         )
-        _losses(above, events)
-        _rates(below, events)
+        draw(above, _losses(events))
+        draw(below, _rates(events))
         if hypothetical is not None:
-            for axis in (above, below):
-                axis.axvspan(hypothetical, events[-1]["update"], color="0.93", zorder=0)
+            for axes in (above, below):
+                axes.axvspan(hypothetical, events[-1]["update"], color="0.93", zorder=0)
             above.set_title("hypothetical where grey", fontsize=8, loc="right", color="0.4")
         figure.suptitle(title, fontsize=9)
         metadata: dict[str, Any] = {} if file.suffix == ".png" else {"CreationDate": None}
@@ -51,49 +47,32 @@ def write_figure(
         plt.close(figure)
 
 
-def _losses(axis: Any, events: Sequence[Mapping[str, Any]]) -> None:
+def _losses(events: Sequence[Mapping[str, Any]]) -> Panel:
+    """The training loss; readings with values that are not finite are marked at its lowest."""
     updates = [event["update"] for event in events]
     losses = [math.nan if event["loss"] is None else event["loss"] for event in events]
-    axis.plot(updates, losses, color="#0072b2", linewidth=0.8)
-    lost = [event["update"] for event in events if event["nonfinite"]]
-    if lost:
-        axis.plot(
-            lost,
-            [0.02] * len(lost),
-            "x",
-            color="#b2182b",
-            markersize=4,
-            transform=axis.get_xaxis_transform(),
-            label="not finite",
-        )
-        axis.legend(frameon=False, fontsize=8)
-    if all(loss > 0 for loss in losses if loss == loss):
-        axis.set_yscale("log")
-    axis.set_ylabel("training loss")
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    series = [Series("", Mark("#0072b2", CIRCLE, ()), updates, losses, width=1.3)]
+    if lost := [event["update"] for event in events if event["nonfinite"]]:
+        level = [min(finite, default=1.0)] * len(lost)
+        series.append(Series("not finite", Mark("#c33c2d", X, ()), lost, level, size=9))
+    return Panel("", series, Axis(), Axis("training loss", log=all(loss > 0 for loss in finite)))
 
 
-def _rates(axis: Any, events: Sequence[Mapping[str, Any]]) -> None:
-    axis.plot(
-        [event["update"] for event in events],
-        [event["lr"] for event in events],
-        color="0.2",
-        linewidth=1,
-        drawstyle="steps-pre",
-    )
-    for action, (marker, colour) in MARKS.items():
-        at = [event for event in events if event["action"] == action]
-        if at:
-            axis.plot(
-                [event["update"] for event in at],
-                [event["lr"] for event in at],
-                marker,
-                color=colour,
-                markersize=5,
-                label=f"{action} ({len(at)})",
-            )
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(frameon=False, fontsize=8)
-    if any(event["lr"] > 0 for event in events):
-        axis.set_yscale("log")
-    axis.set_ylabel("learning rate")
-    axis.set_xlabel("update")
+def _rates(events: Sequence[Mapping[str, Any]]) -> Panel:
+    """The LR used up to each reading, and the decisions by action."""
+    by_action: dict[str, list[Mapping[str, Any]]] = {action: [] for action in COLOURS}
+    for event in events:
+        by_action.setdefault(event["action"], []).append(event)
+    by_action.pop("hold", None)
+    x, y = _places(events)
+    series = [Series("", Mark("#333333", CIRCLE, ()), x, y, width=1.7, steps="before")]
+    for action, some in by_action.items():
+        if some:
+            mark = Mark(COLOURS.get(action, "#787878"), SYMBOLS.get(action, CIRCLE), ())
+            series.append(Series(f"{action} ({len(some)})", mark, *_places(some), size=11))
+    return Panel("", series, Axis("update"), Axis("learning rate", log=any(y)))
+
+
+def _places(events: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
+    return [event["update"] for event in events], [event["lr"] for event in events]

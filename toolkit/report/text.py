@@ -1,15 +1,14 @@
-"""The report's sentences and tables as plain text."""
+"""The report's sentences, as plain text: what was found, in short and at length."""
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from toolkit.records.result import duration
-from toolkit.report.numbers.analyse import Analysis, ContrastRow, GroupRow
+from toolkit.report.numbers.analyse import Analysis, ContrastRow
 from toolkit.report.numbers.load import RunRecord
 from toolkit.report.numbers.rates import TunedRow
-from toolkit.stats import ALPHA, Judged
+from toolkit.stats import ALPHA, Verdict
 from toolkit.task import parse_target
 
 METRIC_NAMES = {"f1": "F1", "exact": "EM"}
@@ -17,9 +16,6 @@ METRIC_NAMES = {"f1": "F1", "exact": "EM"}
 MOST_PLACES = 6
 """Comparisons of which the summary says where they went which way."""
 VERDICTS = ("better", "worse", "equivalent", "undecided")
-FAMILY_HEAD = [
-    *("pair", "base LR", "comparison", "difference", "95 % interval", "p (Holm)", "verdict"),
-]
 
 
 @dataclass(frozen=True)
@@ -105,23 +101,23 @@ def _counts(analysis: Analysis) -> Iterator[str]:
         found: dict[str, list[ContrastRow]] = {}
         for row in rows:
             found.setdefault(row.judged.verdict if row.judged else "not judged", []).append(row)
-        told = [
+        parts = [
             _where(name, found[name], rows) for name in (*VERDICTS, "not judged") if name in found
         ]
         many = f"{len(rows)} comparisons" if len(rows) > 1 else "1 comparison"
         means = [row.judged.paired.mean for row in rows if row.judged]
         low, high = (min(means), max(means)) if means else (0.0, 0.0)
         span = f"; differences from {low:+.2f} to {high:+.2f} points" if len(means) > 1 else ""
-        yield f"{candidate} against {baseline}, {many}: {', '.join(told)}{span}."
+        yield f"{candidate} against {baseline}, {many}: {', '.join(parts)}{span}."
 
 
 def _where(verdict: str, rows: Sequence[ContrastRow], all_rows: Sequence[ContrastRow]) -> str:
     """A verdict, how often it was reached, and where, if those are few places."""
     if len(rows) == len(all_rows) > 1:
         return f"{verdict} in all"
-    told = f"{verdict} in {len(rows)}"
+    count = f"{verdict} in {len(rows)}"
     if not 1 < len(all_rows) <= MOST_PLACES:
-        return told
+        return count
     pairs = len({row.pair for row in all_rows})
     rates = len({(row.pair, row.lr) for row in all_rows})
     names = [
@@ -130,12 +126,12 @@ def _where(verdict: str, rows: Sequence[ContrastRow], all_rows: Sequence[Contras
         else pair_label(row.pair) + (f" at {row.lr:g}" if rates > pairs else "")
         for row in rows
     ]
-    return f"{told} ({', '.join(names)})"
+    return f"{count} ({', '.join(names)})"
 
 
 def _highest(analysis: Analysis) -> Iterator[str]:
     """Where each pair scored highest: not a verdict, as it is the best of many."""
-    for pair in dict.fromkeys(row.group.pair for row in analysis.groups):
+    for pair in analysis.pairs:
         rows = [row for row in analysis.groups if row.group.pair == pair]
         best = max(rows, key=lambda row: row.mean)
         name = schedule_label(best.group.schedule, best.group.arm)
@@ -202,7 +198,7 @@ def _finding(row: ContrastRow, analysis: Analysis) -> Finding:
     return Finding(row.judged.verdict, f"{place}: {headline}", details)
 
 
-def _open(judged: Judged, rope: float) -> str:
+def _open(judged: Verdict, rope: float) -> str:
     """What a verdict lacks."""
     paired = judged.paired
     lacking = {
@@ -251,55 +247,6 @@ def _left_out(row: ContrastRow) -> str:
     return f" Left out, as only one of the two has them: seeds {seeds}."
 
 
-def verdict_table(analysis: Analysis) -> str:
-    """The verdicts, and every schedule's mean, as aligned text for a terminal."""
-    tables = [family_rows(analysis)] if analysis.family else []
-    return "\n\n".join(_aligned(rows) for rows in [*tables, group_rows(analysis)])
-
-
-def family_rows(analysis: Analysis) -> list[list[str]]:
-    """The primary family as cells, the heads of the columns first."""
-    return [FAMILY_HEAD, *(_family_cells(row) for row in analysis.family)]
-
-
-def group_rows(analysis: Analysis) -> list[list[str]]:
-    """Every schedule's mean as cells, the heads of the columns first."""
-    head = ["pair", "base LR", "schedule", "seeds", metric_of(analysis), "95 % interval", "s / run"]
-    return [head, *(_group_cells(row) for row in analysis.groups)]
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Cells as a table in markdown; what markdown or HTML would read in them is escaped."""
-    head, *body = (
-        "| " + " | ".join(re.sub(r"([\\`*_<>|\[\]])", r"\\\1", cell) for cell in row) + " |"
-        for row in rows
-    )
-    return "\n".join([head, "|" + " --- |" * len(rows[0]), *body])
-
-
-def _family_cells(row: ContrastRow) -> list[str]:
-    cells = [pair_label(row.pair), f"{row.lr:g}", contrast_label(row)]
-    if row.judged is None:
-        return [*cells, "", "", "", row.problem]
-    paired = row.judged.paired
-    verdict: str = row.judged.verdict
-    if row.judged.seeds_needed:
-        end = "" if abs(paired.mean) > row.rope else " to equivalence"
-        verdict += f" (about {row.judged.seeds_needed} seeds{end})"
-    interval = f"{paired.low:+.2f} to {paired.high:+.2f}"
-    return [*cells, f"{paired.mean:+.2f}", interval, f"{row.judged.p_adjusted:.4f}", verdict]
-
-
-def _group_cells(row: GroupRow) -> list[str]:
-    group = row.group
-    interval = "one seed" if row.interval is None else "{:.2f} to {:.2f}".format(*row.interval)
-    seeds = str(len(row.scores)) + (f" ({row.diverged} diverged)" if row.diverged else "")
-    return [
-        *(pair_label(group.pair), f"{group.lr:g}", schedule_label(group.schedule, group.arm)),
-        *(seeds, f"{row.mean:.2f}", interval, f"{row.seconds:.1f}"),
-    ]
-
-
 def schedule_label(schedule: str, arm: int) -> str:
     """A schedule's name, with the arm where it is not the usual one."""
     return schedule if arm == 0 else f"{schedule} (arm {arm})"
@@ -317,10 +264,3 @@ def pair_label(pair: str) -> str:
     return f"{target.task}/{target.model}" + (
         f"@{target.recipe}" if target.recipe != "field" else ""
     )
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines)

@@ -10,10 +10,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import wandb
+import wandb_workspaces.reports.v2 as wr
+
 from toolkit.errors import ConfigError, RunError
 from toolkit.records.wandb_mirror import wandb_mode
-from toolkit.report import text
-from toolkit.report.html import panels
+from toolkit.report import tables, text
+from toolkit.report.columns import Table, markdown_table
+from toolkit.report.figure_data.sections import legend_of
 from toolkit.report.numbers.analyse import Analysis, GroupRow
 
 AXES = {"update": "update", "epoch": "epoch", "wall_clock": "wall-clock, s"}
@@ -36,28 +40,22 @@ def publish(analysis: Analysis, folder: Path, destination: str) -> str:
         destination: ``ENTITY/PROJECT``, where the study's runs are.
 
     Raises:
-        ConfigError: for a wrong destination, a missing key or a missing package.
+        ConfigError: for a wrong destination or a missing key.
         RunError: if W&B cannot be reached or refuses.
     """
     entity, _, project = destination.partition("/")
     if not entity or not project or "/" in project:
         raise ConfigError(f"--wandb {destination}: it must be ENTITY/PROJECT")
-    try:
-        import wandb_workspaces  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            "the W&B report needs wandb-workspaces: pip install 'adaptive-lr-toolkit[report]'"
-        ) from error
     if wandb_mode() != "online":
         raise ConfigError("a W&B report needs a key, by wandb login, and W&B online")
     try:
         images = sorted((folder / "figures").glob("*.png"))
         _upload(analysis, folder, images, entity, project)
         report = build(analysis, [_key(image) for image in images], entity, project)
-        known = folder / "wandb_report.txt"
-        report.id = known.read_text() if known.exists() else ""
+        id_file = folder / "wandb_report.txt"
+        report.id = id_file.read_text() if id_file.exists() else ""
         report.save()
-        known.write_text(report.id)
+        id_file.write_text(report.id)
         return str(report.url)
     except Exception as error:  # W&B raises many kinds of errors
         first = next(iter(str(error).splitlines()), "")
@@ -72,10 +70,8 @@ def build(analysis: Analysis, media: Sequence[str], entity: str, project: str) -
         media: keys of the uploaded figures.
         entity, project: where the runs are.
     """
-    import wandb_workspaces.reports.v2 as wr
-
     study, place = analysis.study, (entity, project)
-    curves = [_curves(analysis, pair, *place) for pair in _pairs(analysis)]
+    curves = [_curves(analysis, pair, *place) for pair in analysis.pairs]
     last = _runs_and_figures(analysis, media, *place)
     return wr.Report(
         entity=entity,
@@ -88,13 +84,11 @@ def build(analysis: Analysis, media: Sequence[str], entity: str, project: str) -
 
 
 def _verdict(analysis: Analysis) -> Iterator[Any]:
-    import wandb_workspaces.reports.v2 as wr
-
     yield wr.H1("Verdict")
     yield wr.UnorderedList(text.verdict_sentences(analysis))
-    if analysis.family:
-        yield wr.MarkdownBlock(text.markdown_table(text.family_rows(analysis)))
-    yield wr.MarkdownBlock(text.markdown_table(text.group_rows(analysis)))
+    for table in _tables(analysis).values():
+        if table.rows:
+            yield wr.MarkdownBlock(markdown_table(table))
     yield wr.P(
         "Differences are candidate minus baseline, paired by seed, of the test metric at the last "
         f"update; computed by python -m toolkit.report runs/{analysis.study.name} from the runs' "
@@ -105,8 +99,6 @@ def _verdict(analysis: Analysis) -> Iterator[Any]:
 
 def _curves(analysis: Analysis, pair: str, entity: str, project: str) -> Iterator[Any]:
     """Curves and final scores at every base LR of a pair, and the sensitivity to it."""
-    import wandb_workspaces.reports.v2 as wr
-
     rows = [row for row in analysis.groups if row.group.pair == pair]
     rates = sorted({row.group.lr for row in rows})
     of_pair = {"study": analysis.study.name, "target": pair}
@@ -138,8 +130,6 @@ def _curves(analysis: Analysis, pair: str, entity: str, project: str) -> Iterato
 
 
 def _panels(metric: str) -> list[Any]:
-    import wandb_workspaces.reports.v2 as wr
-
     lines = [(metric, x, False) for x in AXES] + [
         (name, x, True) for name in ("train/loss", "lr") for x in ("update", "wall_clock")
     ]
@@ -169,8 +159,6 @@ def _panels(metric: str) -> list[Any]:
 
 
 def _sensitivity() -> list[Any]:
-    import wandb_workspaces.reports.v2 as wr
-
     columns = [
         wr.ParallelCoordinatesPlotColumn(wr.Config("schedule")),
         wr.ParallelCoordinatesPlotColumn(wr.Config(LR), log=True),
@@ -192,8 +180,6 @@ def _sensitivity() -> list[Any]:
 def _runs_and_figures(
     analysis: Analysis, media: Sequence[str], entity: str, project: str
 ) -> Iterator[Any]:
-    import wandb_workspaces.reports.v2 as wr
-
     yield wr.H1("Runs side by side")
     yield wr.PanelGrid(
         runsets=[wr.Runset(entity, project, "all runs", filters=_where(study=analysis.study.name))],
@@ -212,6 +198,11 @@ def _runs_and_figures(
     )
 
 
+def _tables(analysis: Analysis) -> dict[str, Table]:
+    """The tables of a W&B report by the key that they are logged under."""
+    return {"verdicts": tables.family(analysis), "schedules": tables.groups(analysis)}
+
+
 def _where(**config: object) -> str:
     """A filter on the runs' configuration. Its objects would not escape quotes in a name."""
     return " and ".join(f"Config({name!r}) = {value!r}" for name, value in config.items())
@@ -219,18 +210,13 @@ def _where(**config: object) -> str:
 
 def _colours(runs: Any, rows: Sequence[GroupRow], analysis: Analysis) -> dict[Any, str]:
     """The colours of the local page."""
-    import wandb_workspaces.reports.v2 as wr
-
-    known = panels.schedules(analysis)
+    marks = legend_of(analysis)
     return {
-        wr.RunsetGroup(runs.name, (wr.RunsetGroupKey(wr.Config("schedule"), schedule),)): colour
-        for schedule in {row.group.schedule for row in rows}
-        for colour, _ in [panels.style_of(schedule, known)]
+        wr.RunsetGroup(runs.name, (wr.RunsetGroupKey(wr.Config("schedule"), name),)): marks[
+            name
+        ].colour
+        for name in {row.group.schedule for row in rows}
     }
-
-
-def _pairs(analysis: Analysis) -> list[str]:
-    return list(dict.fromkeys(row.group.pair for row in analysis.groups))
 
 
 def _run_id(analysis: Analysis) -> str:
@@ -245,8 +231,6 @@ def _upload(
     analysis: Analysis, folder: Path, images: Sequence[Path], entity: str, project: str
 ) -> None:
     """A run of its own for what the report shows beside the runs: figures, tables, files."""
-    import wandb
-
     run = wandb.init(
         entity=entity,
         project=project,
@@ -260,11 +244,8 @@ def _upload(
     )
     with run:
         run.log({_key(image): wandb.Image(str(image)) for image in images})
-        for name, table in (
-            ("verdicts", text.family_rows(analysis)),
-            ("schedules", text.group_rows(analysis)),
-        ):
-            run.log({name: wandb.Table(columns=table[0], data=table[1:])})
+        for name, table in _tables(analysis).items():
+            run.log({name: wandb.Table(columns=table.head, data=table.cells)})
         artifact = wandb.Artifact(_run_id(analysis), "report")
         for name in ("index.html", "report.md", "results.csv", "results.parquet"):
             artifact.add_file(str(folder / name))

@@ -12,18 +12,15 @@ from typing import Any, Protocol, TypeVar
 
 from toolkit.schedules.adaptive.schedule import Adaptive
 from toolkit.schedules.greedy import Greedy, GreedyPaper
+from toolkit.schedules.open_ended import OpenEnded
 from toolkit.schedules.open_loop import WSD, Constant, Cosine, Linear, OneCycle, Step
 from toolkit.schedules.plan import Plan
 from toolkit.schedules.plateau import Plateau
-from toolkit.schedules.reading import Anneal, Decision, Facts, Reading
+from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Reading
 
 
 class Memory(Protocol):
-    """What a schedule remembers: a ``NamedTuple`` of numbers, strings and tuples of these."""
-
-    @property
-    def decision(self) -> Decision:
-        """What was decided at the last reading."""
+    """What a schedule remembers: a ``NamedTuple`` of numbers, booleans, strings and tuples."""
 
     def _asdict(self) -> dict[str, Any]: ...
 
@@ -32,29 +29,36 @@ M = TypeVar("M", bound=Memory)
 
 
 class Schedule(Protocol[M]):
-    """What the loop, replay and every other trainer ask of a schedule."""
+    """What the loop, replay and every other trainer ask of a schedule.
 
-    def start(self, base_lr: float) -> M:
-        """The memory before the first update. ``base_lr`` is the run's learning rate."""
+    A decision may ask for more than another LR: ``snapshot`` of model and optimizer; ``rollback``
+    to it; in a search before training begins ``trial`` and ``restore``, which go back to the
+    untouched model; ``judge``, a pass without gradient; and ``anneal``, which brings the LR to 0
+    over ``amount`` updates on top of the schedule's factor. The loop obeys, on all ranks alike.
 
-    def observe(self, memory: M, reading: Reading) -> M:
-        """The memory after a reading, with the decision that it led to."""
+    What a schedule needs of a loop for that, of ``ABILITIES``, it says in a class attribute
+    ``needs: ClassVar[frozenset[str]]``; without the attribute it needs nothing. Whether the loop
+    can do it is told by ``facts.can``.
+    """
+
+    def start(self, base_lr: float, facts: Facts) -> tuple[M, Decision]:
+        """The memory before the first update, and what is to be done before it.
+
+        Args:
+            base_lr: the run's learning rate.
+            facts: what is known of the run.
+        """
+
+    def observe(self, memory: M, reading: Reading) -> tuple[M, Decision]:
+        """The memory after a reading, and the decision on it."""
 
     def factor(self, memory: M, progress: float) -> float:
         """The factor of the base LR for the next update.
 
         Args:
-            memory: what ``observe`` returned last.
-            progress: updates made / updates of the budget, in [0, 1).
+            memory: what ``start`` or ``observe`` returned last.
+            progress: updates made / updates of the budget, in [0, 1); 0 without a budget.
         """
-
-    def request(self, memory: M, event: Anneal) -> M:
-        """The memory after a request from outside the stream of losses."""
-
-    # A schedule may also have ``inform(memory, facts: Facts) -> memory``. It is then told before
-    # the first update what is known of the run, and its decisions may ask for more than an LR:
-    # ``snapshot`` of model and optimizer; ``rollback`` to it; and, in a search before training
-    # begins, ``trial`` and ``restore``, which go back to it and to the first batch.
 
 
 SCHEDULES: Mapping[str, type] = {
@@ -69,6 +73,7 @@ SCHEDULES: Mapping[str, type] = {
     "greedy-paper": GreedyPaper,
     "plan": Plan,
     "adaptive": Adaptive,
+    "open-ended": OpenEnded,
 }
 """Every shipped schedule by the name it has on the command line and in ``result.json``."""
 
@@ -83,6 +88,11 @@ def name_of(schedule: object) -> str:
     return names[type(schedule)]
 
 
+def summary_of(kind: type) -> str:
+    """The first paragraph of a schedule's docstring, in one line; empty if there is none."""
+    return " ".join((kind.__doc__ or "").strip().partition("\n\n")[0].split()).replace("``", "")
+
+
 def memory_to_json(memory: Memory) -> dict[str, Any]:
     """The memory as a JSON object of plain types: tuples become lists."""
     return {key: _plain(value) for key, value in memory._asdict().items()}
@@ -92,7 +102,7 @@ def memory_from_json(fresh: M, state: Mapping[str, Any]) -> M:
     """The inverse of ``memory_to_json``.
 
     Args:
-        fresh: any memory of the same schedule, for its type, e.g. ``schedule.start(base_lr)``.
+        fresh: any memory of the same schedule, for its type, e.g. the one that ``start`` returns.
         state: what ``memory_to_json`` returned, possibly after a trip through JSON.
 
     Raises:
@@ -120,10 +130,10 @@ def _like(template: Any, value: Any) -> Any:
 
 
 __all__ = [
+    "NO_ACTION",
     "SCHEDULES",
     "WSD",
     "Adaptive",
-    "Anneal",
     "Constant",
     "Cosine",
     "Decision",
@@ -133,6 +143,7 @@ __all__ = [
     "Linear",
     "Memory",
     "OneCycle",
+    "OpenEnded",
     "Plan",
     "Plateau",
     "Reading",
@@ -141,4 +152,5 @@ __all__ = [
     "memory_from_json",
     "memory_to_json",
     "name_of",
+    "summary_of",
 ]

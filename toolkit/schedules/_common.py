@@ -1,4 +1,4 @@
-"""What several schedules share: checks of settings, periods of readings, an anneal. Pure."""
+"""What several schedules share: checks of settings and periods of readings. Pure."""
 
 import math
 from typing import Literal, NamedTuple
@@ -71,16 +71,3 @@ def check(schedule: object, **rules: tuple[bool, str]) -> None:
     for field, (fine, allowed) in rules.items():
         if not fine:
             raise refusal(field, getattr(schedule, field), allowed)
-
-
-class Ramp(NamedTuple):
-    """A requested anneal: it began after update ``start`` and lasts ``updates`` (0: none)."""
-
-    start: int = 0
-    updates: int = 0
-
-    def factor(self, update: int) -> float:
-        """What the ramp leaves of the LR after ``update`` updates: 1 before, 0 at its end."""
-        if not self.updates:
-            return 1.0
-        return max(0.0, 1 - (update - self.start) / self.updates)

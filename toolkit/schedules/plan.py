@@ -9,19 +9,22 @@ from itertools import pairwise
 from statistics import fmean
 from typing import NamedTuple
 
-from toolkit.schedules._common import Period, Ramp, accumulate, check
-from toolkit.schedules.reading import HOLD, Anneal, Decision, Reading
+from toolkit.schedules._common import Period, accumulate, check
+from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Reading
 
 
 class PlanMemory(NamedTuple):
-    """The epoch in progress, the last epoch-mean losses (None: non-finite), the factor."""
+    """What the rule remembers.
+
+    Attributes:
+        period: the readings of the epoch in progress.
+        losses: mean losses of the last epochs, oldest first; None for one that is not finite.
+        scale: the factor of the base LR that the rule has made.
+    """
 
     period: Period = Period()
     losses: tuple[float | None, ...] = ()
     scale: float = 1.0
-    update: int = 0
-    ramp: Ramp = Ramp()
-    decision: Decision = HOLD
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,13 @@ class Plan:
     comparison with NaN is false.
 
     A reading that spans the end of an epoch counts for the epoch that it ends.
+
+    >>> schedule = Plan()
+    >>> memory, _ = schedule.start(0.1, Facts(budget=8))
+    >>> for epoch in range(1, 9):  # the loss falls by 0.1 an epoch, and each epoch has one reading
+    ...     memory, decision = schedule.observe(memory, Reading.of(epoch, epoch, 3 - 0.1 * epoch))
+    >>> decision.pattern, decision.action, round(schedule.factor(memory, 0.5), 3)
+    ('sharp_drop', 'raise', 1.728)
 
     Raises:
         ValueError: for a window below 3, a threshold below 0, or multipliers that cannot cut and
@@ -66,29 +76,23 @@ class Plan:
             multipliers=(0 < cut < 1 < raise_, "a cut between 0 and 1, then a raise above 1"),
         )
 
-    def start(self, base_lr: float) -> PlanMemory:
-        return PlanMemory()
+    def start(self, base_lr: float, facts: Facts) -> tuple[PlanMemory, Decision]:
+        return PlanMemory(), NO_ACTION
 
-    def observe(self, memory: PlanMemory, reading: Reading) -> PlanMemory:
+    def observe(self, memory: PlanMemory, reading: Reading) -> tuple[PlanMemory, Decision]:
         period, loss = accumulate(memory.period, reading, "epoch")
-        memory = memory._replace(period=period, update=reading.update, decision=HOLD)
+        memory = memory._replace(period=period)
         if loss is None:
-            return memory
+            return memory, NO_ACTION
         mean = None if math.isnan(loss) else loss
         losses = (*memory.losses, mean)[-(self.window + 1) :]
         decision = self.judge(losses)
         cut, raise_ = self.multipliers
-        return memory._replace(
-            losses=losses,
-            scale=memory.scale * {"cut": cut, "raise": raise_}.get(decision.action, 1.0),
-            decision=decision,
-        )
+        scale = memory.scale * {"cut": cut, "raise": raise_}.get(decision.action, 1.0)
+        return memory._replace(losses=losses, scale=scale), decision
 
     def factor(self, memory: PlanMemory, progress: float) -> float:
-        return memory.scale * memory.ramp.factor(memory.update)
-
-    def request(self, memory: PlanMemory, event: Anneal) -> PlanMemory:
-        return memory._replace(ramp=Ramp(memory.update, event.updates))
+        return memory.scale
 
     def judge(self, losses: tuple[float | None, ...]) -> Decision:
         """The decision on the last ``window + 1`` epoch losses, oldest first."""
@@ -96,7 +100,7 @@ class Plan:
         if len(finite) < len(losses):
             return Decision("nonfinite", None, "hold", "an epoch in the window has no finite mean")
         if len(finite) <= self.window:
-            return HOLD
+            return NO_ACTION
         before, last = finite[:-1], finite[1:]
         mean_before, mean = fmean(before), fmean(last)
         variance = fmean((loss - mean) ** 2 for loss in last)
@@ -122,7 +126,7 @@ class Plan:
             return Decision(
                 "plateau", rate, "cut", f"{reason}{self.variance_threshold:g}: LR x{cut:g}"
             )
-        return HOLD
+        return NO_ACTION
 
 
 def _sign_changes(losses: list[float]) -> int:

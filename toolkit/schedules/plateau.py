@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from toolkit.schedules._common import Every, Period, Ramp, accumulate, check, is_length, refusal
-from toolkit.schedules.reading import HOLD, Anneal, Decision, Reading
+from toolkit.schedules._common import Every, Period, accumulate, check, is_length, refusal
+from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Reading
 
 Mode = Literal["rel", "abs"]
 
@@ -17,14 +17,11 @@ class PlateauMemory(NamedTuple):
     """What the rule remembers.
 
     Attributes:
-        base_lr, lr: the run's LR, and what the rule has made of it.
+        base_lr, lr: the run's base LR, and the LR that the rule has made of it.
         period: the readings since the last judgement.
         best: the lowest loss so far; None before the first.
         bad: judgements in a row without a new best.
         cooldown: judgements still to sit out.
-        update: updates made at the last reading.
-        ramp: the anneal that was asked for.
-        decision: what was decided at the last reading.
     """
 
     base_lr: float = 0.0
@@ -33,9 +30,6 @@ class PlateauMemory(NamedTuple):
     best: float | None = None
     bad: int = 0
     cooldown: int = 0
-    update: int = 0
-    ramp: Ramp = Ramp()
-    decision: Decision = HOLD
 
 
 @dataclass(frozen=True)
@@ -46,6 +40,16 @@ class Plateau:
     ``min``) with the same settings. A NaN is never a new best. With a negative best a relative
     threshold lets losses above it pass for better. Bounds are absolute; they hold for the first
     parameter group, and the others keep their ratio to it.
+
+    A loss is a new best if it is below best * (1 - threshold), or below best - threshold in the
+    mode ``abs``. At a cut LR <- max(LR * cut, min_lr).
+
+    >>> schedule = Plateau(every=1, patience=1)
+    >>> memory, _ = schedule.start(0.1, Facts(budget=100))
+    >>> for update in range(1, 4):
+    ...     memory, decision = schedule.observe(memory, Reading.of(update, 0.0, 2.0))
+    >>> decision.action, round(schedule.factor(memory, 0.03), 3)
+    ('cut', 0.1)
 
     Raises:
         ValueError: naming the field, for a value that is not allowed; from ``start`` for a
@@ -81,23 +85,21 @@ class Plateau:
             },
         )
 
-    def start(self, base_lr: float) -> PlateauMemory:
+    def start(self, base_lr: float, facts: Facts) -> tuple[PlateauMemory, Decision]:
         if self.min_lr > base_lr:
             raise refusal("min_lr", self.min_lr, f"at most the base LR, {base_lr:g}")
-        return PlateauMemory(base_lr=base_lr, lr=base_lr)
+        return PlateauMemory(base_lr=base_lr, lr=base_lr), NO_ACTION
 
-    def observe(self, memory: PlateauMemory, reading: Reading) -> PlateauMemory:
+    def observe(self, memory: PlateauMemory, reading: Reading) -> tuple[PlateauMemory, Decision]:
         period, loss = accumulate(memory.period, reading, self.every)
-        memory = memory._replace(period=period, update=reading.update, decision=HOLD)
-        return memory if loss is None else self._judge(memory, loss)
+        memory = memory._replace(period=period)
+        return (memory, NO_ACTION) if loss is None else self._judge(memory, loss)
 
     def factor(self, memory: PlateauMemory, progress: float) -> float:
-        return memory.lr / memory.base_lr * memory.ramp.factor(memory.update)
+        return memory.lr / memory.base_lr
 
-    def request(self, memory: PlateauMemory, event: Anneal) -> PlateauMemory:
-        return memory._replace(ramp=Ramp(memory.update, event.updates))
-
-    def _judge(self, memory: PlateauMemory, loss: float) -> PlateauMemory:
+    def _judge(self, memory: PlateauMemory, loss: float) -> tuple[PlateauMemory, Decision]:
+        """Judge the mean loss of a period that is over."""
         if is_better(loss, memory.best, self.threshold, self.threshold_mode):
             memory = memory._replace(best=loss, bad=0)
         else:
@@ -105,14 +107,14 @@ class Plateau:
         if memory.cooldown:
             memory = memory._replace(cooldown=memory.cooldown - 1, bad=0)
         if memory.bad <= self.patience:
-            return memory
+            return memory, NO_ACTION
         lr = max(memory.lr * self.cut, self.min_lr)
         cuts = memory.lr - lr > self.eps
         lr = lr if cuts else memory.lr
         reason = f"no new best in {memory.bad} judgements, patience {self.patience}: "
         reason += f"LR {lr:.3g}" if cuts else f"the LR stays at {lr:.3g}, its bound"
         decision = Decision("plateau", float(memory.bad), "cut" if cuts else "hold", reason)
-        return memory._replace(lr=lr, bad=0, cooldown=self.cooldown, decision=decision)
+        return memory._replace(lr=lr, bad=0, cooldown=self.cooldown), decision
 
 
 def is_better(loss: float, best: float | None, threshold: float, mode: Mode) -> bool:

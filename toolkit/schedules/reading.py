@@ -1,11 +1,12 @@
 """What goes into a schedule and what comes out of one. Pure: no torch, no I/O, no clock."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 
 class Reading(NamedTuple):
-    """The training loss since the last reading, reduced over all ranks.
+    """The loss since the last reading, reduced over all ranks.
 
     Attributes:
         update: optimizer updates made so far (the reading covers the updates up to this one).
@@ -13,6 +14,9 @@ class Reading(NamedTuple):
         loss: mean loss over ``count`` items; NaN if no finite loss was seen.
         count: items (examples or tokens) behind the mean, over all ranks.
         nonfinite: micro-batches whose loss was NaN or infinite; they are not in ``loss``.
+        kind: ``training``; ``validation`` where a schedule decides on validation losses; ``judge``
+            for a pass without gradient, which a decision has asked for.
+        distance: the two reduced scalars of a distance estimate, for a schedule that needs it.
     """
 
     update: int
@@ -20,10 +24,12 @@ class Reading(NamedTuple):
     loss: float
     count: float  # type: ignore[assignment]  # the name hides tuple.count, which nobody calls
     nonfinite: int
+    kind: str = "training"
+    distance: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, update: int, epoch: float, loss: float, count: float = 1.0) -> "Reading":
-        """The reading of one loss, finite or not, over ``count`` items."""
+        """The reading of one training loss, finite or not, over ``count`` items."""
         if math.isfinite(loss):
             return cls(update, epoch, loss, count, 0)
         return cls(update, epoch, math.nan, 0.0, 1)
@@ -33,36 +39,48 @@ class Decision(NamedTuple):
     """What a schedule made of one reading.
 
     Attributes:
-        pattern: one of none, sharp_drop, descent, plateau, oscillation, rising, spike, nonfinite.
+        pattern: one of ``PATTERNS``.
         statistic: the number the pattern was recognised by, if there is one.
-        action: one of hold, raise, cut, snapshot, restore, rollback, anneal, trial.
+        action: one of ``ACTIONS``.
         reason: one sentence for the log, with the numbers and thresholds behind the action.
+        amount: updates of an anneal, batches of a judge pass; None for other actions.
     """
 
     pattern: str
     statistic: float | None
     action: str
     reason: str
+    amount: int | None = None
 
 
 class Facts(NamedTuple):
-    """What is known of a run before its first update, for schedules with a method ``inform``.
+    """What is known of a run before its first update.
 
     Attributes:
-        total_updates: the budget; None for a run without a known end.
-        pretrained: whether the first weights are.
-        restores: whether the loop takes and restores snapshots when a decision asks for it.
+        budget: updates that the run makes; None for a run without a known end.
+        epochs: passes over the training split that these are; None where nobody knows.
+        init: ``random`` or ``pretrained``, the kind of the first weights.
+        can: what the loop does when a decision asks for it, of ``ABILITIES``.
     """
 
-    total_updates: int | None
-    pretrained: bool
-    restores: bool
+    budget: int | None = None
+    epochs: float | None = None
+    init: str = "random"
+    can: frozenset[str] = frozenset()
 
+    def to_json(self) -> dict[str, Any]:
+        """The facts as a JSON object; it stands in the event with which a run starts."""
+        return {**self._asdict(), "can": sorted(self.can)}
 
-class Anneal(NamedTuple):
-    """A request from outside: bring the learning rate to zero over the next ``updates`` updates."""
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Facts":
+        """The inverse of ``to_json``.
 
-    updates: int
+        Raises:
+            KeyError: for a field that is missing.
+        """
+        values = {field: data[field] for field in cls._fields}
+        return cls(**{**values, "can": frozenset(data["can"])})
 
 
 PATTERNS = (
@@ -75,5 +93,9 @@ PATTERNS = (
     "spike",
     "nonfinite",
 )
-ACTIONS = ("hold", "raise", "cut", "snapshot", "restore", "rollback", "anneal", "trial")
-HOLD = Decision("none", None, "hold", "")
+ACTIONS = ("hold", "raise", "cut", "snapshot", "restore", "rollback", "anneal", "trial", "judge")
+ABILITIES = ("restore", "rewind", "judge", "distance")
+"""What a loop may be able to do: take and restore snapshots of model and optimizer, begin again
+with the first batches, judge without gradient, estimate the distance."""
+NO_ACTION = Decision("none", None, "hold", "")
+"""The decision of a reading in which there was nothing to see and nothing to do."""

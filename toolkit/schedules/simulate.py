@@ -1,53 +1,169 @@
-"""A schedule driven over recorded readings, without a model. Pure."""
+"""Driving a schedule: what every loop does with one, and a whole run over recorded readings. Pure.
 
+``ScheduledLR`` drives a schedule through the same functions as ``simulate``, so that a replay of a
+run's readings gives the run's decisions and learning rates to the bit.
+"""
+
+import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from toolkit.errors import ConfigError
 from toolkit.schedules import Schedule
 from toolkit.schedules.reading import Decision, Facts, Reading
 
+CHANGED = (
+    "the protocol of schedules has changed: start(base_lr, facts) and observe(memory, reading) "
+    "return (memory, decision), the class attribute 'needs' replaces the method 'inform', and a "
+    "decision 'anneal' with its amount replaces 'request'"
+)
 
-class Judged(NamedTuple):
-    """What a schedule made of one reading.
+
+class Course(NamedTuple):
+    """What a loop has made of decisions so far, beside the schedule's own factor.
 
     Attributes:
-        reading: what it was given.
+        searching: whether a trial of a search for a base LR is on its way.
+        start: updates made when the anneal began.
+        updates: updates over which the anneal takes the LR to 0 in a straight line; 0 before one
+            was asked for.
+    """
+
+    searching: bool = False
+    start: int = 0
+    updates: int = 0
+
+    def after(self, decision: Decision, made: int, facts: Facts) -> "Course":
+        """The course after a decision on a reading of update ``made``.
+
+        A search begins with its first trial and ends with ``restore``. An anneal that was asked
+        for in a search begins at its end: before, the LR is that of a trial. A decision does not
+        replace an anneal that was asked for before.
+        """
+        if decision.action == "anneal" and not self.updates:
+            assert decision.amount is not None
+            return self.annealed(decision.amount, made)
+        if decision.action == "trial" and "restore" in facts.can:
+            return self._replace(searching=True)
+        if decision.action == "restore" and self.searching:
+            return self._replace(searching=False, start=made)
+        return self
+
+    def annealed(self, updates: int, made: int) -> "Course":
+        """The course with an anneal over so many updates after update ``made``."""
+        return self._replace(start=made, updates=updates)
+
+    def factor(self, made: int) -> float:
+        """What the anneal leaves of the LR after ``made`` updates: 1 before it, 0 at its end."""
+        if not self.updates or self.searching:
+            return 1.0
+        return min(1.0, max(0.0, 1 - (made - self.start) / self.updates))
+
+
+class Replayed(NamedTuple):
+    """A recorded reading and what a schedule made of it.
+
+    Attributes:
+        reading: what the schedule was given.
         factor: the factor of the base LR in the reading's last update.
-        decision: what it decided on it.
+        decision: what it decided on the reading.
         memory: what it remembers afterwards.
+        course: what a loop has made of its decisions so far, this one included.
     """
 
     reading: Reading
     factor: float
     decision: Decision
     memory: Any
+    course: Course
 
 
-def begin(schedule: Schedule[Any], base_lr: float, facts: Facts) -> Any:
-    """The memory before the first update."""
-    memory = schedule.start(base_lr)
-    inform = getattr(schedule, "inform", None)
-    return memory if inform is None else inform(memory, facts)
+def needs_of(schedule: object) -> frozenset[str]:
+    """What a schedule or its class needs of a loop, of ``ABILITIES``."""
+    needs: frozenset[str] = getattr(schedule, "needs", frozenset())
+    return needs
 
 
-def drive(
+def check_protocol(schedule: object, where: str) -> None:
+    """Refuse a schedule, or a class of schedules, that follows the older protocol.
+
+    Args:
+        schedule: an object of the user's, or its class.
+        where: what to call it.
+
+    Raises:
+        ConfigError: saying what has changed.
+    """
+    start = getattr(schedule, "start", None)
+    if hasattr(schedule, "inform") or hasattr(schedule, "request") or not callable(start):
+        raise ConfigError(f"{where}: {CHANGED}")
+    try:
+        given = (None, 0.1, Facts()) if isinstance(schedule, type) else (0.1, Facts())
+        inspect.signature(start).bind(*given)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {CHANGED}") from error
+
+
+def begin(schedule: Schedule[Any], base_lr: float, facts: Facts) -> tuple[Any, Decision]:
+    """The memory before the first update, and what is decided then.
+
+    Raises:
+        ConfigError: if the schedule follows the older protocol.
+        ValueError: from the schedule, if it does not fit the base LR or the facts.
+    """
+    check_protocol(schedule, type(schedule).__name__)
+    return _pair(schedule, "start", schedule.start(base_lr, facts))
+
+
+def observe(schedule: Schedule[Any], memory: Any, reading: Reading) -> tuple[Any, Decision]:
+    """The memory after a reading, and the decision on it.
+
+    Raises:
+        ConfigError: if the schedule follows the older protocol, or decides on an anneal without
+            its length.
+    """
+    return _pair(schedule, "observe", schedule.observe(memory, reading))
+
+
+def simulate(
     schedule: Schedule[Any], readings: Iterable[Reading], base_lr: float, facts: Facts
-) -> Iterator[Judged]:
-    """Judge readings in their order, as a run with these losses would have.
+) -> Iterator[Replayed]:
+    """Hand recorded readings to a schedule, as a run with these losses would have.
 
     Args:
         schedule: the schedule.
         readings: with rising updates, all within the budget, if there is one.
         base_lr: the run's learning rate.
         facts: what the run knew before its first update.
+
+    Raises:
+        ConfigError: if the schedule follows the older protocol.
     """
-    memory = begin(schedule, base_lr, facts)
+    memory, decision = begin(schedule, base_lr, facts)
+    course = Course().after(decision, 0, facts)
     for reading in readings:
-        factor = schedule.factor(memory, progress(reading.update - 1, facts.total_updates))
-        memory = schedule.observe(memory, reading)
-        yield Judged(reading, factor, memory.decision, memory)
+        before = reading.update - 1
+        factor = schedule.factor(memory, progress(before, facts.budget)) * course.factor(before)
+        memory, decision = observe(schedule, memory, reading)
+        course = course.after(decision, reading.update, facts)
+        yield Replayed(reading, factor, decision, memory, course)
 
 
-def progress(updates: int, total_updates: int | None) -> float:
+def progress(updates: int, budget: int | None) -> float:
     """The share of the budget that is spent after so many updates; 0 without a budget."""
-    return 0.0 if total_updates is None else updates / total_updates
+    return 0.0 if budget is None else updates / budget
+
+
+def _pair(schedule: object, function: str, result: Any) -> tuple[Any, Decision]:
+    """What ``start`` or ``observe`` returned, if it is a memory and a decision."""
+    name = type(schedule).__name__
+    # A memory is a tuple, too: one of the older protocol must not pass for a pair.
+    if type(result) is not tuple or len(result) != 2 or not isinstance(result[1], Decision):
+        raise ConfigError(f"{name}.{function} does not return (memory, decision): {CHANGED}")
+    memory, decision = result
+    if decision.action in ("anneal", "judge") and (decision.amount or 0) < 1:
+        raise ConfigError(
+            f"{name} decides on '{decision.action}' with amount = {decision.amount}: it is the "
+            "number of updates of an anneal, or of batches of a judge pass, at least 1"
+        )
+    return memory, decision

@@ -20,13 +20,12 @@ from toolkit.stats.paired import (
 )
 from toolkit.stats.targets import Profile, Speedup, first_reaching, profile, speedup
 from toolkit.stats.tuning import Sensitivity, TuningCost, best_rate, sensitivity, tuning_cost
-from toolkit.stats.verdicts import SECONDS_ROPE, Judged, Speed, Verdict, judge, judge_seconds
+from toolkit.stats.verdicts import SECONDS_ROPE, Speed, Verdict, judge, judge_seconds
 
 __all__ = [
     "ALPHA",
     "SECONDS_ROPE",
     "Estimate",
-    "Judged",
     "Paired",
     "Profile",
     "Sensitivity",

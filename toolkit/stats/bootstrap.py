@@ -28,9 +28,15 @@ class Estimate:
 
 
 def estimate(statistic: Statistic, cells: Cells) -> list[Estimate]:
-    """A statistic that returns shape (..., k), with its k intervals.
+    """A statistic with its 95 % percentile intervals.
 
-    Infinite values are allowed: quantiles are order statistics, nothing is interpolated.
+    Args:
+        statistic: of cells with shapes (..., schedules, seeds); returns shape (..., k).
+        cells: the data, each of shape (schedules, seeds). Infinite values are allowed: quantiles
+            are order statistics, nothing is interpolated.
+
+    Returns:
+        k estimates.
     """
     values = np.atleast_1d(statistic(cells))
     low, high = bounds(statistic(resample(cells)))
@@ -55,10 +61,16 @@ def resample(cells: Cells, resamples: int = RESAMPLES) -> list[np.ndarray]:
 
 
 def iqm(cells: Cells) -> np.ndarray:
-    """Interquartile mean over all runs of each schedule, shape (..., schedules).
+    """Interquartile mean over all runs of each schedule.
 
-    The mean without the lowest and highest quarter (Agarwal et al. 2021, *Deep reinforcement
-    learning at the edge of the statistical precipice*).
+    The mean without the lowest and the highest quarter (Agarwal et al. 2021, *Deep reinforcement
+    learning at the edge of the statistical precipice*), in units of the score.
+
+    Args:
+        cells: for each problem the scores, shape (..., schedules, seeds).
+
+    Returns:
+        Shape (..., schedules).
     """
     mean: np.ndarray = stats.trim_mean(np.concatenate(cells, axis=-1), 0.25, axis=-1)
     return mean
@@ -70,9 +82,13 @@ def iqms(cells: Cells) -> list[Estimate]:
 
 
 def iqm_difference(cells: Cells, candidate: int, baseline: int) -> Estimate:
-    """Interquartile mean of one schedule minus that of another.
+    """Interquartile mean of one schedule minus that of another, both of each resample.
 
     Resampling the two apart, as is common, would lose the pairing and widen the interval.
+
+    Args:
+        cells: for each problem the scores, shape (schedules, seeds).
+        candidate, baseline: rows of the two schedules.
     """
 
     def difference(drawn: Cells) -> np.ndarray:

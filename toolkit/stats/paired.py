@@ -1,4 +1,8 @@
-"""One comparison of two schedules over the same seeds."""
+"""One comparison of two schedules over the same seeds.
+
+With scores a_i and b_i of candidate and baseline at seed i, everything rests on the differences
+d_i = a_i - b_i: pairing removes what initial weights and batch order do to both.
+"""
 
 import itertools
 from dataclasses import dataclass
@@ -8,9 +12,10 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 ALPHA = 0.05
+"""Level of every test; all intervals are of 1 - ALPHA = 95 %."""
 RESAMPLES = 9_999
 SEED = 20_251_119
-"""Where every interval by resampling starts."""
+"""Resamples of every bootstrap interval, and the seed of its random stream."""
 MATRIX_PAIRS, HALVES_PAIRS = 14, 40
 """Up to so many pairs all signs fit one matrix; up to so many, each half of the pairs has few
 enough signs to be enumerated; beyond, signs are drawn."""
@@ -18,20 +23,21 @@ enough signs to be enumerated; beyond, signs are drawn."""
 
 @dataclass(frozen=True)
 class Paired:
-    """Candidate minus baseline over the same seeds.
+    """Candidate minus baseline over the same seeds, in units of the score.
 
     Attributes:
         n: pairs.
         mean: mean difference.
         low, high: paired t-interval of 95 %.
         p: exact two-sided sign-flip p.
-        smallest_p: the smallest p that so many pairs can give.
-        spread: standard deviation of the differences.
+        smallest_p: the smallest p that n pairs can give, 2^(1-n).
+        spread: standard deviation of the differences, with n - 1.
         effect: mean difference / spread (Cohen's dz); None if the spread is 0.
-        bca: bias-corrected and accelerated bootstrap interval of 95 % (Efron 1987).
+        bca: bias-corrected and accelerated bootstrap interval of 95 % (Efron 1987, *Better
+            bootstrap confidence intervals*).
         superiority: share of pairs in which the candidate scores higher, ties counting half.
-        superiority_interval: of 95 %, exact (Clopper, Pearson 1934); ties count against the
-            candidate in its lower bound and for it in its upper, so it covers at least so often.
+        superiority_interval: of 95 %, exact (Clopper and Pearson 1934); conservative: ties are
+            losses in the lower bound and wins in the upper.
     """
 
     n: int
@@ -94,7 +100,15 @@ def compare_seconds(candidate: ArrayLike, baseline: ArrayLike) -> Paired:
 
 
 def t_bounds(values: ArrayLike, confidence: float = 1 - ALPHA) -> tuple[np.ndarray, np.ndarray]:
-    """Student's interval of the mean over the last axis, shape (..., n) to two of (...)."""
+    """Student's interval of the mean: mean -+ t(n-1) * sd / sqrt(n).
+
+    Args:
+        values: shape (..., n), n of 2 or more.
+        confidence: share of intervals that hold the true mean.
+
+    Returns:
+        Its ends, each of shape (...); a point where all n values are equal.
+    """
     x = np.asarray(values, float)
     n = x.shape[-1]
     half = stats.t.ppf((1 + confidence) / 2, n - 1) * x.std(axis=-1, ddof=1) / np.sqrt(n)
@@ -131,7 +145,9 @@ def bca_interval(values: ArrayLike, confidence: float = 1 - ALPHA) -> tuple[floa
 def sign_flip_p(difference: ArrayLike) -> float:
     """Exact two-sided p of the paired differences, shape (n,), under random signs.
 
-    Up to 40 pairs all signs are counted; beyond, 99,999 are drawn.
+    If the schedules are equal, each difference is as likely to have the other sign: p is the share
+    of all 2^n sign vectors s with abs(sum s_i d_i) >= abs(sum d_i) (Fisher 1935, *The design of
+    experiments*, section 21). Up to 40 pairs all are counted; beyond, 99,999 are drawn.
     """
     return float(sign_flip_ps(np.asarray(difference, float)[None])[0])
 
@@ -150,6 +166,7 @@ def sign_flip_ps(differences: np.ndarray) -> np.ndarray:
 
 
 def _by_matrix(differences: np.ndarray) -> np.ndarray:
+    """All sums of many comparisons at once, in chunks that fit into memory."""
     signs = _signs(differences.shape[1])
     signs = signs[signs[:, 0] > 0]  # the others give the same sums with the other sign
     chunks = np.array_split(differences, 1 + differences.shape[0] * len(signs) // 2**24)
@@ -171,6 +188,7 @@ def _by_halves(difference: np.ndarray) -> float:
 
 
 def _by_drawing(difference: np.ndarray) -> float:
+    """An estimate of p from 99,999 sign vectors, the same on every call."""
     if not difference.any():
         return 1.0
     test = stats.permutation_test(
@@ -206,6 +224,10 @@ def _threshold(differences: np.ndarray) -> np.ndarray:
 
 
 def _superiority_interval(above: int, level: int, n: int) -> tuple[float, float]:
+    """Clopper and Pearson's interval of the share of wins, of n pairs with ``level`` ties.
+
+    Conservative: ties are losses in the lower bound and wins in the upper.
+    """
     low = stats.binomtest(above, n).proportion_ci(1 - ALPHA, method="exact").low
     high = stats.binomtest(above + level, n).proportion_ci(1 - ALPHA, method="exact").high
     return float(low), float(high)

@@ -55,12 +55,18 @@ class Speedup:
 
 
 def first_reaching(values: Sequence[float], at: Sequence[float], target: float) -> float:
-    """The first place at which a value is the target or above; infinity for a miss."""
+    """The first place at which a value is the target or above; infinity for a miss.
+
+    Args:
+        values: scores over a run, shape (evaluations,).
+        at: their places, in any unit of time, ascending, same shape.
+        target: the score to reach.
+    """
     return next((x for x, value in zip(at, values, strict=True) if value >= target), float("inf"))
 
 
 def profile(cells: Cells) -> Profile:
-    """The performance profile.
+    """The performance profile: rho_s(tau), the share of problems p with t_sp <= tau * min_s t_sp.
 
     Args:
         cells: for each problem the times to the target, shape (schedules, seeds), infinite for
@@ -72,7 +78,7 @@ def profile(cells: Cells) -> Profile:
 
 
 def speedup(times: Cells, budgets: Cells, candidate: int, baseline: int) -> Speedup:
-    """The geometric-mean speed-up of one schedule over another.
+    """The geometric-mean speed-up: exp(mean(log t_baseline - log t_candidate)) over all runs.
 
     Args:
         times: for each problem the times to the target, shape (schedules, seeds), infinite for

@@ -99,9 +99,14 @@ def tuning_cost(
 
 
 def best_rate(rates: Sequence[float], validation: np.ndarray) -> tuple[float, bool]:
-    """The rate with the best mean of shape (rates, seeds), and whether it is interior.
+    """The base LR with the best mean, and whether it is interior.
 
-    A best rate at an end of the grid asks for a wider grid.
+    Args:
+        rates: base LRs, ascending, shape (rates,).
+        validation: scores, higher is better, shape (rates, seeds).
+
+    Returns:
+        The rate; and whether it lies inside the grid: one at an end asks for a wider grid.
     """
     best = int(validation.mean(axis=1).argmax())
     return rates[best], 0 < best < len(rates) - 1

@@ -1,4 +1,13 @@
-"""From comparisons to verdicts: Holm, the ROPE, and what an undecided comparison lacks."""
+"""From comparisons to verdicts: Holm, the ROPE, and what an undecided comparison lacks.
+
+The rules of comparison, with the interval [low, high] of the mean difference, p after Holm over the
+family, and the region of practical equivalence from -rope to rope (Kruschke 2018, *Rejecting or
+accepting parameter values in Bayesian estimation*):
+
+* better or worse: 0 is outside the interval, p < 0.05, and abs(mean) > rope;
+* equivalent: -rope < low and high < rope;
+* undecided: everything else.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +21,7 @@ from statsmodels.stats.power import TTestPower
 
 from toolkit.stats.paired import ALPHA, Paired
 
-Verdict = Literal["better", "worse", "equivalent", "undecided"]
+VerdictName = Literal["better", "worse", "equivalent", "undecided"]
 SpeedVerdict = Literal["faster", "slower", "equivalent", "undecided"]
 POWER = 0.8
 SECONDS_ROPE = 0.05
@@ -22,7 +31,7 @@ MANY_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
-class Judged:
+class Verdict:
     """A comparison of the primary family: the numbers, the adjusted p and the verdict.
 
     Attributes:
@@ -38,7 +47,7 @@ class Judged:
 
     paired: Paired
     p_adjusted: float
-    verdict: Verdict
+    verdict: VerdictName
     seeds_needed: int | None
     detectable: float | None
 
@@ -52,7 +61,7 @@ class Speed:
         low, high: its 95 % interval, from the paired t-interval of the log ratios.
         verdict: faster, slower, equivalent (the interval lies within 5 %) or undecided.
         detectable: for ``undecided``, about the ratio nearest to 1, and below it, that these seeds
-            find with a power of 80 %; None as in ``Judged``.
+            find with a power of 80 %; None as in ``Verdict``.
         judged: the same in units of -log(seconds).
     """
 
@@ -61,10 +70,10 @@ class Speed:
     high: float
     verdict: SpeedVerdict
     detectable: float | None
-    judged: Judged
+    judged: Verdict
 
 
-def judge(family: Sequence[Paired], rope: Sequence[float], declared: int = 0) -> list[Judged]:
+def judge(family: Sequence[Paired], rope: Sequence[float], declared: int = 0) -> list[Verdict]:
     """The verdicts of a primary family.
 
     Args:
@@ -72,6 +81,9 @@ def judge(family: Sequence[Paired], rope: Sequence[float], declared: int = 0) ->
         rope: for each, the difference that does not matter in practice, in units of the score.
         declared: comparisons of the family, if that is more: those that cannot be made, or not
             yet, count for Holm as p = 1.
+
+    Raises:
+        ValueError: if there are not as many ROPEs as comparisons.
     """
     if not family:
         return []
@@ -84,8 +96,13 @@ def judge(family: Sequence[Paired], rope: Sequence[float], declared: int = 0) ->
 
 
 def judge_seconds(family: Sequence[Paired], declared: int = 0) -> list[Speed]:
-    """The verdicts on the times of a primary family, each from ``compare_seconds``."""
-    names: dict[Verdict, SpeedVerdict] = {"better": "faster", "worse": "slower"}
+    """The verdicts on the training times of a primary family.
+
+    Args:
+        family: comparisons of -log(seconds), each from ``compare_seconds``; the ROPE is 5 %.
+        declared: as of ``judge``.
+    """
+    names: dict[VerdictName, SpeedVerdict] = {"better": "faster", "worse": "slower"}
     speeds = []
     for judged in judge(family, [float(np.log1p(SECONDS_ROPE))] * len(family), declared):
         paired, detectable = judged.paired, judged.detectable
@@ -97,7 +114,11 @@ def judge_seconds(family: Sequence[Paired], declared: int = 0) -> list[Speed]:
 
 
 def holm(ps: Sequence[float]) -> np.ndarray:
-    """Adjusted p of a family (Holm 1979), shape (m,)."""
+    """Adjusted p of a family, shape (m,), in the order of ``ps``.
+
+    Of the ascending p_(1) to p_(m), the k-th becomes max over j <= k of min(1, (m - j + 1) p_(j))
+    (Holm 1979, *A simple sequentially rejective multiple test procedure*).
+    """
     adjusted: np.ndarray = multipletests(ps, method="holm")[1]
     return adjusted
 
@@ -105,7 +126,16 @@ def holm(ps: Sequence[float]) -> np.ndarray:
 def decide(
     mean: ArrayLike, low: ArrayLike, high: ArrayLike, p_adjusted: ArrayLike, rope: ArrayLike
 ) -> np.ndarray:
-    """The verdicts by the rules of comparison, elementwise, as an array of strings."""
+    """The verdicts by the rules of this module, elementwise.
+
+    Args:
+        mean, low, high: difference and its interval, in units of the score.
+        p_adjusted: after Holm.
+        rope: in units of the score.
+
+    Returns:
+        An array of ``better``, ``worse``, ``equivalent`` or ``undecided``.
+    """
     mean, low, high, rope = (np.asarray(x, float) for x in (mean, low, high, rope))
     apart = (low > 0) | (high < 0)
     decided = apart & (np.asarray(p_adjusted) < ALPHA) & (np.abs(mean) > rope)
@@ -120,6 +150,11 @@ def seeds_needed(paired: Paired, rope: float, family: int = 1) -> int:
 
     The difference and its spread are taken as observed. One beyond the ROPE must be
     ``detectable``; one within it must get an interval inside the ROPE.
+
+    Args:
+        paired: the undecided comparison.
+        rope: in units of the score.
+        family: comparisons of the family.
     """
     mean, spread = abs(paired.mean), paired.spread
     floor = max(paired.n + 1, fewest_pairs(family))
@@ -147,11 +182,18 @@ def fewest_pairs(family: int) -> int:
 def detectable(spread: float, n: int, rope: float, family: int = 1) -> float | None:
     """About the smallest true difference that n pairs find with a power of 80 %.
 
-    It must become significant at the strictest step of Holm and exceed the ROPE in the sample.
-    Where that step leaves room for the smallest p alone, all n differences must have one sign.
+    It must become significant at the strictest step of Holm, ALPHA / family, by a paired t-test,
+    and exceed the ROPE in the sample: rope + z(0.8) * spread / sqrt(n). Where that step leaves room
+    for the smallest p alone, all n differences must have one sign: z(0.8^(1/n)) * spread.
+
+    Args:
+        spread: standard deviation of the differences, in units of the score.
+        n: pairs.
+        rope: in units of the score.
+        family: comparisons of the family.
 
     Returns:
-        None where the smallest p of n pairs is too large for the family.
+        In units of the score; None where the smallest p of n pairs is too large for the family.
     """
     if n < fewest_pairs(family):
         return None
@@ -167,16 +209,16 @@ def detectable(spread: float, n: int, rope: float, family: int = 1) -> float | N
     return least
 
 
-def _judge(paired: Paired, p: float, rope: float, family: int) -> Judged:
-    verdict: Verdict = str(decide(paired.mean, paired.low, paired.high, p, rope))  # type: ignore[assignment]
+def _judge(paired: Paired, p: float, rope: float, family: int) -> Verdict:
+    verdict: VerdictName = str(decide(paired.mean, paired.low, paired.high, p, rope))  # type: ignore[assignment]
     if verdict != "undecided":
-        return Judged(paired, p, verdict, None, None)
+        return Verdict(paired, p, verdict, None, None)
     found = detectable(paired.spread, paired.n, rope, family)
-    return Judged(paired, p, verdict, seeds_needed(paired, rope, family), found)
+    return Verdict(paired, p, verdict, seeds_needed(paired, rope, family), found)
 
 
 def _power_of_equivalence(mean: float, spread: float, n: int, rope: float) -> float:
-    """How often the interval of n pairs lies inside the ROPE; the spread is taken as known."""
+    """How often the interval of n pairs lies inside the ROPE, for this true mean and spread."""
     error = spread / n**0.5
     room = rope - stats.t.ppf(1 - ALPHA / 2, n - 1) * error
     if room <= 0:

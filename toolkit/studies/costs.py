@@ -1,4 +1,4 @@
-"""What a study will cost: from runs that are finished, or from a few updates made here."""
+"""What a study will cost in seconds: from runs that are finished, or from a few updates here."""
 
 import json
 import time
@@ -79,7 +79,7 @@ def measure(config: RunConfig, updates: int) -> Cost:
     with TemporaryDirectory() as folder:
         run = build(replace(config, recipe=recipe, wandb="off", progress=False), Path(folder))
         update, sample = rehearse(run, updates)
-        budget, per_epoch = run.budget, run.plan.updates_per_epoch
+        budget, per_epoch = run.budget, run.batch_plan.updates_per_epoch
         validation, test = len(run.splits.validation), len(run.splits.test)
         loop.release(run)
     evaluations = budget / (config.eval_every or per_epoch)

@@ -1,4 +1,8 @@
-"""Several workers on one study: processes of this machine, or jobs of a cluster."""
+"""A pool of workers on one study: local processes, or SLURM jobs.
+
+The pool starts workers and replaces those that die. Which run a worker takes next is the worker's
+own choice (``worker``): the pool hands out nothing.
+"""
 
 import os
 import signal
@@ -14,7 +18,7 @@ from typing import Any
 from toolkit.errors import ConfigError, RunError
 from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, stop_on_signal
 from toolkit.studies import claims
-from toolkit.studies.worker import Item, record_failure
+from toolkit.studies.run_queue import Item, record_failure
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 60
@@ -25,7 +29,15 @@ LINES = 5
 
 @dataclass
 class Slot:
-    """One place for a worker: its environment, its cores, and the process in it."""
+    """One place for a worker in the pool.
+
+    Attributes:
+        log: what its workers print.
+        environment: of the process; it says which GPU the worker sees.
+        cores: that its workers keep to; empty where the system cannot say so.
+        process: the worker that is at work.
+        over: nothing is left for it to do.
+    """
 
     log: Path
     environment: Mapping[str, str]
@@ -50,10 +62,10 @@ def run(
         items: the runs, to see how far they are.
         flags: the arguments of ``toolkit.sweep`` that start a worker.
         logs: a folder for what the workers print.
-        done: called now and then.
+        done: called twice a second, to show how far the study is.
 
     Returns:
-        An exit code, as ``toolkit.studies.worker.work``.
+        An exit code, as of ``toolkit.studies.run_queue.work``.
 
     Raises:
         ConfigError: if a run cannot be carried out as configured, as a worker said.
@@ -171,7 +183,7 @@ def _is_free(item: Item) -> bool:
 
 
 def _blame(pid: int, code: int, slot: Slot, items: Sequence[Item]) -> None:
-    """Count the death of a worker as a failure of the run that it was at."""
+    """Count the death of a worker as a failed attempt at the run whose claim it held."""
     for item in items:
         claim = claims.current(item.folder) if item.open else None
         if claim and (claim.machine, claim.pid) == (claims.this_machine(), pid):

@@ -358,7 +358,7 @@ def _from_file(path: str, name: str) -> Study:
     function = userfile.attribute_of("study", path, name)
     if not callable(function):
         raise ConfigError(f"{name} of '{path}' is {type(function).__name__}, not a function")
-    study = userfile.said_in_one_line(f"{name} of '{path}'", path, function)
+    study = userfile.raise_as_config_error(f"{name} of '{path}'", path, function)
     if not isinstance(study, Study):
         raise ConfigError(f"{name} of '{path}' returns {type(study).__name__}, not a Study")
     return study

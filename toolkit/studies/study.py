@@ -8,10 +8,8 @@ from typing import Any
 from toolkit.config import RunConfig, schedule_name
 from toolkit.errors import ConfigError
 from toolkit.records.events import entrant
-
-ROPE = {"digits": 0.5, "cifar10": 0.2, "imdb": 0.3, "squad_v2": 0.5}
-"""Points of the headline metric that do not matter in practice, by task. One image of the digits
-test split is 0.3 points."""
+from toolkit.schedules import OpenEnded
+from toolkit.task import load, parse_target
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,8 @@ class Study:
         configs: the runs, ordered by seed, then pair, then schedule: every prefix is a smaller
             study.
         family: the primary family. Everything else is exploratory.
-        rope: per task, the difference in the headline metric that does not matter in practice.
+        rope: task -> the difference in the headline metric that does not matter in practice; for
+            tasks that it leaves out, what they declare themselves.
         reference: the schedule that sets the targets of the times to a target, and that others
             are compared with where nothing was declared.
         base_lrs: where the base LRs are from, in a phrase; empty if the question says it.
@@ -60,7 +59,7 @@ class Study:
     question: str
     configs: tuple[RunConfig, ...]
     family: tuple[Contrast, ...] = ()
-    rope: Mapping[str, float] = field(default_factory=lambda: ROPE)
+    rope: Mapping[str, float] = field(default_factory=dict)
     reference: str = "cosine"
     base_lrs: str = ""
     reduced: Mapping[str, str] = field(default_factory=dict)
@@ -75,10 +74,19 @@ class Study:
                     f"study {self.name}: {config.target} has recipe.precision = auto, which "
                     "machines decide differently; name fp32 or bf16"
                 )
+            if isinstance(config.schedule, OpenEnded):
+                raise ConfigError(
+                    f"study {self.name}: {config.target} has schedule = "
+                    f"{schedule_name(config.schedule)}, which begins its last anneal where cuts "
+                    "stop paying, not by the budget that all runs of a study share"
+                )
             if config.study != self.name:
                 raise ConfigError(
                     f"study {self.name}: a run of {config.target} has study = '{config.study}'"
                 )
+        tasks = dict.fromkeys(parse_target(config.target).task for config in self.configs)
+        declared = {name: load(name).rope for name in tasks if name not in self.rope}
+        object.__setattr__(self, "rope", {**declared, **self.rope})
         for one in self.family:
             for (_, _, side, arm), seeds in self._seeds(one).items():
                 if not seeds:

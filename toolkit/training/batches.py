@@ -112,8 +112,8 @@ class MicroBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         for update in self.updates:
-            shares = self.plan.ids(update).reshape(-1, self.ranks, self.micro_batch)
-            for micro_batch in shares[:, self.rank]:
+            parts = self.plan.ids(update).reshape(-1, self.ranks, self.micro_batch)
+            for micro_batch in parts[:, self.rank]:
                 yield micro_batch.tolist()
 
 
@@ -132,12 +132,12 @@ def batches_of(run: "Run", first: int, last: int) -> "Iterator[Batch]":
     Yields:
         The tensors on the run's device, each with a first axis of ``micro_batch`` samples.
     """
-    accelerator, plan, config = run.accelerator, run.plan, run.config
-    ranks, rank = run.shares.ranks, accelerator.process_index
-    order = MicroBatches(plan, rank, ranks, run.shares.micro_batch, first, last)
+    accelerator, plan, config = run.accelerator, run.batch_plan, run.config
+    ranks, rank = run.batch_split.ranks, accelerator.process_index
+    order = MicroBatches(plan, rank, ranks, run.batch_split.micro_batch, first, last)
     seed = derive_seed(config.seed, config.arm, AUGMENT_STREAM)
     for number, batch in enumerate(training_loader(run.splits.train, order)):
-        epoch = plan.epoch(first + number // run.shares.accumulation)
+        epoch = plan.epoch(first + number // run.batch_split.accumulation)
         yield run.task.augment(send_to_device(batch, accelerator.device), seed, epoch)
 
 
@@ -151,14 +151,21 @@ def evaluation_loader(split: Split, batch_size: int) -> "DataLoader[Batch]":
     return _loader(split, batch_size=batch_size, sampler=_evaluation_order(split))
 
 
-def shares_of(
+def evaluation_shards(
     split: Split, batch_size: int, rank: int, ranks: int
 ) -> Iterator[tuple[list[int], bool]]:
-    """A rank's batches of an evaluation, as many as any other rank's.
+    """The batches of a split that one rank evaluates; every sample is evaluated by one rank.
+
+    Ranks take turns. All get equally many batches, for each call of a model may be a collective:
+    where the last round has too few, a rank gets the round's first batch, which is not its own.
+
+    Args:
+        split: what is evaluated, in order or, with lengths, from the longest.
+        batch_size: samples of a batch; the last may be shorter.
+        rank, ranks: which process of how many.
 
     Yields:
-        The ids of a batch, and whether it is this rank's own; one that is not fills a round up, so
-        that all ranks call their model equally often.
+        The sample ids of a batch, and whether it counts: whether it is this rank's own.
     """
     order = _evaluation_order(split)
     batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]

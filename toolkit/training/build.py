@@ -18,22 +18,19 @@ from torch.utils.data import DataLoader
 
 from toolkit.config import RUNS, RunConfig, resolve, run_folder
 from toolkit.errors import ConfigError
-from toolkit.process import world_size
+from toolkit.process import set_threads, world_size
 from toolkit.records.provenance import code
 from toolkit.records.recorder import Recorder
 from toolkit.records.result import Snapshots
 from toolkit.task import Batch, Recipe, Splits, Task, load, parse_target, recipe_of
 from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
+from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
-from toolkit.training.meter import LossMeter
 from toolkit.training.optim import build_optimizer, evaluates_other_weights
-from toolkit.training.ranks import Shares, check_engine, cut, make_accelerator
+from toolkit.training.ranks import BatchSplit, check_engine, make_accelerator, split_global_batch
 
 INIT_STREAM, DROPOUT_STREAM = 2, 3
 """Numbers of the streams of random numbers for first weights and dropout; see ``batches``."""
-NONFINITE_READINGS = 20
-"""So many readings in a row without one finite loss, and the run has diverged: its weights are
-NaN, and no update brings them back."""
 
 
 @dataclass
@@ -59,19 +56,21 @@ class Run:
     of model and optimizer."""
     meter: LossMeter
     """The training loss since the last reading."""
-    plan: BatchPlan
+    batch_plan: BatchPlan
     """Which samples make up which update."""
     splits: Splits
     evaluation_loaders: dict[str, "DataLoader[Batch]"]
     """This rank's batches of the splits ``validation`` and ``test``."""
     budget: int
     """Updates to be made in all, trials and updates that were rolled back included."""
-    shares: Shares
+    batch_split: BatchSplit
     """How the samples of an update are cut over ranks and micro-batches."""
     folder: Path
     """``runs/STUDY/RUN_ID``: where the run is written down."""
     initial_weights_sha: str
     """SHA-256 of the weights before the first update, by ``weights_sha``."""
+    infinite_at_start: frozenset[str]
+    """Buffers that held an infinity then, as masks do by design."""
     notes: tuple[str, ...]
     """What a reader of the result should know, one sentence each."""
     after_update: list[Callable[["Run"], None]] = field(default_factory=list)
@@ -84,8 +83,12 @@ class Run:
     """Optimizer updates made so far."""
     saved_at: int = 0
     """Update of the newest checkpoint; 0 if there is none."""
+    readings: int = 0
+    """Readings of the training loss so far."""
     nonfinite_readings: int = 0
-    """Latest readings in a row without one finite loss."""
+    """Latest readings in a row with a loss that was not finite, on whichever rank."""
+    lost: str = ""
+    """Why the run counts as diverged, in words; empty while it does not. See ``divergence``."""
     stop_asked: bool = False
     """This rank was asked to stop; it does so when a reading has told the others."""
     stop_agreed: bool = False
@@ -107,17 +110,17 @@ class Run:
     @property
     def epoch(self) -> float:
         """Passes over the training split so far."""
-        return self.update / self.plan.updates_per_epoch
+        return self.update / self.batch_plan.updates_per_epoch
 
     @property
     def diverged(self) -> bool:
         """Whether the weights are lost."""
-        return self.nonfinite_readings >= NONFINITE_READINGS
+        return bool(self.lost)
 
     @property
     def eval_every(self) -> int:
         """Updates between evaluations on the validation split."""
-        return self.config.eval_every or self.plan.updates_per_epoch
+        return self.config.eval_every or self.batch_plan.updates_per_epoch
 
     @property
     def checkpoint_due(self) -> bool:
@@ -142,8 +145,8 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     config = resolve(config)
     target, recipe = parse_target(config.target), config.recipe
     task = load(target.task)
-    shares = cut(recipe.global_batch, recipe.micro_batch, world_size())
-    accelerator = make_accelerator(recipe, shares)
+    batch_split = split_global_batch(recipe.global_batch, recipe.micro_batch, world_size())
+    accelerator = make_accelerator(recipe, batch_split)
     with accelerator.local_main_process_first():  # the others find its work in the cache
         splits = task.splits(target.model, recipe)
     lengths = getattr(splits.train, "lengths", None)
@@ -151,11 +154,13 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     budget = _budget(recipe, plan)
     torch.manual_seed(derive_seed(config.seed, INIT_STREAM))
     model = fresh_model(task, target.model, recipe)
+    set_threads(sum(weight.numel() for weight in model.parameters()))
     dtype = next(model.parameters()).dtype  # prepared, DeepSpeed's may be bfloat16
     initial_weights_sha = weights_sha(model.state_dict())
+    infinite_at_start = infinite_buffers(model)
     built = build_optimizer(model, recipe)
     model, optimizer = accelerator.prepare(model, built)
-    check_engine(model, recipe, shares)
+    check_engine(model, recipe, batch_split)
     torch.manual_seed(
         derive_seed(config.seed, config.arm, DROPOUT_STREAM, accelerator.process_index)
     )
@@ -170,15 +175,16 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         model=model,
         optimizer=optimizer,
         evaluates_other_weights=evaluates_other_weights(built),
-        lr=_scheduled(config, model, optimizer, budget),
+        lr=_scheduled(config, model, optimizer, budget, budget / plan.updates_per_epoch),
         meter=LossMeter(accelerator, dtype),
-        plan=plan,
+        batch_plan=plan,
         splits=splits,
         evaluation_loaders=loaders,
         budget=budget,
-        shares=shares,
+        batch_split=batch_split,
         folder=run_folder(config, runs),
         initial_weights_sha=initial_weights_sha,
+        infinite_at_start=infinite_at_start,
         notes=(*_notes(config, task), *splits.notes),
     )
 
@@ -187,6 +193,12 @@ def fresh_model(task: Task, name: str, recipe: Recipe) -> nn.Module:
     """The task's model; its weights are fp32 under bf16, too, which is autocast."""
     dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
     return task.model(name, recipe).to(dtype)
+
+
+def infinite_buffers(model: nn.Module) -> frozenset[str]:
+    """The names of the buffers that hold an infinity."""
+    floating = {name: b for name, b in model.named_buffers() if b.is_floating_point()}
+    return frozenset(name for name, buffer in floating.items() if buffer.isinf().any())
 
 
 def weights_sha(state: dict[str, torch.Tensor]) -> str:
@@ -199,12 +211,19 @@ def weights_sha(state: dict[str, torch.Tensor]) -> str:
 
 
 def _scheduled(
-    config: RunConfig, model: nn.Module, optimizer: Optimizer, budget: int
+    config: RunConfig, model: nn.Module, optimizer: Optimizer, budget: int, epochs: float
 ) -> ScheduledLR:
-    pretrained = config.recipe.init == "pretrained"
-    restored = model if config.sees == "training" else None
+    goes_back = config.sees == "training"
     try:
-        return ScheduledLR(optimizer, config.schedule, budget, restored, pretrained=pretrained)
+        return ScheduledLR(
+            optimizer,
+            config.schedule,
+            budget,
+            model if goes_back else None,
+            pretrained=config.recipe.init == "pretrained",
+            epochs=epochs,
+            can=("rewind",) if goes_back else (),
+        )
     except ValueError as error:  # the schedule does not fit the budget or the base LR
         raise ConfigError(str(error)) from error
 

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from toolkit.errors import ConfigError, RunError, error_text
-from toolkit.records.events import RESUME, START
+from toolkit.records.events import RESUME, START, decision_to_json
 from toolkit.records.json_files import read_json, sync, write_json
 from toolkit.records.recorder import Recorder, Stopwatch
 from toolkit.training import checkpoint_folder, manifest
@@ -42,7 +42,7 @@ def start_or_resume(run: Run) -> None:
     A collective: all ranks call it.
 
     Raises:
-        RunError: if the checkpoint is of another kind of launch or another version.
+        RunError: if the checkpoint is of another kind of launch or of another version.
     """
     accelerator, folder = run.accelerator, run.folder / CHECKPOINTS
     path, state = _choose(run)
@@ -53,10 +53,13 @@ def start_or_resume(run: Run) -> None:
             checkpoint_folder.say(folder, problem)
         run.notes = (*run.notes, *checkpoint_folder.notes(folder))
     if path is None:
-        facts, decision = run.lr.facts._asdict(), run.lr.memory.decision._asdict()
-        run.record.event(START, 0, epoch=0.0, **facts, **decision)
+        facts, decision = run.lr.facts.to_json(), decision_to_json(run.lr.decision)
+        run.record.event(START, 0, epoch=0.0, facts=facts, **decision)
         return
-    _set_state(run, state, _load(run, path))
+    try:
+        _set_state(run, state, _load(run, path))
+    except ValueError as error:  # the schedule has another memory now
+        raise RunError(f"{path} cannot be continued: {error}; --fresh starts over") from error
     run.record.event(RESUME, run.update, world_size=accelerator.num_processes)
 
 
@@ -121,7 +124,7 @@ def _choose(run: Run) -> tuple[Path | None, dict[str, Any]]:
     """
     told: list[Any] = [None]
     if run.accelerator.is_main_process:
-        folder, ranks = run.folder / CHECKPOINTS, run.shares.ranks
+        folder, ranks = run.folder / CHECKPOINTS, run.batch_split.ranks
         try:
             path = checkpoint_folder.newest(folder, run.folder.name, launch_of(run), ranks)
             told = [(path, {} if path is None else read_json(path / STATE))]
@@ -179,6 +182,7 @@ def _state(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
         "rollbacks": run.rollbacks,
         "stopwatch": run.record.stopwatch.state(),
         "initial_weights_sha": run.initial_weights_sha,
+        "readings": run.readings,
         "nonfinite_readings": run.nonfinite_readings,
         "last_metrics": run.last_metrics,
     }
@@ -191,6 +195,7 @@ def _set_state(run: Run, state: dict[str, Any], snapshot: dict[str, Any]) -> Non
     run.lr.load_state_dict({**state["lr"], "snapshot": snapshot})
     run.rollbacks = state["rollbacks"]
     run.initial_weights_sha = state["initial_weights_sha"]
+    run.readings = state["readings"]
     run.nonfinite_readings = state["nonfinite_readings"]
     run.last_metrics = state["last_metrics"]
     run.record.stopwatch = Stopwatch(state["stopwatch"])

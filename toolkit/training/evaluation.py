@@ -14,10 +14,10 @@ import torch
 from accelerate.utils import send_to_device
 
 from toolkit.schedules.reading import Reading
-from toolkit.training.batches import batches_of, shares_of
+from toolkit.training.batches import batches_of, evaluation_shards
 from toolkit.training.batchnorm import has_batch_statistics, recomputed_statistics
 from toolkit.training.build import Run
-from toolkit.training.meter import LossMeter
+from toolkit.training.loss_meter import LossMeter
 
 STATISTICS_OVER = 50
 """Micro-batches for the batch statistics of averaged weights, as schedule-free's authors advise."""
@@ -48,22 +48,22 @@ def validation_reading(run: Run) -> Reading:
     """
     meter = LossMeter(run.accelerator, run.meter.dtype)
     split, size = run.splits.validation, run.config.recipe.eval_batch
-    rank, ranks = run.accelerator.process_index, run.shares.ranks
+    rank, ranks = run.accelerator.process_index, run.batch_split.ranks
     with run.record.span("evaluation"), evaluation_mode(run):
-        for ids, own in shares_of(split, size, rank, ranks):
+        for ids, own in evaluation_shards(split, size, rank, ranks):
             batch = send_to_device(split.__getitems__(ids), run.accelerator.device)
             total, count = run.task.loss(run.model, batch)
             if own:
                 meter.add(total, count)
         reading, _ = meter.read(run.update, run.epoch)  # waits for the device
-    return reading
+    return reading._replace(kind="validation")
 
 
 def _statistics_of_evaluated_weights(run: Run) -> AbstractContextManager[None]:
     """Batch norm's running statistics follow the weights in training: are they those evaluated?"""
     if not run.evaluates_other_weights or not has_batch_statistics(run.model):
         return nullcontext()
-    updates = math.ceil(STATISTICS_OVER / run.shares.accumulation)
+    updates = math.ceil(STATISTICS_OVER / run.batch_split.accumulation)
     forward = (partial(run.task.loss, run.model, batch) for batch in batches_of(run, 0, updates))
     mean_over_ranks = partial(run.accelerator.reduce, reduction="mean")
     return recomputed_statistics(run.model, forward, mean_over_ranks)

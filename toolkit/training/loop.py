@@ -12,7 +12,6 @@ schedule, task, optimizer or launcher by name.
 """
 
 import gc
-import math
 from collections.abc import Iterator
 
 import torch
@@ -22,9 +21,9 @@ from toolkit.config import schedule_name
 from toolkit.errors import RunError
 from toolkit.process import stop_on_signal
 from toolkit.records.result import Result
-from toolkit.schedules.reading import HOLD, Decision
+from toolkit.schedules.reading import NO_ACTION, Decision
 from toolkit.task import Batch, Split
-from toolkit.training import checkpoint, checkpoint_folder
+from toolkit.training import checkpoint, checkpoint_folder, divergence
 from toolkit.training.batches import training_batches
 from toolkit.training.build import Run
 from toolkit.training.evaluation import evaluation_mode, validation_reading
@@ -82,7 +81,7 @@ def make_update(run: Run, batches: "Iterator[Batch]") -> None:
     """One optimizer update over its micro-batches, the next of ``batches``."""
     accelerator, record, clip = run.accelerator, run.record, run.config.recipe.clip
     with record.span("data"):
-        window = [next(batches) for _ in range(run.shares.accumulation)]
+        window = [next(batches) for _ in range(run.batch_split.accumulation)]
     divisor = mean_items(run, window)
     for batch in window:
         with accelerator.accumulate(run.model):
@@ -146,9 +145,8 @@ def _read(run: Run) -> Decision:
     """
     with run.record.span("reading"):
         reading, run.stop_agreed = run.meter.read(run.update, run.epoch, run.stop_asked)
-        decision = run.lr.observe(reading) if run.config.sees == "training" else HOLD
-    run.nonfinite_readings = 0 if math.isfinite(reading.loss) else run.nonfinite_readings + 1
-    run.rollbacks += decision.action == "rollback"
+        decision = run.lr.observe(reading) if run.config.sees == "training" else NO_ACTION
+    divergence.note_reading(run, reading.nonfinite, decision.action == "rollback")
     run.record.reading(reading, decision, run.lr.used, run.lr.factor)
     return decision
 

@@ -1,6 +1,7 @@
 """The shell that lets a pure schedule drive an optimizer's learning rates through torch's API."""
 
 import warnings
+from collections.abc import Collection
 from typing import Any
 from weakref import ref
 
@@ -9,8 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from toolkit.schedules import Schedule, memory_from_json, memory_to_json
-from toolkit.schedules.reading import Anneal, Decision, Facts, Reading
-from toolkit.schedules.simulate import begin, progress
+from toolkit.schedules.reading import ABILITIES, NO_ACTION, Decision, Facts, Reading
+from toolkit.schedules.simulate import Course, begin, needs_of, observe, progress
 from toolkit.training.snapshot import Snapshot
 
 
@@ -32,9 +33,13 @@ class ScheduledLR(LRScheduler):
             untouched model while it searches for a base LR, later to the last good state. Without
             it a schedule that would go back only cuts, and a warning says so.
         pretrained: whether the model's first weights are.
+        epochs: passes over the training split that the budget makes, if known.
+        can: what the loop around it does beside restoring the model when a decision asks for it, of
+            ``toolkit.schedules.reading.ABILITIES``.
 
     Raises:
-        ValueError: for a budget below one update.
+        ValueError: for a budget below one update, or a schedule that does not fit: it follows the
+            older protocol, or needs what the loop cannot do.
     """
 
     def __init__(
@@ -45,6 +50,8 @@ class ScheduledLR(LRScheduler):
         model: nn.Module | None = None,
         *,
         pretrained: bool = False,
+        epochs: float | None = None,
+        can: Collection[str] = (),
     ) -> None:
         if total_updates is not None and total_updates < 1:
             raise ValueError(f"total_updates = {total_updates}: it must be at least 1, or None")
@@ -52,15 +59,19 @@ class ScheduledLR(LRScheduler):
         self.total_updates = total_updates
         self.updates = 0
         self.factor = 1.0
-        first = optimizer.param_groups[0]
         self.snapshot = None if model is None else Snapshot(model, optimizer)
-        self.facts = Facts(total_updates, pretrained, restores=model is not None)
-        self.searching = False
-        """The schedule tries learning rates on the untouched model: it needs every update read, and
-        the weights are not worth evaluating or keeping."""
-        self.memory = begin(schedule, float(first.get("initial_lr", first["lr"])), self.facts)
-        self._obey()
-        if self.snapshot is None and hasattr(schedule, "inform"):
+        restores = () if model is None else ("restore",)
+        init = "pretrained" if pretrained else "random"
+        self.facts = Facts(total_updates, epochs, init, frozenset((*can, *restores)))
+        """What the schedule was told before the first update."""
+        _check_abilities(schedule, self.facts)
+        first = optimizer.param_groups[0]
+        base_lr = float(first.get("initial_lr", first["lr"]))
+        self.memory, self.decision = begin(schedule, base_lr, self.facts)
+        """What the schedule remembers, and what it decided last (nothing since a load)."""
+        self.course = Course()
+        self._obey(0)
+        if self.snapshot is None and "restore" in needs_of(schedule):
             _warn(schedule)
         self._stepped = False
         super().__init__(optimizer)  # calls step(), which sets the LR of the first update
@@ -71,21 +82,30 @@ class ScheduledLR(LRScheduler):
         """The LR of each parameter group in the update in progress."""
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
+    @property
+    def searching(self) -> bool:
+        """The schedule tries learning rates on the untouched model: it needs every update read, and
+        the weights are not worth evaluating or keeping."""
+        return self.course.searching
+
     def observe(self, reading: Reading) -> Decision:
-        """Hand a reading to the schedule, and take or restore a snapshot if it asks for it.
+        """Hand a reading to the schedule; take or restore a snapshot, or anneal, if it asks for it.
 
         Its effect on the LR begins with the next ``step``.
         """
-        self.memory = self.schedule.observe(self.memory, reading)
-        self._obey()
-        decision: Decision = self.memory.decision
-        return decision
+        self.memory, self.decision = observe(self.schedule, self.memory, reading)
+        self._obey(reading.update)
+        return self.decision
 
     def anneal(self, updates: int) -> None:
-        """Ask the schedule to bring the LR to zero over the next ``updates`` updates."""
+        """Bring the LR to zero over the next ``updates`` updates, in a straight line.
+
+        In a search for a base LR the anneal begins at the search's end. The schedule is not told:
+        its factor goes on below the anneal's.
+        """
         if updates < 1:
             raise ValueError(f"anneal over {updates} updates: it must be at least 1")
-        self.memory = self.schedule.request(self.memory, Anneal(updates))
+        self.course = self.course.annealed(updates, self.updates + self._stepped)
 
     def step(self, epoch: int | None = None) -> None:
         """Count the update that has passed, if there was one, and set the LR of the next."""
@@ -105,7 +125,7 @@ class ScheduledLR(LRScheduler):
         state = {
             "updates": self.updates,
             "memory": memory_to_json(self.memory),
-            "searching": self.searching,
+            "course": self.course._asdict(),
         }
         tensors = self.snapshot.state_dict() if self.snapshot is not None else {}
         return state | ({"snapshot": tensors} if tensors else {})
@@ -117,27 +137,31 @@ class ScheduledLR(LRScheduler):
             ValueError: if the state is that of another kind of schedule, or was taken in a search
                 with a model and there is none now.
         """
-        searching = bool(state_dict.get("searching", False))
-        if searching and self.snapshot is None:
+        fresh, _ = self.schedule.start(float(self._bases()[0]), self.facts)
+        memory = memory_from_json(fresh, state_dict["memory"])
+        course = Course(**state_dict["course"])
+        if course.searching and self.snapshot is None:
             raise ValueError(
                 "the state is of a run that searches for a base LR and restores its model: "
                 "ScheduledLR needs the model here, too"
             )
-        fresh = self.schedule.start(float(self._bases()[0]))
-        self.memory = memory_from_json(fresh, state_dict["memory"])
+        self.memory, self.decision, self.course = memory, NO_ACTION, course
         self.updates = self.last_epoch = state_dict["updates"]
-        self.searching = searching
         if self.snapshot is not None:
             self.snapshot.load_state_dict(state_dict.get("snapshot", {}))
         self._stepped = False
         self._write()
 
-    def _obey(self) -> None:
-        action = self.memory.decision.action
+    def _obey(self, made: int) -> None:
+        """Do what the last decision asks for, after ``made`` updates."""
+        action = self.decision.action
+        if action == "judge" and "judge" not in self.facts.can:
+            raise ValueError(
+                f"{type(self.schedule).__name__} asks for a judge pass, which this loop cannot make"
+            )
+        self.course = self.course.after(self.decision, made, self.facts)
         if self.snapshot is None:
             return
-        if action in ("trial", "restore"):
-            self.searching = action == "trial"
         if action == "snapshot" or (action == "trial" and not self.snapshot.taken):
             self.snapshot.take()
         elif action in ("trial", "restore", "rollback"):
@@ -147,7 +171,8 @@ class ScheduledLR(LRScheduler):
         budget = self.total_updates
         if budget is not None and self.updates >= budget:  # it is spent: no next update
             return self.factor
-        return self.schedule.factor(self.memory, progress(self.updates, budget))
+        factor = self.schedule.factor(self.memory, progress(self.updates, budget))
+        return factor * self.course.factor(self.updates)
 
     def _bases(self) -> list[float | Tensor]:
         # Read afresh: load_state_dict and accelerator.prepare replace the group dictionaries, and
@@ -163,6 +188,17 @@ class ScheduledLR(LRScheduler):
             else:
                 group["lr"] = float(base) * self.factor
         self._last_lr: list[float | Tensor] = list(self.used)
+
+
+def _check_abilities(schedule: object, facts: Facts) -> None:
+    """Refuse a schedule that needs what the loop cannot do; without a model it gets a warning."""
+    if unknown := facts.can - {*ABILITIES}:
+        raise ValueError(f"can = {sorted(unknown)}: a loop can {', '.join(ABILITIES)}")
+    if missing := needs_of(schedule) - facts.can - {"restore"}:
+        raise ValueError(
+            f"{type(schedule).__name__} needs {', '.join(sorted(missing))}, which this loop cannot "
+            "give it"
+        )
 
 
 def _warn(schedule: object) -> None:

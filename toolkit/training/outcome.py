@@ -7,7 +7,7 @@ from toolkit.config import WEIGHTS, schedule_name, to_json
 from toolkit.records.provenance import code, machine, versions
 from toolkit.records.result import Metrics, Result, Timing
 from toolkit.task import parse_target
-from toolkit.training import checkpoint
+from toolkit.training import checkpoint, divergence
 from toolkit.training.build import Run, weights_sha
 from toolkit.training.evaluation import evaluation_mode
 
@@ -51,12 +51,12 @@ def result_of(
         epoch=run.epoch,
         samples={name: len(getattr(run.splits, name)) for name in SPLITS},
         world_size=run.accelerator.num_processes,
-        micro_batch=run.shares.micro_batch,
+        micro_batch=run.batch_split.micro_batch,
         precision=config.recipe.precision,
         metrics=Metrics(test, run.last_metrics.get("validation", {})),
         timing=Timing(train_seconds, run.record.stopwatch.spans()),
         initial_weights_sha=run.initial_weights_sha,
-        batch_order_sha=run.plan.sha(run.update),
+        batch_order_sha=run.batch_plan.sha(run.update),
         final_weights_sha=final_weights_sha,
         rollbacks=run.rollbacks,
         snapshots=run.snapshots(),
@@ -72,6 +72,8 @@ def result_of(
 def last_weights(run: Run) -> tuple[str, list[str]]:
     """Hash the weights as they are evaluated, and keep them on disk if the configuration says so.
 
+    This is where a run is found to have diverged that did not show it while it trained.
+
     A collective: all ranks call it, for each may hold only a part of the weights.
 
     Returns:
@@ -79,10 +81,15 @@ def last_weights(run: Run) -> tuple[str, list[str]]:
     """
     with evaluation_mode(run):
         state, notes = run.accelerator.get_state_dict(run.model), []
+        divergence.note_end(run, state)
+        if run.lost:
+            notes.append(f"diverged: {run.lost}")
+        elif skipped := divergence.skipped_updates(run):
+            notes.append(f"{skipped} updates were skipped: their gradients were not finite")
         sha = weights_sha(state) if run.accelerator.is_main_process else ""
         if sha and run.config.keep_weights and not run.diverged:
             try:
                 checkpoint.keep_weights(state, run.folder / WEIGHTS)
             except OSError as error:  # hours of training are not lost to a full disk
-                notes = [f"the weights could not be kept: {error}; {LEFT}"]
+                notes.append(f"the weights could not be kept: {error}; {LEFT}")
     return sha, notes

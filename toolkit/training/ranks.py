@@ -28,19 +28,30 @@ if TYPE_CHECKING:
     from toolkit.training.build import Run
 
 
-class Shares(NamedTuple):
-    """How an update is cut: ``ranks`` times ``accumulation`` micro-batches."""
+class BatchSplit(NamedTuple):
+    """How the global batch of an update is divided.
+
+    Attributes:
+        ranks: processes; each has an equal share.
+        micro_batch: samples of one forward and backward pass on a rank.
+        accumulation: micro-batches of a rank whose gradients make up one update.
+    """
 
     ranks: int
     micro_batch: int
     accumulation: int
 
 
-def cut(global_batch: int, micro_batch: int | None, ranks: int) -> Shares:
-    """Each rank's share of an update, in micro-batches of ``micro_batch`` at most.
+def split_global_batch(global_batch: int, micro_batch: int | None, ranks: int) -> BatchSplit:
+    """Divide a global batch into equal shares of the ranks, and those into micro-batches.
+
+    Args:
+        global_batch: samples per update, over all ranks.
+        micro_batch: most samples per forward pass; None for a rank's whole share at once.
+        ranks: processes.
 
     Raises:
-        ConfigError: if the global batch does not divide that way.
+        ConfigError: if it does not divide without a rest, naming a micro-batch that does.
     """
     if global_batch % ranks:
         raise ConfigError(
@@ -54,10 +65,10 @@ def cut(global_batch: int, micro_batch: int | None, ranks: int) -> Shares:
             f"recipe.micro_batch = {micro_batch} does not divide a rank's share of the global "
             f"batch: {global_batch} / {ranks} ranks = {share}; {near} does"
         )
-    return Shares(ranks, micro_batch, share // micro_batch)
+    return BatchSplit(ranks, micro_batch, share // micro_batch)
 
 
-def make_accelerator(recipe: Recipe, shares: Shares) -> Accelerator:
+def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
     """The accelerator of a run, plain or with DeepSpeed, as the launch config says.
 
     Raises:
@@ -75,22 +86,22 @@ def make_accelerator(recipe: Recipe, shares: Shares) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision="bf16" if recipe.precision == "bf16" else "no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(
-            num_steps=shares.accumulation, sync_with_dataloader=False
+            num_steps=batch_split.accumulation, sync_with_dataloader=False
         ),
-        deepspeed_plugin=_deepspeed(recipe, shares) if deepspeed else None,
+        deepspeed_plugin=_deepspeed(recipe, batch_split) if deepspeed else None,
         # cpu=True would turn DeepSpeed off without a word; there gloo has to be asked for.
         cpu=no_device and not deepspeed,
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if no_device and deepspeed else [],
     )
-    if accelerator.num_processes != shares.ranks:
+    if accelerator.num_processes != batch_split.ranks:
         raise ConfigError(
-            f"the launcher started {shares.ranks} processes, but Accelerate sees "
+            f"the launcher started {batch_split.ranks} processes, but Accelerate sees "
             f"{accelerator.num_processes}: check distributed_type and use_cpu in the launch config"
         )
     return accelerator
 
 
-def check_engine(model: nn.Module, recipe: Recipe, shares: Shares) -> None:
+def check_engine(model: nn.Module, recipe: Recipe, batch_split: BatchSplit) -> None:
     """Read back what DeepSpeed really does with a prepared model; nothing to check without it.
 
     Raises:
@@ -107,7 +118,7 @@ def check_engine(model: nn.Module, recipe: Recipe, shares: Shares) -> None:
         "bf16.enabled": engine.bfloat16_enabled(),
         "fp16.enabled": engine.fp16_enabled(),
     }
-    for key, wanted in _stated(recipe, shares).items():
+    for key, wanted in _stated(recipe, batch_split).items():
         if used[key] != wanted:
             raise ConfigError(f"DeepSpeed uses {key} = {used[key]}, the recipe asks for {wanted}")
 
@@ -134,7 +145,7 @@ def mean_items(run: "Run", window: "Sequence[Batch]") -> Tensor | None:
     items = sum(run.task.items(batch) for batch in window)
     local = torch.tensor(float(items), device=run.accelerator.device)
     total: Tensor = run.accelerator.reduce(local, "sum")
-    return total.clamp(min=1) / (run.shares.ranks * run.shares.accumulation)
+    return total.clamp(min=1) / (run.batch_split.ranks * run.batch_split.accumulation)
 
 
 def check_same_rates(run: "Run") -> None:
@@ -158,19 +169,19 @@ def check_same_rates(run: "Run") -> None:
         )
 
 
-def _stated(recipe: Recipe, shares: Shares) -> dict[str, Any]:
+def _stated(recipe: Recipe, batch_split: BatchSplit) -> dict[str, Any]:
     """What the recipe decides and DeepSpeed carries out, by DeepSpeed's names."""
     return {
-        "gradient_accumulation_steps": shares.accumulation,
+        "gradient_accumulation_steps": batch_split.accumulation,
         "gradient_clipping": recipe.clip or 0.0,  # 0 is off; left out, DeepSpeed clips at 1
-        "train_micro_batch_size_per_gpu": shares.micro_batch,
+        "train_micro_batch_size_per_gpu": batch_split.micro_batch,
         "train_batch_size": recipe.global_batch,
         "bf16.enabled": recipe.precision == "bf16",
         "fp16.enabled": False,
     }
 
 
-def _deepspeed(recipe: Recipe, shares: Shares) -> "DeepSpeedPlugin":
+def _deepspeed(recipe: Recipe, batch_split: BatchSplit) -> "DeepSpeedPlugin":
     """The plugin of the launch config, with the recipe's settings in the places left ``auto``."""
     if recipe.precision == "fp64":
         raise ConfigError("recipe.precision = fp64: DeepSpeed trains in fp32 or bf16")
@@ -196,7 +207,7 @@ def _deepspeed(recipe: Recipe, shares: Shares) -> "DeepSpeedPlugin":
     # It calls torch's collectives by their old names, and torch says so at every call.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.", FutureWarning)
     plugin = DeepSpeedPlugin()
-    for key, value in _stated(recipe, shares).items():
+    for key, value in _stated(recipe, batch_split).items():
         *path, name = key.split(".")
         node = plugin.deepspeed_config
         for part in path:

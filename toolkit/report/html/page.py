@@ -12,12 +12,14 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from toolkit.records.result import Result
-from toolkit.report import text
-from toolkit.report.html import figures, panels, tables
+from toolkit.report import tables, text
+from toolkit.report.figure_data import sections
+from toolkit.report.figure_data.panels import CLOCKS
+from toolkit.report.html import plotly
 from toolkit.report.numbers.analyse import Analysis
 from toolkit.report.numbers.load import RunRecord
 
-WHERE = ("device", "precision", "world_size", "micro_batch", "init")
+RUN_FACTS = ("device", "precision", "world_size", "micro_batch", "init")
 
 
 def render(analysis: Analysis) -> str:
@@ -28,7 +30,7 @@ def render(analysis: Analysis) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    known, runs = panels.schedules(analysis), analysis.study.runs
+    runs = analysis.study.runs
     template = environment.get_template("page.html.j2")
     page: str = template.render(
         analysis=analysis,
@@ -36,10 +38,11 @@ def render(analysis: Analysis) -> str:
         question=analysis.study.plan.get("question", ""),
         summary=text.summary(analysis),
         findings=text.findings(analysis),
-        legend=[(name, *panels.style_of(name, known)) for name in known],
-        differences=figures.differences(analysis),
-        profiles=figures.profiles(analysis),
-        pairs=figures.by_pair(analysis),
+        legend=sections.legend_of(analysis),
+        clocks=CLOCKS,
+        **sections.of_study(analysis),
+        pairs={pair: sections.of_pair(analysis, pair).values() for pair in analysis.pairs},
+        draw_panel=plotly.figure,
         tables=tables,
         seeds=sorted({run.seed for run in runs}),
         notes=_notes(runs),
@@ -50,7 +53,7 @@ def render(analysis: Analysis) -> str:
         swept=any(_trained_by(run.result) is None for run in runs),
         commands=commands(runs),
         as_json=_as_json,
-        plotly=Markup(get_plotlyjs()),  # a library's file, not data
+        library=Markup(get_plotlyjs()),  # a library's file, not data
     )
     return page
 
@@ -69,8 +72,8 @@ def commands(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _shell(words: Sequence[str | None], seed: str) -> str:
-    told = (seed if word is None else shlex.quote(word) for word in words)
-    return f"python -m toolkit.train {' '.join(told)}"
+    quoted = (seed if word is None else shlex.quote(word) for word in words)
+    return f"python -m toolkit.train {' '.join(quoted)}"
 
 
 def _arguments(run: RunRecord) -> tuple[str | None, ...]:
@@ -123,7 +126,7 @@ def _settings(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
             name.replace("_", " "),
             ", ".join(_distinct(str(getattr(run.result, name)) for run in runs)),
         )
-        for name in WHERE
+        for name in RUN_FACTS
     ]
     return [(name, value) for name, value in found if value]
 
@@ -140,9 +143,9 @@ def _notes(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
 
 
 def _machines(runs: Sequence[RunRecord]) -> list[str]:
-    told = (run.result.machine.items() for run in runs)
+    machines = (run.result.machine.items() for run in runs)
     return _distinct(
-        ", ".join(f"{name} {value}" for name, value in items) for items in told if items
+        ", ".join(f"{name} {value}" for name, value in items) for items in machines if items
     )
 
 

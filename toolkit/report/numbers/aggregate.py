@@ -16,6 +16,8 @@ import numpy as np
 from toolkit import stats
 from toolkit.report.numbers.load import Group, RunRecord
 
+Members = Mapping[Group, Sequence[RunRecord]]
+"""The runs of every group, by seed."""
 Problem = tuple[str, float]
 """Pair and base LR."""
 
@@ -73,7 +75,6 @@ class Overall:
     Attributes:
         schedules: their names; all lists below follow this order.
         problems: pairs and base LRs.
-        seeds: number of seeds of each problem.
         reference: the schedule that set the targets, or None if the study has none.
         iqm: interquartile mean of the test metric over problems and seeds.
         iqm_difference: minus that of the reference, paired; None for the reference itself.
@@ -82,7 +83,6 @@ class Overall:
 
     schedules: list[str]
     problems: list[Problem]
-    seeds: list[int]
     reference: str | None
     iqm: list[stats.Estimate]
     iqm_difference: list[stats.Estimate | None]
@@ -90,11 +90,16 @@ class Overall:
     seconds: Race | None
 
 
-Members = Mapping[Group, Sequence[RunRecord]]
-
-
 def target_rows(members: Members, reference: str) -> list[TargetRow]:
-    """One row a group of the usual arm; none for pairs without the reference."""
+    """How soon every group of the usual arm reaches the target of its pair.
+
+    Args:
+        members: the runs of every group.
+        reference: the schedule whose validation scores set the targets.
+
+    Returns:
+        One row a group; none for groups of pairs that lack the reference.
+    """
     targets = _targets(members, reference)
     return [
         _target_row(group, runs, targets[group.pair])
@@ -104,7 +109,16 @@ def target_rows(members: Members, reference: str) -> list[TargetRow]:
 
 
 def overall(members: Members, rows: Sequence[TargetRow], reference: str) -> Overall | None:
-    """The aggregates, or None if no two schedules share a problem and a seed."""
+    """The aggregates over all problems.
+
+    Args:
+        members: the runs of every group.
+        rows: from ``target_rows``.
+        reference: the schedule that the others are compared to.
+
+    Returns:
+        None if no two schedules share a problem and a seed.
+    """
     layout = _layout(members)
     if layout is None:
         return None
@@ -117,7 +131,6 @@ def overall(members: Members, rows: Sequence[TargetRow], reference: str) -> Over
     return Overall(
         schedules=layout.schedules,
         problems=list(layout.seeds),
-        seeds=[len(seeds) for seeds in layout.seeds.values()],
         reference=reference if base is not None else None,
         iqm=stats.iqms(points),
         iqm_difference=[

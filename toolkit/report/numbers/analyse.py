@@ -11,10 +11,11 @@ import numpy as np
 from toolkit import stats
 from toolkit.errors import ConfigError
 from toolkit.records.result import RESULT, SPANS
-from toolkit.report.numbers.aggregate import Overall, TargetRow, overall, target_rows
+from toolkit.report.numbers.aggregate import Members, Overall, TargetRow, overall, target_rows
 from toolkit.report.numbers.caveats import warnings
 from toolkit.report.numbers.load import Group, RunRecord, StudyRecord
 from toolkit.report.numbers.rates import RateRow, TunedRow, rate_rows, tuned_rows
+from toolkit.task import parse_target
 
 DEFAULT_ROPE = 0.5
 EQUAL_SHARE = 0.05
@@ -47,26 +48,6 @@ class GroupRow:
 
 
 @dataclass(frozen=True)
-class SeedRow:
-    """One run in the table of all seeds.
-
-    Attributes:
-        test: the headline metric on test at the last update; 0 for a diverged run.
-        last_validation, best_validation: the headline metric on validation at the last evaluation
-            and at the best; None without one. The best is shown, never judged.
-        seconds: of training, without evaluation and checkpoints.
-    """
-
-    group: Group
-    seed: int
-    test: float
-    last_validation: float | None
-    best_validation: float | None
-    diverged: bool
-    seconds: float
-
-
-@dataclass(frozen=True)
 class ContrastRow:
     """One comparison, paired by seed, or why it cannot be made.
 
@@ -90,7 +71,7 @@ class ContrastRow:
     candidate: str
     baseline: str
     rope: float
-    judged: stats.Judged | None
+    judged: stats.Verdict | None
     seconds_ratio: float
     missing: tuple[int, ...]
     problem: str = ""
@@ -126,12 +107,12 @@ class Analysis:
 
     Attributes:
         study: what was read.
+        members: its runs by group.
         metric: the headline metric; ``score`` if pairs differ in it.
         metrics: the headline metric of each pair.
         groups: every group over its seeds.
         family: the primary family, with verdicts.
         versions: the distinct sets of versions.
-        seeds: every run: the table to look at first.
         exploratory: every other schedule against the study's reference, at the same base LR:
             intervals, no verdicts.
         targets: how soon each schedule reaches the target of a pair at a base LR.
@@ -143,12 +124,12 @@ class Analysis:
     """
 
     study: StudyRecord
+    members: Members
     metric: str
     metrics: Mapping[str, str]
     groups: list[GroupRow]
     family: list[ContrastRow]
     versions: list[Mapping[str, str]]
-    seeds: list[SeedRow]
     exploratory: list[ContrastRow]
     targets: list[TargetRow]
     overall: Overall | None
@@ -157,8 +138,10 @@ class Analysis:
     coverage: list[CoverageRow]
     warnings: list[str]
 
-
-Members = Mapping[Group, Sequence[RunRecord]]
+    @property
+    def pairs(self) -> list[str]:
+        """The pairs of the report, in its order."""
+        return list(dict.fromkeys(row.group.pair for row in self.groups))
 
 
 def analyse(study: StudyRecord) -> Analysis:
@@ -177,12 +160,12 @@ def analyse(study: StudyRecord) -> Analysis:
     targets = target_rows(members, reference)
     return Analysis(
         study=study,
+        members=members,
         metric=_the_one(list(metrics.values())),
         metrics=metrics,
         groups=[_group_row(group, runs) for group, runs in members.items()],
         family=_family(study.plan, members),
         versions=_distinct([run.result.versions for run in study.runs]),
-        seeds=[_seed_row(run) for run in study.runs],
         exploratory=_exploratory(study.plan, members, reference),
         targets=targets,
         overall=overall(members, targets, reference),
@@ -198,7 +181,7 @@ def _the_one(names: Sequence[str]) -> str:
 
 
 def _rope(plan: Mapping[str, Any], pair: str) -> float:
-    return float(plan.get("rope", {}).get(pair.partition("/")[0], DEFAULT_ROPE))
+    return float(plan.get("rope", {}).get(parse_target(pair).task, DEFAULT_ROPE))
 
 
 def _group_row(group: Group, runs: Sequence[RunRecord]) -> GroupRow:
@@ -216,32 +199,20 @@ def _group_row(group: Group, runs: Sequence[RunRecord]) -> GroupRow:
     )
 
 
-def _seed_row(run: RunRecord) -> SeedRow:
-    values = run.validation.value
-    return SeedRow(
-        group=run.group,
-        seed=run.seed,
-        test=run.score,
-        last_validation=values[-1] if values else None,
-        best_validation=max(values) if values else None,
-        diverged=run.diverged,
-        seconds=run.training_seconds,
-    )
-
-
 def _family(plan: Mapping[str, Any], members: Members) -> list[ContrastRow]:
     rows = [_contrast(contrast, plan, members) for contrast in plan.get("family", [])]
-    whole = [row for row in rows if row.paired is not None]
-    timed = [row for row in rows if row.paired_seconds is not None]
-    verdicts = stats.judge(
-        [row.paired for row in whole if row.paired], [row.rope for row in whole], len(rows)
-    )
-    speeds = stats.judge_seconds(
-        [row.paired_seconds for row in timed if row.paired_seconds], len(rows)
-    )
-    judged = dict(zip(map(id, whole), verdicts, strict=True))
-    speed = dict(zip(map(id, timed), speeds, strict=True))
-    return [replace(row, judged=judged.get(id(row)), speed=speed.get(id(row))) for row in rows]
+    whole = [(row.paired, row.rope) for row in rows if row.paired]
+    timed = [row.paired_seconds for row in rows if row.paired_seconds]
+    judged = iter(stats.judge([one for one, _ in whole], [rope for _, rope in whole], len(rows)))
+    speeds = iter(stats.judge_seconds(timed, len(rows)))
+    return [
+        replace(
+            row,
+            judged=next(judged) if row.paired else None,
+            speed=next(speeds) if row.paired_seconds else None,
+        )
+        for row in rows
+    ]
 
 
 def _exploratory(plan: Mapping[str, Any], members: Members, reference: str) -> list[ContrastRow]:

@@ -16,7 +16,8 @@ ALIKE: Mapping[str, tuple[Callable[[RunRecord], Any], str]] = {
 
 
 def warnings(study: StudyRecord) -> list[str]:
-    """One sentence each, without a full stop."""
+    """Each as one sentence without a full stop: runs that differ in what should be alike, and runs
+    that are missing, diverged, or of code that no commit holds."""
     found = []
     for what, (of, advice) in ALIKE.items():
         by_value: dict[str, list[RunRecord]] = defaultdict(list)

@@ -219,7 +219,7 @@ def _load_run(folder: Path) -> RunRecord:
 
 def _add_event(run: RunRecord, event: Event, seconds: float) -> None:
     if isinstance(event, ReadingEvent):
-        if event.sees == "training":
+        if event.reading.kind == "training":
             _add_reading(run, event, seconds)
         _add_action(run, event, seconds)
     elif isinstance(event, EvaluationEvent) and event.split == "validation":

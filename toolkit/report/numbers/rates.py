@@ -1,13 +1,14 @@
 """How schedules depend on the base LR: sensitivity, cost of tuning, choice of a tuning half."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from toolkit import stats
-from toolkit.report.numbers.load import Group, RunRecord
+from toolkit.report.numbers.aggregate import Members
+from toolkit.report.numbers.load import RunRecord
 
 LEAST_RATES = 3
 
@@ -38,7 +39,6 @@ class TunedRow:
         lr: the one with the best mean validation score at the last update.
         validation: that mean.
         interior: whether it lies inside the grid; if not, the grid must be widened.
-        grid: all base LRs tried, with their means.
     """
 
     pair: str
@@ -46,14 +46,18 @@ class TunedRow:
     lr: float
     validation: float
     interior: bool
-    grid: Mapping[float, float]
-
-
-Members = Mapping[Group, Sequence[RunRecord]]
 
 
 def rate_rows(members: Members, ropes: Mapping[str, float]) -> list[RateRow]:
-    """One row for each schedule and pair with three base LRs or more and a seed in common."""
+    """How the test metric of every schedule depends on the base LR.
+
+    Args:
+        members: the runs of every group.
+        ropes: the ROPE of each pair, in units of the metric.
+
+    Returns:
+        One row for each schedule and pair with three base LRs or more and a seed in common.
+    """
     rows = []
     for (pair, schedule), by_rate in _grids(members).items():
         seeds = _common(by_rate)
@@ -80,8 +84,8 @@ def tuned_rows(members: Members) -> list[TunedRow]:
         rates = sorted(by_rate)
         validation = np.array([[by_rate[lr][s].validation_score for s in seeds] for lr in rates])
         lr, interior = stats.best_rate(rates, validation)
-        grid = dict(zip(rates, map(float, validation.mean(axis=1)), strict=True))
-        rows.append(TunedRow(pair, schedule, lr, grid[lr], interior, grid))
+        best = float(validation[rates.index(lr)].mean())
+        rows.append(TunedRow(pair, schedule, lr, best, interior))
     return rows
 
 

@@ -1,5 +1,1 @@
-"""The adaptive schedule: search for a base LR, warm-up and anneal, guard. Pure."""
-
-from toolkit.schedules.adaptive.schedule import Adaptive, AdaptiveMemory
-
-__all__ = ["Adaptive", "AdaptiveMemory"]
+"""The parts of the adaptive schedule: search, guard, detectors, and the schedule itself. Pure."""

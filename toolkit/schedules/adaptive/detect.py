@@ -1,10 +1,27 @@
-"""From a window of readings to a named pattern and its statistic. Pure, and free of scale.
+"""Detectors: from a window of losses to a descent, a plateau, a rise or an oscillation. Pure.
 
-Every statistic is a ratio: of a change to its standard error, or of one spread to another, so that
+A line is fitted to the means of 16 blocks of the window. With b the slope, s its standard error,
+and t = b / s:
+
+    descent   t < -1.76, the one-sided 5 % point of Student's t with 14 degrees of freedom
+    rise      t > +1.76
+    plateau   no descent, and a fall of more than 0.9 standard deviations of a reading over the
+              window is out of the question at that level
+
+An oscillation is a peak of the periodogram that noise would show with a small probability p
+(Fisher 1929), after the line and positive autocorrelation are taken out.
+
+Every statistic is a ratio, of a change to its standard error or of one spread to another, so that
 neither the unit of the loss nor its sign matters. Training losses are correlated from reading to
 reading, so standard errors come from the means of blocks, not from single readings (an independent
 t-test calls a flat stream with AR(1) noise of 0.9 a descent in a third of all cases).
 ``benchmarks/detectors.py`` prints the error rates.
+
+>>> flat = [1 + 0.1 * (-1) ** reading for reading in range(400)]
+>>> is_plateau(trend(flat)), round(oscillation(flat).period, 1)
+(True, 2.0)
+>>> is_descent(trend([loss - reading / 1000 for reading, loss in enumerate(flat)]))
+True
 """
 
 import math
@@ -14,25 +31,26 @@ from statistics import fmean, median
 from typing import NamedTuple
 
 BLOCKS = 16
+"""Blocks of a window whose means the line is fitted to."""
 T_95 = 1.7613
 """95 % point of Student's t with BLOCKS - 2 degrees of freedom, one-sided."""
-OUTLIER = 6.0
-"""Robust standard deviations from the median beyond which a reading is pulled in."""
-STILL = 0.9
-"""A plateau may hide a total descent of less than so many standard deviations of a reading."""
-ROUNDING = 1e-12
+OUTLIER_SD = 6.0
+"""Robust standard deviations from the median to which a reading further out is moved."""
+PLATEAU_MAX_FALL_SD = 0.9
+"""The largest fall over a window, in standard deviations of a reading, that a plateau may hide."""
+ROUNDING_SHARE = 1e-12
 """Share of the largest loss below which a change is an error of arithmetic."""
-LONGEST_PERIOD = 8
-FISHER_P = 0.01
-NORMAL_MAD = 1.4826
+LONGEST_PERIOD_READINGS = 8
+"""Periods of oscillations that are looked for are 2 to so many readings long."""
+SD_PER_MAD = 1.4826
 """Standard deviation over median absolute deviation, of a normal distribution."""
 
 
 class Trend(NamedTuple):
-    """A straight line through block means.
+    """The straight line through the block means of a window of losses.
 
     Attributes:
-        change: fitted change over the whole window, in units of the loss.
+        change: fitted change of the loss over the whole window, in units of the loss.
         error: standard error of the change.
         spread: standard deviation of a reading around the line.
     """
@@ -49,37 +67,47 @@ class Trend(NamedTuple):
         return self.change / self.error
 
 
-def spread_of(losses: Sequence[float]) -> float:
-    """Robust standard deviation of a reading, from neighbours, so that a trend is not in it."""
+def robust_sd(losses: Sequence[float]) -> float:
+    """Robust standard deviation of a reading, from the median step between neighbours.
+
+    A trend over many readings is not in it; 0 for fewer than two losses.
+    """
     steps = [abs(b - a) for a, b in pairwise(losses)]
-    return NORMAL_MAD * median(steps) / math.sqrt(2) if steps else 0.0
+    return SD_PER_MAD * median(steps) / math.sqrt(2) if steps else 0.0
 
 
-def tame(losses: Sequence[float]) -> list[float]:
-    """The losses with outliers pulled in to ``OUTLIER`` robust standard deviations."""
+def winsorise(losses: Sequence[float]) -> list[float]:
+    """The losses, each at most ``OUTLIER_SD`` robust standard deviations from their median.
+
+    Losses further out are moved to that distance, so that one outlier cannot bend a line.
+    """
     middle = median(losses)
-    reach = OUTLIER * NORMAL_MAD * median(abs(loss - middle) for loss in losses)
-    if reach == 0:
+    farthest = OUTLIER_SD * SD_PER_MAD * median(abs(loss - middle) for loss in losses)
+    if farthest == 0:  # more than half of the losses are equal: nothing tells what is far
         return list(losses)
-    return [min(max(loss, middle - reach), middle + reach) for loss in losses]
+    return [min(max(loss, middle - farthest), middle + farthest) for loss in losses]
 
 
 def trend(losses: Sequence[float]) -> Trend | None:
-    """The line through ``BLOCKS`` block means of a window; None for under two readings a block."""
+    """The least-squares line through ``BLOCKS`` block means of a window of losses.
+
+    The oldest readings that do not fill a block are left out. None for fewer than two readings a
+    block.
+    """
     size = len(losses) // BLOCKS
     if size < 2:
         return None
-    tamed = tame(losses[len(losses) - size * BLOCKS :])
-    means = [fmean(tamed[start : start + size]) for start in range(0, len(tamed), size)]
+    winsorised = winsorise(losses[len(losses) - size * BLOCKS :])
+    means = [fmean(winsorised[start : start + size]) for start in range(0, len(winsorised), size)]
     places = [place - (BLOCKS - 1) / 2 for place in range(BLOCKS)]
     square = sum(place * place for place in places)
     middle = fmean(means)
     slope = sum(place * mean for place, mean in zip(places, means, strict=True)) / square
     rest = sum((m - middle - slope * p) ** 2 for p, m in zip(places, means, strict=True))
     error = math.sqrt(rest / (BLOCKS - 2) / square)
-    rounding = ROUNDING * max(map(abs, tamed))
+    rounding = ROUNDING_SHARE * max(map(abs, winsorised))
     change, error = (0.0 if abs(x) <= rounding else x * BLOCKS for x in (slope, error))
-    return Trend(change, error, _spread_around(tamed, slope / size))
+    return Trend(change, error, _spread_around(winsorised, slope / size))
 
 
 def is_descent(line: Trend) -> bool:
@@ -95,10 +123,14 @@ def is_rising(line: Trend) -> bool:
 def is_plateau(line: Trend) -> bool:
     """Whether no descent worth waiting for can hide in the noise.
 
-    Not falling significantly is not enough: a short or noisy window never is. So a fall of more
-    than ``STILL`` standard deviations of a reading must be out of the question, too.
+    That the loss does not fall significantly is not enough: in a short or noisy window it never
+    does. So the lower 5 % bound of the change must also lie above a fall of
+    ``PLATEAU_MAX_FALL_SD`` standard deviations of a reading.
     """
-    return not is_descent(line) and line.change - T_95 * line.error >= -STILL * line.spread
+    return (
+        not is_descent(line)
+        and line.change - T_95 * line.error >= -PLATEAU_MAX_FALL_SD * line.spread
+    )
 
 
 class Oscillation(NamedTuple):
@@ -106,7 +138,7 @@ class Oscillation(NamedTuple):
 
     Attributes:
         period: readings per cycle.
-        p: how often noise would show one as strong (Fisher 1929).
+        p: probability that noise shows one as strong (Fisher 1929).
     """
 
     period: float
@@ -114,19 +146,19 @@ class Oscillation(NamedTuple):
 
 
 def oscillation(losses: Sequence[float]) -> Oscillation | None:
-    """Look for one period of 2 to 8 readings; None for under 32 readings or a straight line.
+    """The strongest period of 2 to 8 readings; None for under 32 readings or a straight line.
 
-    The line and positive autocorrelation are taken out first, so that slow noise is not taken for a
-    cycle.
+    A straight line and positive autocorrelation are taken out first, so that slow noise does not
+    pass for a cycle.
     """
     count = len(losses)
-    if count < 4 * LONGEST_PERIOD:
+    if count < 4 * LONGEST_PERIOD_READINGS:
         return None
-    rest = _whitened(_without_line(tame(losses)))
-    rounding = ROUNDING * max(map(abs, losses))
+    rest = _whitened(_without_line(winsorise(losses)))
+    rounding = ROUNDING_SHARE * max(map(abs, losses))
     if max(map(abs, rest)) <= rounding:
         return None
-    first = math.ceil(len(rest) / LONGEST_PERIOD)
+    first = math.ceil(len(rest) / LONGEST_PERIOD_READINGS)
     powers = [_power(rest, cycles) for cycles in range(first, len(rest) // 2 + 1)]
     strongest = max(range(len(powers)), key=powers.__getitem__)
     share = powers[strongest] / sum(powers)
@@ -141,6 +173,7 @@ def _spread_around(losses: Sequence[float], slope: float) -> float:
 
 
 def _without_line(losses: Sequence[float]) -> list[float]:
+    """The residuals of the least-squares line through the losses."""
     places = [place - (len(losses) - 1) / 2 for place in range(len(losses))]
     middle = fmean(losses)
     square = sum(place * place for place in places)
@@ -149,6 +182,7 @@ def _without_line(losses: Sequence[float]) -> list[float]:
 
 
 def _whitened(values: Sequence[float]) -> list[float]:
+    """The residuals of an autoregression of order 1, with a coefficient from 0 to 0.95."""
     square = sum(value * value for value in values)
     if square == 0:
         return [0.0] * (len(values) - 1)
@@ -158,7 +192,7 @@ def _whitened(values: Sequence[float]) -> list[float]:
 
 
 def _power(values: Sequence[float], cycles: int) -> float:
-    """Squared amplitude at a frequency, by Goertzel's recurrence."""
+    """Squared amplitude of ``cycles`` cycles over the values, by Goertzel's recurrence."""
     turn = 2 * math.cos(2 * math.pi * cycles / len(values))
     last, before = 0.0, 0.0
     for value in values:

@@ -1,8 +1,9 @@
-"""Carry out the runs of a study that nobody has finished and nobody is at, one after the other.
+"""A worker carries out the runs of a study, one after the other, until none is left.
 
-Any number of workers, on any number of machines that share the folder, work on one study. What
-there is to do is what the files say: ``result.json`` is a finished run, ``failure-1.log`` to
-``failure-3.log`` a run that is given up, a live claim a run that somebody is at.
+Any number of workers, on any number of machines that share the folder, work on one study without
+speaking to each other. The files say which run is next: the first in the study's order that has no
+``result.json`` (it is finished), no ``failure-3.log`` (three attempts failed: it is given up) and
+no live claim (another worker is at it; see ``claims``).
 """
 
 import gc
@@ -147,7 +148,11 @@ def forgive(todo: Sequence[Item]) -> int:
 
 
 def _one_pass(todo: Sequence[Item], lease: float) -> Iterator[str]:
-    """Each run at most once; yields the status of those that were free."""
+    """Attempt each run at most once.
+
+    Yields:
+        The status of each run that was free and has been attempted.
+    """
     alone = world_size() > 1 and not is_rank_zero()  # rank 0 claims for all
     for item in todo:
         status = None

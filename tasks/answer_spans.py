@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 N_BEST, MAX_ANSWER_TOKENS = 20, 30
+LEAST_ROOM = 2
+"""A token of the question and one of the context: the least that makes a window."""
 NO_OFFSET = -1
 """Start and end of a token outside the context."""
 
@@ -52,7 +54,8 @@ def windows(
         start and end character of each token, flat, ``NO_OFFSET`` outside the context.
 
     Raises:
-        ConfigError: if the stride leaves no room for new context.
+        ConfigError: if the length leaves no room for question and context, or the stride none for
+            new context.
     """
     room = _check_stride(tokenizer, max_length, stride)
     # A question as long as the window would stop the tokenizer with an error of its own, and a
@@ -94,6 +97,26 @@ def target_tokens(offsets: Sequence[int], answer: tuple[int, int] | None) -> tup
     first = inside[np.searchsorted(pairs[inside, 0], begin, side="right") - 1]
     last = inside[np.searchsorted(pairs[inside, 1], end, side="left")]
     return int(first), int(last)
+
+
+def strays(
+    offsets: Sequence[int], target: tuple[int, int], context: str, answer: tuple[int, int] | None
+) -> bool:
+    """Whether a window's labelled tokens, read back from the context, are not the answer.
+
+    Blanks around either do not count, nor does a window that is labelled as having no answer.
+
+    Args:
+        offsets: as in ``windows``.
+        target: as from ``target_tokens``.
+        context: the window's context, whole.
+        answer: as in ``target_tokens``.
+    """
+    if answer is None or target == (0, 0):
+        return False
+    first, last = target
+    read = context[offsets[2 * first] : offsets[2 * last + 1]]
+    return read.strip() != context[answer[0] : answer[1]].strip()
 
 
 def answers(
@@ -159,10 +182,15 @@ def _check_stride(tokenizer: "PreTrainedTokenizerBase", max_length: int, stride:
     """Tokens of a window left for question and context, if the stride fits twice into them."""
     special: int = tokenizer.num_special_tokens_to_add(pair=True)
     room = max_length - special
+    if room < LEAST_ROOM:
+        raise ConfigError(
+            f"recipe.max_length = {max_length}: {special} special tokens and at least {LEAST_ROOM} "
+            f"others are {special + LEAST_ROOM}"
+        )
     if not 0 <= stride <= room // 2:
         raise ConfigError(
             f"recipe.stride = {stride}: with recipe.max_length = {max_length} it must be between "
-            f"0 and {max(0, room // 2)}, half of what the {special} special tokens leave"
+            f"0 and {room // 2}, half of what the {special} special tokens leave"
         )
     return room
 

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from toolkit.schedules.reading import Reading
-from toolkit.training.meter import LossMeter
+from toolkit.training.loss_meter import LossMeter
 
 
 @pytest.fixture

@@ -1,0 +1,122 @@
+"""Marks: every entrant looks different, alike in every report, and is seen in light and dark."""
+
+import re
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.studies import write_run, write_study
+from toolkit.config import schedule_name
+from toolkit.records.events import entrant
+from toolkit.report.figure_data.sections import legend_of, of_pair, of_study
+from toolkit.report.figures import draw
+from toolkit.report.html import page
+from toolkit.report.html.plotly import figure
+from toolkit.report.marks import MARKS, UNDECIDED, VERDICTS, legend
+from toolkit.report.numbers.analyse import analyse
+from toolkit.report.numbers.load import load_study
+from toolkit.report.replayed import COLOURS
+from toolkit.schedules import SCHEDULES
+from toolkit.studies import shipped
+
+LEAST_CONTRAST = 3.0
+"""WCAG 2.2, 1.4.11: of graphics that one must tell apart to understand a figure."""
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance by WCAG 2.2, of ``#rrggbb``."""
+    channels = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    linear = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio by WCAG 2.2: 1 to 21."""
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def backgrounds() -> list[str]:
+    """What is behind the figures of the page, in light and in dark."""
+    template = Path(page.__file__).with_name("page.html.j2").read_text()
+    return re.findall(r"--paper: (#[0-9a-f]{6});", template)
+
+
+def test_contrast_is_that_of_the_standard() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.01)
+    assert contrast("#e69f00", "#ffffff") < LEAST_CONTRAST
+
+
+def test_every_colour_is_seen_in_light_and_dark() -> None:
+    assert len(backgrounds()) == 2
+    assert luminance(backgrounds()[0]) > 0.9
+    assert luminance(backgrounds()[1]) < 0.1
+    colours = {mark.colour for mark in MARKS.values()} | {UNDECIDED, *VERDICTS.values()}
+    for colour, background in product(colours, backgrounds()):
+        assert contrast(colour, background) >= LEAST_CONTRAST, (colour, background)
+    for colour in COLOURS.values():
+        assert contrast(colour, "#ffffff") >= LEAST_CONTRAST, colour
+
+
+@pytest.mark.parametrize("study", ["headline", "lr_robustness", "plan"])
+def test_all_entrants_of_a_shipped_study_differ_in_colour_marker_and_line(study: str) -> None:
+    configs = shipped.load(study).configs
+    names = {entrant(schedule_name(config.schedule), config.sees) for config in configs}
+    assert study != "headline" or {"greedy (sees validation)", "wsd"} <= names
+    assert names <= MARKS.keys()
+    for one, other in combinations(legend(names).values(), 2):
+        assert all(a != b for a, b in zip(one, other, strict=True))
+
+
+def test_as_many_entrants_as_there_are_marks_differ_and_more_still_have_marks() -> None:
+    own = [f"mine{i}.py:Mine" for i in range(len(MARKS) - 2)]
+    marks = legend([*own, "cosine", "adaptive"])
+    assert len(marks) >= 12
+    for one, other in combinations(marks.values(), 2):
+        assert all(a != b for a, b in zip(one, other, strict=True))
+    crowd = legend(map(str, range(100)))
+    assert len({(mark.colour, mark.symbol) for mark in crowd.values()}) == 100
+
+
+def test_a_shipped_schedule_looks_alike_whoever_is_beside_it() -> None:
+    assert SCHEDULES.keys() <= MARKS.keys()
+    for name, beside in product(SCHEDULES, (["a.py:Mine"], ["cosine", "greedy"], [*MARKS])):
+        assert legend([*beside, name])[name] == MARKS[name]
+    assert list(legend(["z.py:Z", "wsd", "cosine"])) == ["cosine", "wsd", "z.py:Z"]
+
+
+def test_page_and_file_draw_the_same_points_in_the_same_marks(tmp_path: Path) -> None:
+    from matplotlib import pyplot as plt
+
+    study = write_study(tmp_path / "mine")
+    for seed, schedule in product(range(2), ("plan", "cosine", "greedy", "wsd")):
+        write_run(study, schedule, seed, 80.0 + seed, lr=0.1)
+    analysis = analyse(load_study(study))
+    sections = {**of_pair(analysis, analysis.pairs[0]), **of_study(analysis)}
+    marks = legend_of(analysis)
+    drawn = 0
+    for panel in (panel for section in sections.values() for panel in section.panels):
+        traces = [trace for trace in figure(panel)["data"] if "fill" not in trace]
+        canvas, axes = plt.subplots()
+        draw(axes, panel)
+        bars: Any = axes.containers  # of error bars
+        lines = [container.lines[0] for container in bars]
+        plt.close(canvas)
+        assert len(traces) == len(lines) == len(panel.series)
+        for trace, line, series in zip(traces, lines, panel.series, strict=True):
+            assert list(line.get_xdata()) == list(trace["x"])
+            assert line.get_color() == series.mark.colour == trace["line"]["color"]
+            assert line.is_dashed() == bool(series.width and series.mark.dash)
+            if series.name:
+                assert series.mark.colour == marks[series.name].colour
+            drawn += 1
+        looks = {
+            (trace["name"], trace["marker"]["symbol"].removesuffix("-open"))
+            for trace in traces
+            if panel.y.categories and trace["name"]
+        }
+        assert len({symbol for _, symbol in looks}) == len(looks)
+    assert drawn > 20

@@ -1,0 +1,82 @@
+"""A table as data: columns that say how a row gives its cell, and the rows.
+
+Who shows a table needs only its ``head`` and ``cells``: the page, W&B, a terminal (``aligned``) and
+markdown (``markdown_table``).
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+FOLD_FROM = 25
+"""Longer tables are folded."""
+
+
+class Column(NamedTuple):
+    """A column.
+
+    Attributes:
+        title: its head, with the unit where there is one.
+        cell: how a row gives the cell: a format of ``row``, or a function of it.
+        tooltip: what the head means, for who points at it.
+    """
+
+    title: str
+    cell: str | Callable[[Any], str]
+    tooltip: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, or nothing if it has no rows.
+
+    Attributes:
+        title: for the reader who opens a folded one.
+        caption: what the columns mean.
+        columns: what is shown of each row.
+        rows: whatever the columns take.
+        words: how many columns at the left are words; the others are aligned as numbers.
+    """
+
+    title: str
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Any]
+    words: int = 2
+
+    @property
+    def head(self) -> list[str]:
+        """The titles of the columns."""
+        return [column.title for column in self.columns]
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """The text of all cells, row by row."""
+        return [
+            [c.format(row=row) if isinstance(c, str) else c(row) for _, c, _ in self.columns]
+            for row in self.rows
+        ]
+
+    @property
+    def folded(self) -> bool:
+        """Whether it is too long to be shown at once."""
+        return len(self.rows) > FOLD_FROM
+
+
+def aligned(table: Table) -> str:
+    """A table for a terminal."""
+    rows = [table.head, *table.cells]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def markdown_table(table: Table) -> str:
+    """A table in markdown; what markdown or HTML would read in its cells is escaped."""
+    head, *body = (
+        "| " + " | ".join(re.sub(r"([\\`*_<>|\[\]])", r"\\\1", cell) for cell in row) + " |"
+        for row in [table.head, *table.cells]
+    )
+    return "\n".join([head, "|" + " --- |" * len(table.columns), *body])

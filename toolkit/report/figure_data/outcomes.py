@@ -1,0 +1,165 @@
+"""What came out: differences, final metrics, sensitivity to the LR, profiles, cost of tuning."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from toolkit.report.figure_data.panels import (
+    Axis,
+    Legend,
+    Panel,
+    Section,
+    Series,
+    label_of,
+    ordered,
+    rates_of,
+    rounded,
+)
+from toolkit.report.marks import CIRCLE, UNDECIDED, VERDICTS, Mark
+from toolkit.report.numbers.aggregate import Overall, Race
+from toolkit.report.numbers.analyse import Analysis, ContrastRow, GroupRow
+from toolkit.report.numbers.rates import RateRow
+from toolkit.report.text import contrast_label, metric_of, pair_label
+from toolkit.stats import Estimate
+
+ROW = 26
+"""Pixels of a row of the differences."""
+TUNING = "cost of tuning"
+
+
+def differences(analysis: Analysis) -> Section:
+    """The comparisons of the primary family with their intervals, a panel a pair."""
+    panels = []
+    for pair in dict.fromkeys(row.pair for row in analysis.family):
+        rows = [row for row in analysis.family if row.pair == pair and row.judged]
+        if rows:
+            x = Axis(f"difference in {metric_of(analysis, pair)}")
+            series, ropes = [_difference(row) for row in rows], [row.rope for row in rows]
+            height, y = 90 + ROW * len(rows), Axis(categories=True)
+            panels.append(Panel(pair_label(pair), series, x, y, height, ropes=ropes))
+    caption = (
+        "Candidate minus baseline with its 95 % interval: right of the line the candidate scores "
+        "higher. The grey box is the ROPE: differences inside do not matter in practice."
+    )
+    return Section("The differences", caption, panels)
+
+
+def _difference(row: ContrastRow) -> Series:
+    assert row.judged is not None
+    paired, verdict = row.judged.paired, row.judged.verdict
+    label, bounds = f"{contrast_label(row)}, LR {row.lr:g}", ([paired.low], [paired.high])
+    text = f"{label}: {paired.mean:+.2f}, {paired.low:+.2f} to {paired.high:+.2f}: {verdict}"
+    mark, x = Mark(VERDICTS.get(verdict, UNDECIDED), CIRCLE, ()), rounded([paired.mean])
+    return Series("", mark, x, [label], size=9, bounds=bounds, hover_text=text)
+
+
+def final(rows: Sequence[GroupRow], metric: str, legend: Legend) -> Section:
+    """Every seed's test metric, and means with intervals, a panel a base LR.
+
+    Args:
+        rows: the groups of a pair.
+        metric: the pair's headline metric.
+        legend: the entrants of the report.
+    """
+    panels = []
+    for lr in rates_of(rows):
+        at = ordered(rows, lr, legend)
+        series = [one for row in at for one in _scores(row, legend[row.group.schedule])]
+        height, y = 100 + 34 * len(at), Axis(categories=True)
+        panels.append(Panel(f"base LR {lr:g}", series, Axis(metric), y, height))
+    caption = "Each small mark is a seed; the large mark is their mean, the bar its 95 % interval."
+    return Section(f"Final {metric} on the test split", caption, panels)
+
+
+def _scores(row: GroupRow, mark: Mark) -> list[Series]:
+    """The scores of all seeds, and their mean with its interval."""
+    name, (low, high) = label_of(row), row.interval or (row.mean, row.mean)
+    texts = [f"{name}, seed {seed}: {score:.2f}" for seed, score in row.scores.items()]
+    text = f"{name}: mean {row.mean:.2f}, {low:.2f} to {high:.2f}"
+    x, y, mean = rounded(row.scores.values()), [name] * len(row.scores), rounded([row.mean])
+    return [
+        Series(name, mark, x, y, size=8, filled=False, opacity=0.75, hover_text=texts),
+        Series(name, mark, mean, [name], size=13, bounds=([low], [high]), hover_text=text),
+    ]
+
+
+def sensitivity(
+    rows: Sequence[GroupRow], grids: Sequence[RateRow], metric: str, legend: Legend
+) -> Section:
+    """The test metric against the base LR, and what it costs to tune it.
+
+    Args:
+        rows: the groups of a pair.
+        grids: its schedules over three base LRs or more.
+        metric: the pair's headline metric.
+        legend: the entrants of the report.
+    """
+    rates, panels = rates_of(rows), []
+    if len(rates) > 1:
+        by_rate = [row for lr in rates for row in ordered(rows, lr, legend)]
+        series = []
+        for name, mark in legend.items():
+            at = [row for row in by_rate if (row.group.schedule, row.group.arm) == (name, 0)]
+            scores = [Estimate(r.mean, *(r.interval or (r.mean, r.mean))) for r in at]
+            if at:
+                series.append(_line(name, mark, [row.group.lr for row in at], scores))
+        x = Axis("base LR", log=True, ticks=rates)
+        panels.append(Panel(f"{metric} by base LR", series, x, Axis(metric), 340))
+    caption = "Left: mean over the seeds and its 95 % interval at each base LR."
+    if grids:
+        series = [
+            _line(grid.schedule, legend[grid.schedule], grid.tuning.tries, grid.tuning.scores)
+            for grid in grids
+        ]
+        tries = sorted({k for grid in grids for k in grid.tuning.tries})
+        x = Axis("base LRs tried", log=True, ticks=tries)
+        panels.append(Panel(TUNING, series, x, Axis(f"expected {metric}"), 340))
+        caption += (
+            " Right: expected test score after trying so many base LRs of the grid at random and "
+            "keeping the one that is best in validation."
+        )
+    return Section("Sensitivity to the base LR", caption, panels)
+
+
+def _line(name: str, mark: Mark, x: Sequence[float], scores: Sequence[Estimate]) -> Series:
+    """Estimates with their intervals."""
+    y, bounds = (
+        rounded(s.value for s in scores),
+        ([s.low for s in scores], [s.high for s in scores]),
+    )
+    texts = [f"{name} at {at:g}: {s.value:.2f}" for at, s in zip(x, scores, strict=True)]
+    return Series(name, mark, x, y, width=2, size=10, bounds=bounds, hover_text=texts)
+
+
+def profiles(overall: Overall, legend: Legend) -> Section:
+    """The performance profiles, by updates and by training seconds."""
+    races = {"in updates": overall.updates, "in training seconds": overall.seconds}
+    x, y = Axis("times the least effort"), Axis("share of problems", limits=(-0.03, 1.03))
+    panels = [
+        Panel(title, _profile(race, overall.schedules, legend), x, y, 320)
+        for title, race in races.items()
+        if race is not None
+    ]
+    caption = (
+        f"Share of the {len(overall.problems)} problems (pairs at a base LR) on which a schedule "
+        "reaches the target within so many times the least effort of all; higher and further left "
+        f"is better. The target is the validation score of {overall.reference} at its best base "
+        "LR. The bands are 95 % bootstrap intervals."
+    )
+    title = "Who reaches the target first: performance profile"
+    return Section(title, caption, panels, legend=True)
+
+
+def _profile(race: Race, schedules: Sequence[str], legend: Legend) -> list[Series]:
+    """Each schedule's profile, with the area below it as hover text."""
+    found, lines = race.profile, []
+    for name, shares, low, high, score in zip(
+        schedules, found.shares, found.low, found.high, found.scores, strict=True
+    ):
+        area = f"area {score.value:.2f} ({score.low:.2f} to {score.high:.2f})"
+        places = zip(found.taus, shares, strict=True)
+        texts = [f"{name}: {share:.2f} within {tau:.2f}; {area}" for tau, share in places]
+        line = Series(
+            name, legend[name], rounded(found.taus), rounded(shares), width=2, steps="after"
+        )
+        lines.append(replace(line, bounds=(low.tolist(), high.tolist()), hover_text=texts))
+    return lines

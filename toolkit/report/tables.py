@@ -1,0 +1,350 @@
+"""The tables of a report, for the page, a terminal and W&B."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from toolkit.records.result import SPANS
+from toolkit.report.columns import Column, Table, aligned
+from toolkit.report.numbers.analyse import Analysis, ContrastRow
+from toolkit.report.numbers.load import Group
+from toolkit.report.text import contrast_label, metric_of, pair_label, schedule_label
+from toolkit.schedules import SCHEDULES, summary_of
+
+HIDDEN_SETTINGS = ("lr", "epochs", "updates", "micro_batch", "eval_batch")
+"""Settings of a recipe that the table of recipes leaves out: they stand in other columns, or change
+no result."""
+
+
+def verdict_table(analysis: Analysis) -> str:
+    """The verdicts, and every schedule's mean, for a terminal."""
+    tables = (family(analysis), groups(analysis))
+    return "\n\n".join(aligned(table) for table in tables if table.rows)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _time(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "missed"
+
+
+def _ratio(row: ContrastRow) -> str:
+    value = row.seconds_ratio
+    return f"{value:.2f}" if math.isfinite(value) and value else "diverged"
+
+
+def _plain(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _label(row: Any) -> str:
+    return schedule_label(row.group.schedule, row.group.arm)
+
+
+def _interval(row: Any) -> str:
+    return "one seed" if row.interval is None else "{:.2f} to {:.2f}".format(*row.interval)
+
+
+def _if_judged(form: str) -> Callable[[ContrastRow], str]:
+    """A format of ``row`` and ``paired``, for comparisons that can be made; else nothing."""
+    return lambda row: form.format(row=row, paired=row.judged.paired) if row.judged else ""
+
+
+def _seeds(row: ContrastRow) -> str:
+    """How many seeds a comparison has, and about how many it needs."""
+    if row.judged is None:
+        return ""
+    needed = row.judged.seeds_needed
+    return str(row.judged.paired.n) + (f" of about {needed}" if needed else "")
+
+
+def _verdict(row: ContrastRow) -> str:
+    return row.judged.verdict if row.judged else row.problem
+
+
+def _verdict_and_seeds(row: ContrastRow) -> str:
+    """A verdict, or why there is none, and about how many seeds would decide."""
+    if row.judged is None or not row.judged.seeds_needed:
+        return _verdict(row)
+    end = "" if abs(row.judged.paired.mean) > row.rope else " to equivalence"
+    return f"{row.judged.verdict} (about {row.judged.seeds_needed} seeds{end})"
+
+
+GROUP = [
+    Column("pair", "{row.group.pair}"),
+    Column("schedule", _label),
+    Column("base LR", "{row.group.lr:g}"),
+]
+CONTRAST = [
+    Column("pair", "{row.pair}"),
+    Column("comparison", contrast_label),
+    Column("base LR", "{row.lr:g}"),
+]
+DIFFERENCE = [
+    Column("difference", "{row.paired.mean:+.2f}"),
+    Column("95 % interval", "{row.paired.low:+.2f} to {row.paired.high:+.2f}"),
+    Column("BCa interval", "{row.paired.bca[0]:+.2f} to {row.paired.bca[1]:+.2f}"),
+]
+TIME_RATIO = "training seconds, candidate / baseline: geometric mean over the seeds"
+
+
+def verdicts(analysis: Analysis) -> Table:
+    """The primary family with all numbers, for the page."""
+    columns = [
+        *CONTRAST,
+        Column("verdict", _verdict),
+        Column("seeds", _seeds),
+        *(Column(title, _if_judged(str(cell))) for title, cell, _ in DIFFERENCE),
+        Column("wins", _if_judged("{paired.superiority:.0%}")),
+        Column("p exact", _if_judged("{paired.p:.4f}")),
+        Column("least p", _if_judged("{paired.smallest_p:.4f}")),
+        Column("p Holm", _if_judged("{row.judged.p_adjusted:.4f}")),
+        Column("ROPE", _if_judged("{row.rope:g}")),
+        Column("time ratio", lambda row: _ratio(row) if row.judged else "", TIME_RATIO),
+    ]
+    caption = (
+        "Declared before the runs. Differences are candidate minus baseline, paired by seed, of "
+        "the test metric at the last update. Wins: share of seeds in which the candidate is ahead. "
+        "Least p: the smallest that so many seeds can give."
+    )
+    return Table("All numbers of the verdicts", caption, columns, analysis.family)
+
+
+def family(analysis: Analysis) -> Table:
+    """The primary family in short, for a terminal and W&B."""
+    columns = [
+        Column("pair", lambda row: pair_label(row.pair)),
+        *CONTRAST[:0:-1],
+        *(Column(title, _if_judged(str(cell))) for title, cell, _ in DIFFERENCE[:2]),
+        Column("p (Holm)", _if_judged("{row.judged.p_adjusted:.4f}")),
+        Column("verdict", _verdict_and_seeds),
+    ]
+    return Table("The verdicts", "", columns, analysis.family)
+
+
+def exploratory(analysis: Analysis) -> Table:
+    """Schedules beside the reference that nobody declared."""
+    seeds, ratio = Column("seeds", "{row.paired.n}"), Column("time ratio", _ratio, TIME_RATIO)
+    caption = "Not declared before the runs: intervals, no verdicts."
+    rows = [row for row in analysis.exploratory if row.paired]
+    return Table("Other differences", caption, [*CONTRAST, seeds, *DIFFERENCE, ratio], rows)
+
+
+def entrants(analysis: Analysis) -> Table:
+    """What each schedule is, and its settings. A row is (entrant, schedule) and its settings."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for run in analysis.study.runs:
+        settings = run.result.schedule_config
+        settings_text = ", ".join(f"{name} {_plain(value)}" for name, value in settings.items())
+        names = (run.group.schedule, run.result.schedule)
+        found.setdefault(names, {}).setdefault(settings_text or "none")
+    columns = [
+        Column("schedule", "{row[0][0]}"),
+        Column("rule", lambda row: _rule(row[0][1])),
+        Column("settings", lambda row: "; or ".join(row[1])),
+    ]
+    caption = "Shares are of the budget of updates; warmup 0 is none."
+    return Table("The schedules", caption, columns, [*found.items()], words=3)
+
+
+def _rule(name: str) -> str:
+    kind = SCHEDULES.get(name)
+    return "a schedule of the user's own" if kind is None else summary_of(kind)
+
+
+def recipes(analysis: Analysis) -> Table:
+    """What all schedules of a pair share. A row is a pair and its recipe."""
+    found: dict[tuple[str, str], None] = {}
+    for run in analysis.study.runs:
+        if run.diverged:
+            continue
+        settings = run.result.recipe_settings
+        settings_text = ", ".join(
+            f"{name.replace('_', ' ')} {_plain(value)}"
+            for name, value in settings.items()
+            if value is not None and name not in HIDDEN_SETTINGS
+        )
+        budget = f"{run.result.updates:,} updates"
+        if epochs := run.result.epoch:
+            budget += f", {epochs:.3g} epochs"
+        if samples := run.result.samples:
+            sizes = (f"{name} {count:,}" for name, count in samples.items())
+            budget += f"; samples: {', '.join(sizes)}"
+        found[run.group.pair, f"{budget}; {settings_text}"] = None
+    columns = [Column("pair", "{row[0]}"), Column("recipe", "{row[1]}")]
+    caption = "The budget, the splits, and all settings but the base LR."
+    return Table("The recipes", caption, columns, [*found])
+
+
+def schedules(analysis: Analysis) -> Table:
+    """Every group with its scores and what its runs did, for the page."""
+    rollbacks: Counter[Group] = Counter()
+    for run in analysis.study.runs:
+        rollbacks[run.group] += run.result.rollbacks
+    columns = [
+        *GROUP,
+        Column("seeds", lambda row: str(len(row.scores))),
+        Column(metric_of(analysis), "{row.mean:.2f}"),
+        Column("95 % interval", _interval),
+        Column("worst", lambda row: _number(min(row.scores.values()))),
+        Column("best", lambda row: _number(max(row.scores.values()))),
+        Column("diverged", "{row.diverged}"),
+        Column("decisions a run", lambda row: " to ".join(map(str, dict.fromkeys(row.actions)))),
+        Column("rollbacks", lambda row: str(rollbacks[row.group])),
+    ]
+    caption = "The test metric at the last update, mean over the seeds. A diverged run scores 0."
+    return Table("All schedules", caption, columns, analysis.groups)
+
+
+def groups(analysis: Analysis) -> Table:
+    """Every group in short, for a terminal and W&B."""
+
+    def seeds(row: Any) -> str:
+        return str(len(row.scores)) + (f" ({row.diverged} diverged)" if row.diverged else "")
+
+    columns = [
+        Column("pair", lambda row: pair_label(row.group.pair)),
+        *GROUP[:0:-1],
+        Column("seeds", seeds),
+        Column(metric_of(analysis), "{row.mean:.2f}"),
+        Column("95 % interval", _interval),
+        Column("s / run", "{row.seconds:.1f}"),
+    ]
+    return Table("All schedules", "", columns, analysis.groups)
+
+
+def aggregates(analysis: Analysis) -> Table:
+    """Interquartile means and speed-ups over all problems. A row is the place of a schedule."""
+    found = analysis.overall
+    if found is None:
+        return Table("Over all problems", "", [], [])
+
+    def each(values: Sequence[Any], form: str) -> Callable[[int], str]:
+        """A format of the schedule's value, or nothing if that is None."""
+        return lambda i: "" if values[i] is None else form.format(values[i])
+
+    nothing: list[Any] = [None] * len(found.schedules)
+    speedups = found.updates.speedups if found.updates else nothing
+    areas = found.updates.profile.scores if found.updates else nothing
+    columns = [
+        Column("schedule", each(found.schedules, "{0}")),
+        Column("interquartile mean", each(found.iqm, "{0.value:.2f}")),
+        Column("95 % interval", each(found.iqm, "{0.low:.2f} to {0.high:.2f}")),
+        Column("minus reference", each(found.iqm_difference, "{0.value:+.2f}")),
+        Column("95 % interval", each(found.iqm_difference, "{0.low:+.2f} to {0.high:+.2f}")),
+        Column("speed-up in updates", each(speedups, "{0.ratio.value:.2f}")),
+        Column("95 % interval", each(speedups, "{0.ratio.low:.2f} to {0.ratio.high:.2f}")),
+        Column("misses", each(speedups, "{0.candidate_misses} of {0.runs}")),
+        Column("profile area", each(areas, "{0.value:.2f}")),
+    ]
+    caption = (
+        f"Over {len(found.problems)} problems (pairs at a base LR); intervals by the bootstrap "
+        f"over seeds. None of it was declared before the runs: no verdicts. The interquartile mean "
+        "is that of the middle half of all scores, whatever their metric. The reference is "
+        f"{found.reference}. In the speed-up a run that misses the target counts with its whole "
+        "budget, which is too kind to it."
+    )
+    rows = range(len(found.schedules))
+    return Table("Over all problems", caption, columns, rows, words=1)
+
+
+def targets(analysis: Analysis) -> Table:
+    """How soon the target is reached."""
+    columns = [
+        *GROUP,
+        Column("target", "{row.target:.2f}"),
+        Column("seeds that reach it", lambda row: f"{row.reached} of {len(row.updates)}"),
+        Column("median update", lambda row: _time(row.median_updates, ".0f")),
+        Column("median seconds", lambda row: _time(row.median_seconds, ".1f")),
+    ]
+    caption = (
+        "The target is the validation score that the reference reaches at its best base LR; times "
+        "to the first evaluation at or above it."
+    )
+    return Table("Time to the target", caption, columns, analysis.targets)
+
+
+def rates(analysis: Analysis) -> Table:
+    """The base LR's part in the result."""
+    columns = [
+        Column("pair", "{row.pair}"),
+        Column("schedule", "{row.schedule}"),
+        Column("best LR", "{row.sensitivity.best_rate:g}"),
+        Column("mean of the grid", "{row.sensitivity.average.value:.2f}"),
+        Column("lost by not tuning", "{row.sensitivity.loss.value:.2f}"),
+        Column(
+            "95 % interval", "{row.sensitivity.loss.low:.2f} to {row.sensitivity.loss.high:.2f}"
+        ),
+        Column("decades", "{row.sensitivity.decades:.1f}"),
+    ]
+    caption = (
+        "Lost by not tuning: score at the best base LR minus the mean of the grid. Decades: width "
+        "of the range of base LRs around the best that is within the ROPE of it."
+    )
+    return Table("The base LR", caption, columns, analysis.rates)
+
+
+def times(analysis: Analysis) -> Table:
+    """Where the seconds went."""
+
+    def milliseconds(row: Any) -> str:
+        """Of an update: mean seconds of a run over its mean number of updates."""
+        made = [run.result.updates for run in analysis.members[row.group]]
+        return f"{1000 * row.seconds / max(1.0, sum(made) / len(made)):.2f}"
+
+    columns = [
+        *GROUP,
+        Column("training", "{row.seconds:.2f}"),
+        Column("ms an update", milliseconds),
+        *(Column(name.replace("_", "/"), f"{{row.spans[{name}]:.2f}}") for name in SPANS),
+    ]
+    caption = (
+        "Seconds a run, mean over the seeds; the ratios of the verdicts are geometric means of the "
+        "ratios seed by seed. Training is without evaluation and checkpoints. On an accelerator "
+        "the spans are what the host waited."
+    )
+    return Table("Time", caption, columns, analysis.groups)
+
+
+def seeds(analysis: Analysis) -> Table:
+    """Every run."""
+    columns = [
+        *GROUP,
+        Column("seed", "{row.seed}"),
+        Column("test", "{row.score:.2f}"),
+        Column("last validation", lambda run: "".join(map(_number, run.validation.value[-1:]))),
+        Column("best validation", lambda run: _number(max(run.validation.value, default=None))),
+        Column("diverged", lambda row: "diverged" if row.diverged else ""),
+        Column("training, s", "{row.training_seconds:.1f}"),
+    ]
+    caption = "The best validation score is shown, never judged."
+    return Table("Every run", caption, columns, analysis.study.runs)
+
+
+def coverage(analysis: Analysis) -> Table:
+    """How much of what was asked for was run."""
+    columns = [Column(name, f"{{row.{name}}}") for name in ("pair", "scale", "note")]
+    columns.append(Column("runs", "{row.finished} of {row.planned}"))
+    return Table("What was run", "", columns, analysis.coverage, words=3)
+
+
+def trouble(analysis: Analysis) -> Table:
+    """Runs that diverged, by group; runs without a result; runs that rolled back."""
+    rows = []
+    for group, runs in analysis.members.items():
+        for what, found in (
+            ("diverged", [run for run in runs if run.diverged]),
+            ("rolled back", [run for run in runs if run.result.rollbacks]),
+        ):
+            if found:
+                names = ", ".join(run.folder.name for run in found)
+                place = (group.pair, schedule_label(group.schedule, group.arm), f"{group.lr:g}")
+                rows.append((what, f"{len(found)} of {len(runs)}", *place, names))
+    for folder, state in analysis.study.unfinished:
+        rows.append(("no result", "", "", "", "", f"{folder.name} ({state})"))
+    head = ("what", "runs", "pair", "schedule", "base LR", "folders")
+    columns = [Column(title, f"{{row[{i}]}}") for i, title in enumerate(head)]
+    return Table("Runs that did not go well", "", columns, rows, words=6)

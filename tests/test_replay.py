@@ -37,7 +37,8 @@ def stream(length: int) -> list[float]:
 
 def run_folder(folder: Path, name: str) -> Path:
     """A run's files, with a real optimizer under the schedule and losses that are made up."""
-    config = parse(["digits/vit_micro", "--recipe.updates", str(BUDGET), f"schedule:{name}"])
+    flags = ["--recipe.updates", str(BUDGET), "--read-every", str(READ_EVERY)]
+    config = parse(["digits/vit_micro", *flags, f"schedule:{name}"])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.recipe.lr)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one that goes back would like to have a model

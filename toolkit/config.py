@@ -54,6 +54,8 @@ class RunConfig:
     """Updates between evaluations on the validation split; by default once per epoch."""
     save_every: int | None = None
     """Updates between checkpoints, 0 for none; by default at each evaluation."""
+    keep_checkpoints: int = 2
+    """Checkpoints that stay: the newest, and those to go back to should it be damaged."""
     keep_weights: bool = True
     """Leave the trained weights in the run's folder, for toolkit export."""
     study: str = "single"
@@ -65,6 +67,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         least = {"seed": 0, "arm": 0, "read_every": 1, "eval_every": 1, "save_every": 0}
+        least |= {"keep_checkpoints": 1}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
@@ -79,7 +82,9 @@ class RunConfig:
             raise ValueError(f"study = '{self.study}': it is the name of a folder below runs/")
 
 
-NOT_PART_OF_THE_EXPERIMENT = ("save_every", "keep_weights", "study", "wandb", "progress")
+NOT_PART_OF_THE_EXPERIMENT = (
+    *("save_every", "keep_checkpoints", "keep_weights", "study", "wandb", "progress"),
+)
 NOT_PART_OF_THE_RECIPE = ("micro_batch", "eval_batch")
 RETIRED: Mapping[type, Mapping[str, Any]] = {
     Adaptive: {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.config import RunConfig, parse, resolve, run_folder
-from toolkit.errors import RunError, error_text
+from toolkit.errors import ConfigError, RunError, error_text
 from toolkit.process import (
     DONE,
     PREEMPTED,
@@ -23,6 +23,7 @@ from toolkit.process import (
 )
 from toolkit.records.config_file import check_folder
 from toolkit.records.result import RESULT, Result, read_result
+from toolkit.training.checkpoint_folder import CHECKPOINTS, finish, has_any, say
 
 
 def main(
@@ -58,10 +59,10 @@ def train(
         shutil.rmtree(folder, ignore_errors=True)
     if not fresh:
         check_folder(folder, config)
-        if (folder / RESULT).exists():
+        if (result := _finished(folder)) is not None:
             if is_rank_zero():  # a kill may have come between the result and their end
-                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            _show(read_result(folder), folder)
+                finish(folder, config.keep_weights and not result.diverged)
+            _show(result, folder)
             return DONE
     set_threads()
     from toolkit.training import loop
@@ -85,6 +86,30 @@ def train(
         return PREEMPTED
     _show(result, folder)
     return DONE
+
+
+def _finished(folder: Path) -> Result | None:
+    """The result of a run; None if the run is to go on.
+
+    That is so, too, if the result is broken and there is a checkpoint: the file is set aside.
+
+    Raises:
+        ConfigError: for a broken result without a checkpoint.
+    """
+    file, checkpoints = folder / RESULT, folder / CHECKPOINTS
+    try:
+        return read_result(folder) if file.exists() else None
+    except ConfigError:
+        if not has_any(checkpoints):
+            raise
+        if is_rank_zero():
+            aside = file.with_name(f"damaged-{RESULT}")
+            file.replace(aside)
+            say(
+                checkpoints,
+                f"{file} is broken: kept as {aside.name}, going on from the run's checkpoint",
+            )
+        return None
 
 
 def _failure(error: Exception, folder: Path, update: int, rank: int) -> RunError:

@@ -23,7 +23,7 @@ from toolkit.process import stop_on_signal
 from toolkit.records.result import Result
 from toolkit.schedules.reading import NO_ACTION, Decision
 from toolkit.task import Batch, Split
-from toolkit.training import checkpoint, divergence
+from toolkit.training import checkpoint, checkpoint_folder, divergence
 from toolkit.training.batches import training_batches
 from toolkit.training.build import Run
 from toolkit.training.evaluation import evaluation_mode, validation_reading
@@ -53,7 +53,7 @@ def fit(run: Run) -> Result | None:
     run.record.finish(result)
     run.record.status(result.status, run.update)
     if run.accelerator.is_main_process:
-        checkpoint.clear(run.folder / "checkpoints")
+        checkpoint_folder.finish(run.folder, run.config.keep_weights and not run.diverged)
     return result
 
 

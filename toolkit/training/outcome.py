@@ -12,6 +12,7 @@ from toolkit.training.build import Run, weights_sha
 from toolkit.training.evaluation import evaluation_mode
 
 SPLITS = ("train", "validation", "test")
+LEFT = "the checkpoints stay: without result.json the same command makes them once more"
 
 
 def result_of(
@@ -90,5 +91,5 @@ def last_weights(run: Run) -> tuple[str, list[str]]:
             try:
                 checkpoint.keep_weights(state, run.folder / WEIGHTS)
             except OSError as error:  # hours of training are not lost to a full disk
-                notes.append(f"the weights could not be kept: {error}")
+                notes.append(f"the weights could not be kept: {error}; {LEFT}")
     return sha, notes

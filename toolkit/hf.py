@@ -57,7 +57,7 @@ class FeedLoss:
             )
         if read_every < 1:
             raise ValueError(f"read_every = {read_every}: it must be 1 or above")
-        self.loss_meter = LossMeter(self.accelerator)
+        self.loss_meter = LossMeter(self.accelerator, lr=self.lr_scheduler)
         self.add_callback(_Reader(self, read_every))  # type: ignore[attr-defined]
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:

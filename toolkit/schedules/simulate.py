@@ -84,6 +84,12 @@ def needs_of(schedule: object) -> frozenset[str]:
     return needs
 
 
+def uses_of(schedule: object) -> frozenset[str]:
+    """What a schedule makes use of where a loop can do it, of ``ABILITIES``, beside its needs."""
+    uses: frozenset[str] = getattr(schedule, "uses", frozenset())
+    return uses
+
+
 def check_protocol(schedule: object, where: str) -> None:
     """Refuse a schedule, or a class of schedules, that follows the older protocol.
 

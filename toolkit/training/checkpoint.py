@@ -2,8 +2,9 @@
 
 A checkpoint is the folder ``checkpoints/update-N`` in the run's folder: what Accelerate saves
 (weights, optimizer and random states), the last good state that each rank could go back to
-(``snapshot_RANK.pt``), and ``toolkit.json``, with the run's counters and the schedule's memory. It
-is whole or absent: it is written under another name, and renamed when all ranks are done.
+(``snapshot_RANK.pt``), its estimate of the distance (``distance_RANK.pt``), and ``toolkit.json``,
+with the run's counters and the schedule's memory. It is whole or absent: it is written under
+another name, and renamed when all ranks are done.
 
 The position in the data needs no file, for the batches follow from the number of the update.
 """
@@ -24,6 +25,8 @@ from toolkit.records.recorder import Recorder, Stopwatch
 from toolkit.training.build import Run
 
 STATE = "toolkit.json"
+TENSORS = ("snapshot", "distance")
+"""What each rank saves by itself, where there is such."""
 
 
 def start_or_resume(run: Run) -> None:
@@ -60,15 +63,15 @@ def save(run: Run) -> None:
     """
     accelerator, folder = run.accelerator, run.folder / "checkpoints"
     final, partial = folder / f"update-{run.update}", folder / f"update-{run.update}.partial"
-    state, snapshot = _state(run)
+    state, tensors = _state(run)
     with run.record.span("checkpoint"):
         if accelerator.is_main_process and partial.exists():  # of a process that was killed
             shutil.rmtree(partial)
         accelerator.wait_for_everyone()
         # Not as safetensors, which would drop weights that share memory, as an LSTM's do on CUDA.
         accelerator.save_state(str(partial), safe_serialization=False)
-        if snapshot:
-            torch.save(snapshot, partial / _snapshot_file(accelerator.process_index))
+        for name, kept in tensors.items():
+            torch.save(kept, partial / f"{name}_{accelerator.process_index}.pt")
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             write_json(partial / STATE, state)
@@ -121,37 +124,39 @@ def check_world_size(run: Run, path: Path, saved: int) -> None:
 
 
 def _state(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What of the run Accelerate does not save: as JSON, and the tensors of this rank's snapshot.
+    """What of the run Accelerate does not save: as JSON, and this rank's tensors, by name.
 
-    The second is empty where the schedule has asked for no snapshot.
+    The second has no more than the schedule has asked for.
     """
     lr = run.lr.state_dict()
-    snapshot = lr.pop("snapshot", {})
+    tensors = {name: lr.pop(name) for name in TENSORS if name in lr}
     state = {
         "run_id": run.folder.name,
         "update": run.update,
         "world_size": run.accelerator.num_processes,
         "lr": lr,
         "rollbacks": run.rollbacks,
+        "search_seconds": run.search_seconds,
         "stopwatch": run.record.stopwatch.state(),
         "initial_weights_sha": run.initial_weights_sha,
         "nonfinite_readings": run.nonfinite_readings,
         "last_metrics": run.last_metrics,
     }
-    return state, snapshot
+    return state, tensors
 
 
-def _set_state(run: Run, state: dict[str, Any], snapshot: dict[str, Any]) -> None:
+def _set_state(run: Run, state: dict[str, Any], tensors: dict[str, Any]) -> None:
     """The inverse of ``_state``."""
     run.update = run.saved_at = state["update"]
     try:
-        run.lr.load_state_dict({**state["lr"], "snapshot": snapshot})
+        run.lr.load_state_dict({**state["lr"], **tensors})
     except ValueError as error:
         raise RunError(
             f"the checkpoint of update {run.update} cannot be continued: {error}; "
             "--fresh starts over"
         ) from error
     run.rollbacks = state["rollbacks"]
+    run.search_seconds = state.get("search_seconds", 0.0)
     run.initial_weights_sha = state["initial_weights_sha"]
     run.nonfinite_readings = state["nonfinite_readings"]
     run.last_metrics = state["last_metrics"]
@@ -170,18 +175,17 @@ def _load(run: Run, checkpoint: Path) -> dict[str, Any]:
     """Restore weights, optimizer and random states. A collective: all ranks call it.
 
     Returns:
-        The snapshot that was saved by this rank, or by rank 0 if there were fewer ranks then.
+        The tensors that were saved by this rank, or by rank 0 if there were fewer ranks then.
     """
     run.accelerator.load_state(str(checkpoint))
-    file = checkpoint / _snapshot_file(run.accelerator.process_index)
-    if not file.exists():
-        file = checkpoint / _snapshot_file(0)
-    kept: dict[str, Any] = torch.load(file, weights_only=True) if file.exists() else {}
-    return kept
-
-
-def _snapshot_file(rank: int) -> str:
-    return f"snapshot_{rank}.pt"
+    tensors = {}
+    for name in TENSORS:
+        file = checkpoint / f"{name}_{run.accelerator.process_index}.pt"
+        if not file.exists():
+            file = checkpoint / f"{name}_0.pt"
+        if file.exists():
+            tensors[name] = torch.load(file, weights_only=True)
+    return tensors
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -149,6 +149,8 @@ def _read(run: Run) -> Decision:
         decision = run.lr.observe(reading) if run.config.sees == "training" else NO_ACTION
     run.nonfinite_readings = 0 if math.isfinite(reading.loss) else run.nonfinite_readings + 1
     run.rollbacks += decision.action == "rollback"
+    if decision.action == "restore":
+        run.search_seconds = run.record.stopwatch.train_seconds
     run.record.reading(reading, decision, run.lr.used, run.lr.factor)
     return decision
 

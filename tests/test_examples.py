@@ -127,9 +127,7 @@ def test_the_trainer_resumes_to_the_same_weights(hf: Any, tmp_path: Path) -> Non
 def test_the_trainer_searches_and_resumes_from_within_a_search(hf: Any, tmp_path: Path) -> None:
     def build() -> Any:
         trainer = watched(hf, tmp_path, max_steps=300, save_steps=8)
-        trainer.lr_scheduler = ScheduledLR(
-            trainer.optimizer, Adaptive(search="lr-unknown"), 300, trainer.model
-        )
+        trainer.lr_scheduler = ScheduledLR(trainer.optimizer, Adaptive(), 300, trainer.model)
         return trainer
 
     whole = build()

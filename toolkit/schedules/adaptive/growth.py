@@ -12,7 +12,8 @@ With d the displacement per coordinate and update that is aimed at, after each r
 and the LR is d over the displacement per coordinate and update at LR 1, the *unit*. Adam's family
 normalises each coordinate: its unit is 1, d is the LR. For SGD with momentum m and gradients of
 root mean square R the unit is R / (1 - m), whose square is followed from reading to reading: it
-rises at once and falls slowly. d only grows; the guard is what comes down.
+rises at once and falls with a memory of a quarter of the run. d only grows; the guard is what comes
+down.
 
 >>> growth = begin(edge_lr=0.2, unit=1.0, momentum=0.0, total=1000)
 >>> learning_rate(growth)
@@ -33,8 +34,9 @@ EDGE_DIVISOR = 20.0
 HORIZON_UPDATES, HORIZON_POWER = 1000.0, 0.4
 """Budget in updates at which the estimate is taken as it is, and the power by which the first LR
 falls with a longer budget, and rises with a shorter one."""
-SQUARE_KEPT = 0.95
-"""Share of the unit's square that a reading with a smaller one leaves."""
+UNIT_MEMORY = 0.25
+"""Share of the run over which the unit's square follows one that has fallen. With a shorter memory
+the LR of a run whose gradients vanish would run away."""
 
 
 class Growth(NamedTuple):
@@ -76,23 +78,30 @@ def begin(edge_lr: float, unit: float, momentum: float, total: int) -> Growth:
     return Growth(first_lr, first_lr * unit, first_lr * unit, unit * unit)
 
 
-def observe(growth: Growth, told: tuple[float, float], total: int) -> Growth:
+def observe(growth: Growth, told: tuple[float, float], total: int, share: float = 0.0) -> Growth:
     """The growth after a reading.
 
     Args:
         growth: the state before.
         told: ``Reading.distance``: the estimate, and the unit of the reading's last update.
         total: the budget in updates; 0 where there is none.
+        share: the share of the run since the reading before.
     """
     estimate, unit = told
-    if not (math.isfinite(estimate) and 0 < unit < math.inf):
+    if not (math.isfinite(estimate) and is_unit(unit)):
         return growth
-    square = max(unit * unit, SQUARE_KEPT * growth.square + (1 - SQUARE_KEPT) * unit * unit)
+    now, pace = unit * unit, min(1.0, share / UNIT_MEMORY)
+    square = max(now, growth.square + pace * (now - growth.square))
     if not growth.square:  # the unit that the first LR is told in
         first = growth.first_lr * unit
         return growth._replace(square=square, first=first, distance=first)
     grown = growth.distance if growth.over else min(1.0, horizon(total)) * estimate
     return growth._replace(square=square, distance=max(growth.distance, grown))
+
+
+def is_unit(unit: float) -> bool:
+    """Whether it can be one: gradients may vanish or overflow."""
+    return 0 < unit < math.inf
 
 
 def weight(growth: Growth, shape: float) -> float:

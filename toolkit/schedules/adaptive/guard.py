@@ -14,9 +14,9 @@ asks for a rollback after
 * three lost readings in a row (share 0.5; in an episode 0.1);
 * two lost blocks in a row (share 0.25);
 * ten *undone* blocks in a row. With b the lowest block mean so far and B the first, a block is
-  undone if its mean lies above max(b + (B - b) / 2, b + 12 e): half of the descent is gone. A run
-  that falls back to where it began is never lost by the other rules, which ask for a quarter of the
-  loss itself.
+  undone if B - b > 12 e and its mean lies above max(b + (B - b) / 2, b + 12 e): there was a
+  descent, and half of it is gone. By the other rules, which ask for a quarter of the loss itself,
+  a run that falls back to where it began is never lost.
 
 An *episode* lasts from a rollback to the next block that is as good as the recent ones. Each
 rollback of an episode halves the LR. When the loss is back to normal, all halvings of the episode
@@ -184,8 +184,8 @@ def _is_undone(guard: Guard, mean: float) -> bool:
     if not guard.ready or guard.best is None:
         return False
     assert guard.initial is not None
-    lost = max(UNDONE_SHARE * (guard.initial - guard.best), LIMIT_SE * guard.error)
-    return mean > guard.best + lost
+    descent, noise = guard.initial - guard.best, LIMIT_SE * guard.error
+    return descent > noise and mean > guard.best + max(UNDONE_SHARE * descent, noise)
 
 
 def _undone(guard: Guard, mean: float) -> tuple[Guard, Decision]:

@@ -176,11 +176,12 @@ class Adaptive:
         return memory, first if self.guard else NO_ACTION
 
     def observe(self, memory: AdaptiveMemory, reading: Reading) -> tuple[AdaptiveMemory, Decision]:
-        memory = memory._replace(update=reading.update)
+        made, memory = reading.update - memory.update, memory._replace(update=reading.update)
         if memory.searching:
             return self._search(memory, reading)
         if reading.distance is not None and memory.grows and memory.growth.first_lr:
-            grown = growing.observe(memory.growth, reading.distance, memory.total)
+            share = made / ((memory.total or growing.HORIZON_UPDATES) - memory.began)
+            grown = growing.observe(memory.growth, reading.distance, memory.total, share)
             memory = memory._replace(growth=grown)
         safety = NO_ACTION
         if self.guard:
@@ -240,8 +241,9 @@ class Adaptive:
         return min(searching.MOST_UPDATES, share)
 
     def _search(self, memory: AdaptiveMemory, reading: Reading) -> tuple[AdaptiveMemory, Decision]:
-        if reading.distance is not None and memory.grows and not memory.unit:
-            memory = memory._replace(unit=reading.distance[1])
+        unit = 0.0 if reading.distance is None else reading.distance[1]
+        if memory.grows and not memory.unit and growing.is_unit(unit):
+            memory = memory._replace(unit=unit)
         state, decision = searching.observe(memory.search, reading, self._allowance(memory))
         memory = memory._replace(search=state)
         if memory.searching:

@@ -71,6 +71,9 @@ class ScheduledLR(LRScheduler):
         self.updates = 0
         self.factor = 1.0
         self.snapshot = None if model is None else Snapshot(model, optimizer)
+        self.held: list[Any] = []
+        """The first batches, kept by a loop that plays them again in each trial of a search; a part
+        of the state while the search is in progress. Tensors, numbers, strings, lists, dicts."""
         self.estimate: DistanceEstimate | None = None
         """The estimate of the distance, for a schedule that uses one."""
         if model is not None and "distance" in needs_of(schedule) | uses_of(schedule):
@@ -92,6 +95,20 @@ class ScheduledLR(LRScheduler):
         self._stepped = self._warned = False
         super().__init__(optimizer)  # calls step(), which sets the LR of the first update
         _mark_steps(optimizer, self)
+
+    def can_also(self, ability: str) -> None:
+        """Tell the schedule, before the first update, what the loop around it can do beside.
+
+        Raises:
+            ValueError: after an update, when the schedule has begun without it.
+        """
+        if ability in self.facts.can:
+            return
+        if self.updates or self._stepped:
+            raise ValueError(f"the schedule has begun: the loop cannot {ability} from now on")
+        self.facts = self.facts._replace(can=self.facts.can | {ability})
+        self.memory, self.decision = begin(self.schedule, float(self._bases()[0]), self.facts)
+        self._write()
 
     @property
     def used(self) -> list[float]:
@@ -150,7 +167,8 @@ class ScheduledLR(LRScheduler):
             "snapshot": self.snapshot.state_dict() if self.snapshot is not None else {},
             "distance": self.estimate.state_dict() if self.estimate is not None else {},
         }
-        return state | {name: kept for name, kept in tensors.items() if kept}
+        held = {"held": self.held} if self.held and self.searching else {}
+        return state | held | {name: kept for name, kept in tensors.items() if kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where ``state_dict`` was taken.
@@ -173,6 +191,7 @@ class ScheduledLR(LRScheduler):
             self.snapshot.load_state_dict(state_dict.get("snapshot", {}))
         if self.estimate is not None:
             self.estimate.load_state_dict(state_dict.get("distance", {}))
+        self.held = list(state_dict.get("held", []))
         self._stepped = False
         self._write()
 

@@ -149,7 +149,8 @@ def _show(result: Result, folder: Path) -> None:
     test = ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.test.items())
     print(
         f"{result.status}: {test or 'no test metric'} on test after {result.updates} "
-        f"updates in {result.timing.train_seconds:.1f} s of training; {folder / RESULT}",
+        f"updates in {result.timing.train_seconds:.1f} s of training"
+        f"{'' if result.found is None else f'; {result.found}'}; {folder / RESULT}",
         flush=True,
     )
 

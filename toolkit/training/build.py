@@ -97,6 +97,8 @@ class Run:
     """Of the latest evaluation of each split, on rank 0; elsewhere without metrics."""
     rollbacks: int = 0
     """Rollbacks that the schedule has asked for so far."""
+    search_seconds: float = 0.0
+    """Training seconds until the end of the schedule's search for an LR."""
 
     def snapshots(self) -> Snapshots:
         """What the snapshots of this rank cost."""
@@ -168,6 +170,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         name: accelerator.prepare_data_loader(evaluation_loader(split, recipe.eval_batch))
         for name, split in (("validation", splits.validation), ("test", splits.test))
     }
+    lr = _scheduled(config, model, optimizer, budget, budget / plan.updates_per_epoch)
     return Run(
         config=config,
         task=task,
@@ -175,8 +178,8 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         model=model,
         optimizer=optimizer,
         evaluates_other_weights=evaluates_other_weights(built),
-        lr=_scheduled(config, model, optimizer, budget, budget / plan.updates_per_epoch),
-        meter=LossMeter(accelerator, dtype),
+        lr=lr,
+        meter=LossMeter(accelerator, dtype, lr),
         batch_plan=plan,
         splits=splits,
         evaluation_loaders=loaders,

@@ -147,6 +147,8 @@ def _read(run: Run) -> Decision:
         reading, run.stop_agreed = run.meter.read(run.update, run.epoch, run.stop_asked)
         decision = run.lr.observe(reading) if run.config.sees == "training" else NO_ACTION
     divergence.note_reading(run, reading.nonfinite, decision.action == "rollback")
+    if decision.action == "restore":
+        run.search_seconds = run.record.stopwatch.train_seconds
     run.record.reading(reading, decision, run.lr.used, run.lr.factor)
     return decision
 

@@ -105,9 +105,9 @@ class Snapshot:
     def _present(self) -> Iterator[tuple[str, Any]]:
         yield from self._weights()
         for place, holder in enumerate(self._holders()):
-            for key, value in _inner(self.optimizer).state.get(holder, {}).items():
+            for key, value in inner_optimizer(self.optimizer).state.get(holder, {}).items():
                 yield f"state/{place}/{key}", value
-        for place, group in enumerate(_inner(self.optimizer).param_groups):
+        for place, group in enumerate(inner_optimizer(self.optimizer).param_groups):
             for key, value in group.items():
                 if isinstance(value, int | float | Tensor) and key not in OWNED_BY_THE_SCHEDULE:
                     yield f"group/{place}/{key}", value
@@ -120,7 +120,7 @@ class Snapshot:
                 yield f"weight/{name}", weight.data
         for name, buffer in self.model.named_buffers():
             yield f"buffer/{name}", buffer
-        masters = _masters(self.optimizer)
+        masters = master_weights(self.optimizer)
         for place, master in enumerate(masters):
             yield f"master/{place}", master.data
         known = {id(weight) for weight in self.model.parameters()}
@@ -130,11 +130,11 @@ class Snapshot:
 
     def _holders(self) -> list[Tensor]:
         """The tensors whose optimizer state there may be, in a fixed order."""
-        groups = _inner(self.optimizer).param_groups
-        return _masters(self.optimizer) or [w for group in groups for w in group["params"]]
+        groups = inner_optimizer(self.optimizer).param_groups
+        return master_weights(self.optimizer) or [w for group in groups for w in group["params"]]
 
     def _restore_optimizer(self) -> None:
-        inner = _inner(self.optimizer)
+        inner = inner_optimizer(self.optimizer)
         for place, holder in enumerate(self._holders()):
             state, prefix = inner.state.get(holder, {}), f"state/{place}/"
             kept = {
@@ -170,14 +170,14 @@ def _to_host(value: Any, before: Any) -> Any:
     return value.detach().to("cpu", copy=True)
 
 
-def _inner(optimizer: Any) -> Any:
+def inner_optimizer(optimizer: Any) -> Any:
     """The torch optimizer inside the wrappers of Accelerate and DeepSpeed."""
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return optimizer
 
 
-def _masters(optimizer: Any) -> list[Tensor]:
+def master_weights(optimizer: Any) -> list[Tensor]:
     """DeepSpeed's full-precision copies of this rank's weights; empty without DeepSpeed."""
     while hasattr(optimizer, "optimizer"):
         for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from toolkit.config import RunConfig, schedule_name, to_json
+from toolkit.errors import RunError
 from toolkit.records.config_file import CONFIG
 from toolkit.records.events import EVALUATION, EVENTS, TIMING, to_event
 from toolkit.records.json_files import parse_object, write_json
@@ -155,6 +156,25 @@ class Recorder:
         """Say in state.json how far the run is: running, preempted, failed, diverged or done."""
         if self._writes:
             write_status(self.folder, status, update)
+
+    def check_files(self) -> None:
+        """See that what is written arrives.
+
+        Raises:
+            RunError: if the run's folder or its events were removed or replaced meanwhile.
+        """
+        if self._events is None:
+            return
+        try:
+            named = (self.folder / EVENTS).stat()
+            there = os.path.samestat(named, os.fstat(self._events.fileno()))
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise RunError(
+                f"{self.folder / EVENTS} was removed while the run wrote it: the run ends here, "
+                "without a result"
+            )
 
     def finish(self, result: Result) -> None:
         """Write result.json, whose presence means that the run is over."""

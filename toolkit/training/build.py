@@ -27,7 +27,13 @@ from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
 from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
 from toolkit.training.optim import build_optimizer, evaluates_other_weights
-from toolkit.training.ranks import BatchSplit, check_engine, make_accelerator, split_global_batch
+from toolkit.training.ranks import (
+    BatchSplit,
+    check_engine,
+    check_same_run,
+    make_accelerator,
+    split_global_batch,
+)
 
 INIT_STREAM, DROPOUT_STREAM = 2, 3
 """Numbers of the streams of random numbers for first weights and dropout; see ``batches``."""
@@ -95,6 +101,9 @@ class Run:
     """All ranks know that one was asked to stop: none makes another update."""
     last_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     """Of the latest evaluation of each split, on rank 0; elsewhere without metrics."""
+    check_claim: Callable[[], object] = lambda: None
+    """Called on every rank before anything is written that others may read: ends a process whose
+    run another has taken over. For whoever claims runs; without claims there is nothing to do."""
     rollbacks: int = 0
     """Rollbacks that the schedule has asked for so far."""
     search_seconds: float = 0.0
@@ -142,6 +151,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
 
     Raises:
         ConfigError: if the configuration cannot be carried out; nothing has been written then.
+        RunError: if the ranks were given different runs.
     """
     code()  # looks at the checkout as it is now
     config = resolve(config)
@@ -149,6 +159,8 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     task = load(target.task)
     batch_split = split_global_batch(recipe.global_batch, recipe.micro_batch, world_size())
     accelerator = make_accelerator(recipe, batch_split)
+    folder = run_folder(config, runs)
+    check_same_run(folder.name)
     with accelerator.local_main_process_first():  # the others find its work in the cache
         splits = task.splits(target.model, recipe)
     lengths = getattr(splits.train, "lengths", None)
@@ -185,7 +197,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         evaluation_loaders=loaders,
         budget=budget,
         batch_split=batch_split,
-        folder=run_folder(config, runs),
+        folder=folder,
         initial_weights_sha=initial_weights_sha,
         infinite_at_start=infinite_at_start,
         notes=(*_notes(config, task), *splits.notes),

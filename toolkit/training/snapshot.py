@@ -83,17 +83,20 @@ class Snapshot:
         self.seconds += time.perf_counter() - begin
 
     def state_dict(self) -> dict[str, Any]:
-        """What is kept, as host tensors and numbers by name; empty before the first ``take``."""
+        """What is kept, as host tensors and numbers by name, and what that has cost so far; empty
+        before the first ``take``."""
         if not self._kept:
             return {}
         states = {"kept": self._kept, "before": self._before, "restored": self._restored}
-        return copy.deepcopy(states)
+        return copy.deepcopy({**states, "taken": self.taken, "seconds": self.seconds})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keep what ``state_dict`` returned, as if it had been taken."""
         self._kept = dict(state.get("kept", {}))
         self._before = dict(state.get("before", {}))
         self._restored = bool(state.get("restored", False))
+        self.taken = int(state.get("taken", 0))  # earlier versions did not keep the counts
+        self.seconds = float(state.get("seconds", 0.0))
 
     def _gather_again(self) -> None:
         """Small weights stay gathered between updates under ZeRO-3: bring in the old shards."""

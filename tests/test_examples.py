@@ -149,6 +149,7 @@ def test_the_trainer_searches_and_resumes_from_within_a_search(hf: Any, tmp_path
         assert torch.equal(weights(resumed), weights(whole))
 
 
+@pytest.mark.long
 def test_seldom_readings_lose_nothing_at_a_checkpoint(hf: Any, tmp_path: Path) -> None:
     class Seldom(hf.ScheduledTrainer):
         def __init__(self, *args: Any, **kwargs: Any) -> None:

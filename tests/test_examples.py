@@ -147,6 +147,7 @@ def test_the_trainer_searches_and_resumes_from_within_a_search(hf: Any, tmp_path
         assert torch.equal(weights(resumed), weights(whole))
 
 
+@pytest.mark.long
 def test_every_trial_in_the_trainer_sees_the_same_batches(hf: Any, tmp_path: Path) -> None:
     trainer = watched(hf, tmp_path, max_steps=300, save_strategy="no")
     schedule = Adaptive(search_share=0.07)
@@ -172,6 +173,7 @@ def test_every_trial_in_the_trainer_sees_the_same_batches(hf: Any, tmp_path: Pat
     assert first == pytest.approx(first[:1] * len(first), abs=1e-6)
 
 
+@pytest.mark.long
 def test_seldom_readings_lose_nothing_at_a_checkpoint(hf: Any, tmp_path: Path) -> None:
     class Seldom(hf.ScheduledTrainer):
         def __init__(self, *args: Any, **kwargs: Any) -> None:

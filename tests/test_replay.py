@@ -122,6 +122,7 @@ def test_the_fields_of_an_event_are_few_and_come_back() -> None:
     assert (reading_of(event), decision_of(event)) == (judged, anneal)
 
 
+@pytest.mark.long
 def test_a_run_of_the_loop_is_reproduced_and_explained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,7 +61,9 @@ def test_a_second_train_says_who_has_the_run_and_ends(
             assert train.main([*second, *fresh]) == 1
             error = capsys.readouterr().err
             assert error.count("\n") == 1
-            assert f"is being trained by process {first.pid} on {os.uname().nodename} since" in error
+            assert (
+                f"is being trained by process {first.pid} on {os.uname().nodename} since" in error
+            )
         assert first.poll() is None
         (events,) = tmp_path.glob("runs/single/*/events.jsonl")
         first.kill()
@@ -174,7 +176,7 @@ def test_who_has_lost_its_claim_writes_no_result(python: Launch, tmp_path: Path)
 @pytest.mark.ranks
 def test_all_ranks_end_where_the_run_is_claimed(launch: Launch, tmp_path: Path) -> None:
     with training(tmp_path) as first:
-        done = launch("cpu2", "-m", "toolkit.train", *RUN[:2], "2000", *RUN[3:], timeout=60)
+        done = launch("cpu2", "-m", "toolkit.train", *RUN[:2], "2000", *RUN[3:], timeout=PATIENCE)
         assert first.poll() is None
     assert done.returncode == 1
     assert done.stderr.count(f"is being trained by process {first.pid} on") == 1

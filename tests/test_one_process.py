@@ -176,7 +176,7 @@ def test_who_has_lost_its_claim_writes_no_result(python: Launch, tmp_path: Path)
 @pytest.mark.ranks
 def test_all_ranks_end_where_the_run_is_claimed(launch: Launch, tmp_path: Path) -> None:
     with training(tmp_path) as first:
-        done = launch("cpu2", "-m", "toolkit.train", *RUN[:2], "2000", *RUN[3:], timeout=60)
+        done = launch("cpu2", "-m", "toolkit.train", *RUN[:2], "2000", *RUN[3:], timeout=PATIENCE)
         assert first.poll() is None
     assert done.returncode == 1
     assert done.stderr.count(f"is being trained by process {first.pid} on") == 1

@@ -226,3 +226,32 @@ def test_with_all_damaged_the_run_starts_over_and_says_so(
     (folder / "notes.json").write_text("{")
     assert "was damaged" in checkpoint_folder.notes(folder)[0]
     assert json.loads((folder / "damaged-update-20/toolkit.json").read_text())["update"] == 20
+
+
+@pytest.mark.full
+@pytest.mark.ranks
+def test_two_ranks_agree_on_what_rank_zero_found(
+    saved: Callable[[str], Path], launch: Launch, tmp_path: Path
+) -> None:
+    folder = saved("cpu2")
+    run = tmp_path / "runs/single" / folder.parent.name
+    shutil.rmtree(run.parent, ignore_errors=True)
+    run.parent.mkdir(parents=True)
+    shutil.move(folder.parent, run)
+    newest_one = run / "checkpoints/update-20"
+    stated = manifest.read(newest_one)
+    flags = ["digits/vit_micro", "--wandb", "off", "--save-every", "10", "--recipe.updates", "30"]
+    (newest_one / "manifest.json").unlink()
+    manifest.write(newest_one, stated.run_id, 20, "zero-2", 2)
+    refused = launch("cpu2", "-m", "toolkit.train", *flags)
+    assert refused.returncode != 0
+    assert refused.stderr.count("error: ") == 1
+    assert "update-20 was written under DeepSpeed's ZeRO-2, this is DDP or one" in refused.stderr
+    (newest_one / "manifest.json").unlink()
+    manifest.write(newest_one, stated.run_id, 20, "ddp", 2)
+    (newest_one / "random_1.json").unlink()  # what rank 1 needs, rank 0 looks for
+    done = launch("cpu2", "-m", "toolkit.train", *flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("update-20 is damaged (random_1.json is missing)") == 1
+    (note,) = json.loads((run / "result.json").read_text())["notes"]
+    assert note.endswith("going on from update-10")

@@ -276,8 +276,9 @@ class Adaptive:
         return memory, decision._replace(reason=reason)
 
     def _may_snapshot(self, memory: AdaptiveMemory) -> bool:
-        if self.guard and memory.guard.passed < UNTOUCHED_BLOCKS:
-            return False
+        early = memory.update - memory.began < (memory.total - memory.began) / 2
+        if self.guard and early and memory.guard.passed < UNTOUCHED_BLOCKS:
+            return False  # readings may be so seldom that a run has no such number of blocks
         apart = memory.total / BLOCKS_PER_RUN if memory.total else OPEN_SNAPSHOT_UPDATES
         due = memory.update - memory.snapshot >= apart
         return memory.restores and due and not memory.rules.trial

@@ -8,6 +8,10 @@ class ConfigError(ValueError):
     """The command, configuration or data is wrong; exit code 2."""
 
 
+class MissingDataError(ConfigError):
+    """The data of a configuration are not on this machine, and cannot be fetched."""
+
+
 class RunError(RuntimeError):
     """The run could not be carried out; exit code 1."""
 

@@ -93,6 +93,7 @@ class Result:
         machine: what its times depend on: processor, cores, threads, accelerator.
         code: the commit that it ran from.
         device: cpu or cuda.
+        data: fingerprint of the data; None for data that are part of the code.
         argv: the command.
     """
 
@@ -127,6 +128,7 @@ class Result:
     machine: Mapping[str, str | int] = field(default_factory=dict)
     code: Code = field(default_factory=Code)
     device: str
+    data: str | None = None
     argv: tuple[str, ...]
 
     @property
@@ -205,6 +207,7 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("recipe_settings", "schedule_config", "metrics", "timing"), dict),
     **dict.fromkeys(("versions", "samples", "snapshots", "machine", "code"), dict),
     "epoch": (int, float),
+    "data": (str, type(None)),
     **dict.fromkeys(("argv", "notes"), list),
 }
 """Field -> what it is in JSON."""

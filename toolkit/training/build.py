@@ -16,8 +16,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from toolkit.config import RUNS, RunConfig, resolve, run_folder
+from toolkit.config import RUNS, RunConfig, resolve, run_folder, run_id
 from toolkit.errors import ConfigError
+from toolkit.identity import with_fingerprint
 from toolkit.process import set_threads, world_size
 from toolkit.records.provenance import code
 from toolkit.records.recorder import Recorder
@@ -27,7 +28,13 @@ from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
 from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
 from toolkit.training.optim import build_optimizer, evaluates_other_weights
-from toolkit.training.ranks import BatchSplit, check_engine, make_accelerator, split_global_batch
+from toolkit.training.ranks import (
+    BatchSplit,
+    check_engine,
+    check_same_run,
+    make_accelerator,
+    split_global_batch,
+)
 
 INIT_STREAM, DROPOUT_STREAM = 2, 3
 """Numbers of the streams of random numbers for first weights and dropout; see ``batches``."""
@@ -140,13 +147,15 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
 
     Raises:
         ConfigError: if the configuration cannot be carried out; nothing has been written then.
+        RunError: if the ranks are about to train different runs.
     """
     code()  # looks at the checkout as it is now
-    config = resolve(config)
+    config = with_fingerprint(resolve(config))
     target, recipe = parse_target(config.target), config.recipe
     task = load(target.task)
     batch_split = split_global_batch(recipe.global_batch, recipe.micro_batch, world_size())
     accelerator = make_accelerator(recipe, batch_split)
+    check_same_run(run_id(config), config.data)
     with accelerator.local_main_process_first():  # the others find its work in the cache
         splits = task.splits(target.model, recipe)
     lengths = getattr(splits.train, "lengths", None)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import GradientAccumulationPlugin, gather_object
 from torch import Tensor, nn
 
 from toolkit.errors import ConfigError, RunError
@@ -99,6 +99,22 @@ def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
             f"{accelerator.num_processes}: check distributed_type and use_cpu in the launch config"
         )
     return accelerator
+
+
+def check_same_run(run_id: str, data: str | None) -> None:
+    """All ranks must be about to train the same run, on the same data. A collective.
+
+    Args:
+        run_id: of this rank.
+        data: fingerprint of this rank's data.
+
+    Raises:
+        RunError: on every rank, naming their runs, if they are not.
+    """
+    found = gather_object([(run_id, data)])
+    if len(set(found)) > 1:
+        ranks = "; ".join(f"rank {rank}: {one} (data {of})" for rank, (one, of) in enumerate(found))
+        raise RunError(f"the ranks are about to train different runs: {ranks}")
 
 
 def check_engine(model: nn.Module, recipe: Recipe, batch_split: BatchSplit) -> None:

@@ -186,7 +186,7 @@ def test_all_ranks_end_where_the_run_is_claimed(launch: Launch, tmp_path: Path) 
 def test_ranks_that_were_given_different_runs_are_refused(launch: Launch) -> None:
     done = launch("cpu2", str(ROOT / "tests/programs/other_seed.py"), *RUN)
     assert done.returncode == 1
-    assert done.stderr.count("error: the ranks disagree on the run: ") == 1
+    assert done.stderr.count("error: the ranks are about to train different runs: rank 0: ") == 1
 
 
 @pytest.mark.ranks

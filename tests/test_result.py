@@ -29,6 +29,7 @@ LATER: dict[str, Any] = {
     "notes": ["one thing"],
     "machine": {"processor": "Abacus 3", "cores": 2},
     "code": {"commit": "c0ffee", "uncommitted": ["toolkit/lr.py"]},
+    "data": "sha256:c0ffee",
 }
 """Fields that came after results had been stored without them."""
 
@@ -53,6 +54,7 @@ def test_a_result_of_an_older_version_has_what_came_later() -> None:
     result = Result.from_json(old, FILE)
     assert (result.sees, result.samples, result.notes, result.machine) == ("training", {}, (), {})
     assert (result.code, result.snapshots) == (Code(None, ()), Snapshots(0, 0, 0.0))
+    assert result.data is None
 
 
 def test_a_result_of_a_newer_version_is_read_without_what_only_that_knows() -> None:

@@ -64,6 +64,9 @@ class RunConfig:
     """auto mirrors the run to W&B: online with a key, else offline; off does not."""
     progress: bool = True
     """Show a progress bar on rank 0."""
+    data: str | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """Fingerprint of the data, of ``toolkit.identity``; None before it is known, and for data that
+    are part of the code."""
 
     def __post_init__(self) -> None:
         least = {"seed": 0, "arm": 0, "read_every": 1, "eval_every": 1, "save_every": 0}
@@ -85,6 +88,8 @@ class RunConfig:
 NOT_PART_OF_THE_EXPERIMENT = (
     *("save_every", "keep_checkpoints", "keep_weights", "study", "wandb", "progress"),
 )
+PUBLISHED = "published "
+"""Begins the fingerprint of data that are as their task publishes them: it is not in a run id."""
 NOT_PART_OF_THE_RECIPE = ("micro_batch", "eval_batch")
 
 
@@ -222,7 +227,12 @@ def experiment(data: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
     """
     stored: dict[str, Any] = json.loads(json.dumps(data))
     kept = {k: v for k, v in stored.items() if k not in NOT_PART_OF_THE_EXPERIMENT}
-    recipe = {k: v for k, v in stored["recipe"].items() if k not in NOT_PART_OF_THE_RECIPE}
+    unnamed: tuple[str, ...] = NOT_PART_OF_THE_RECIPE
+    if (kept.get("data") or PUBLISHED).startswith(PUBLISHED):
+        kept.pop("data", None)
+    else:  # the fingerprint says what the data are, wherever they lie
+        unnamed = (*unnamed, *task.data_fields(config.recipe))
+    recipe = {k: v for k, v in stored["recipe"].items() if k not in unnamed}
     settings = settings_in_id(type(config.schedule), stored["schedule"]["fields"])
     return {
         **settings_in_id(RunConfig, kept),
@@ -308,6 +318,7 @@ def _command_line_type(kinds: Mapping[str, type]) -> type:
         "RunConfig",
         [
             ("target", tyro.conf.Suppress[str]),
+            ("data", tyro.conf.Fixed[tyro.conf.Suppress[str | None]], field(default=None)),
             ("recipe", Recipe),
             ("schedule", union, field(default=DEFAULT_SCHEDULE)),
         ],

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.config import RunConfig, parse, resolve, run_folder
-from toolkit.errors import ConfigError, RunError, error_text
+from toolkit.errors import ConfigError, MissingDataError, RunError, error_text
+from toolkit.identity import with_fingerprint
 from toolkit.process import (
     DONE,
     PREEMPTED,
@@ -23,7 +24,7 @@ from toolkit.process import (
     set_threads,
     world_size,
 )
-from toolkit.records.config_file import check_folder
+from toolkit.records.config_file import check_folder, folders_of_any_data
 from toolkit.records.result import RESULT, Result, read_result
 from toolkit.studies import claims
 from toolkit.studies.claims import Hold
@@ -38,7 +39,13 @@ def main(
     fresh = "--fresh" in arguments
 
     def command() -> int:
-        config = resolve(parse([argument for argument in arguments if argument != "--fresh"]))
+        asked = parse([argument for argument in arguments if argument != "--fresh"])
+        try:
+            config = with_fingerprint(resolve(asked))
+        except MissingDataError as error:
+            if fresh:
+                raise
+            return _show_without_data(asked, error)
         return train(config, fresh, after_update)
 
     return run_command(command)
@@ -58,6 +65,7 @@ def train(
         ConfigError: if it cannot be carried out.
         RunError: if it went wrong, with the reason.
     """
+    config = with_fingerprint(config)
     folder = run_folder(config)
     decide: Callable[[Callable[[], bool]], bool] = _alone
     if world_size() > 1:
@@ -221,6 +229,23 @@ def _announce(run: Any) -> None:
         sep="\n",
         flush=True,
     )
+
+
+def _show_without_data(config: RunConfig, missing: MissingDataError) -> int:
+    """Show what this command came to when its data were here; several results if of several data.
+
+    Raises:
+        MissingDataError: what was given, if there is no result.
+    """
+    finished = [one for one in folders_of_any_data(config) if (one / RESULT).exists()]
+    if not finished:
+        raise missing
+    for folder in finished:
+        result = read_result(folder)
+        if is_rank_zero():
+            print(f"the data are not here; this is the result of {result.data or 'unknown data'}")
+        _show(result, folder)
+    return DONE
 
 
 def _show(result: Result, folder: Path) -> None:

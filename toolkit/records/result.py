@@ -119,6 +119,7 @@ class Result:
         machine: what its times depend on: processor, cores, threads, accelerator.
         code: the commit that it ran from.
         device: cpu or cuda.
+        data: fingerprint of the data; None for data that are part of the code.
         argv: the command.
     """
 
@@ -154,6 +155,7 @@ class Result:
     machine: Mapping[str, str | int] = field(default_factory=dict)
     code: Code = field(default_factory=Code)
     device: str
+    data: str | None = None
     argv: tuple[str, ...]
 
     @property
@@ -234,6 +236,7 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("versions", "samples", "snapshots", "machine", "code"), dict),
     "epoch": (int, float),
     "found": (dict, type(None)),
+    "data": (str, type(None)),
     **dict.fromkeys(("argv", "notes"), list),
 }
 """Field -> what it is in JSON."""

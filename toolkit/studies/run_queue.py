@@ -17,7 +17,8 @@ from pathlib import Path
 
 from toolkit.config import RunConfig, resolve, run_folder, schedule_name
 from toolkit.config import to_json as config_to_json
-from toolkit.errors import ConfigError, RunError
+from toolkit.errors import ConfigError, MissingDataError, RunError
+from toolkit.identity import with_fingerprint
 from toolkit.process import (
     DONE,
     FAILED,
@@ -27,7 +28,7 @@ from toolkit.process import (
     set_threads,
     world_size,
 )
-from toolkit.records.config_file import CONFIG, check_folder
+from toolkit.records.config_file import CONFIG, check_folder, folders_of_any_data
 from toolkit.records.events import entrant
 from toolkit.records.json_files import write_json
 from toolkit.records.recorder import write_status
@@ -82,11 +83,24 @@ def items(study: Study) -> list[Item]:
             depends on cannot be had.
     """
     found = []
-    for config in map(resolve, study.configs):
+    for asked in study.configs:
+        try:
+            config = with_fingerprint(resolve(asked))
+        except MissingDataError:
+            if (item := _finished(asked)) is None:
+                raise
+            found.append(item)
+            continue
         folder = run_folder(config)
         check_folder(folder, config)
         found.append(Item(config, folder))
     return found
+
+
+def _finished(config: RunConfig) -> Item | None:
+    """A run whose data are gone, where it is finished."""
+    items = (Item(config, folder) for folder in folders_of_any_data(config))
+    return next((item for item in items if item.finished), None)
 
 
 def work(

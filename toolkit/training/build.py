@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from toolkit.config import RUNS, RunConfig, resolve, run_folder
 from toolkit.errors import ConfigError
+from toolkit.identity import with_fingerprint
 from toolkit.process import set_threads, world_size
 from toolkit.records.provenance import code
 from toolkit.records.recorder import Recorder
@@ -154,13 +155,13 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         RunError: if the ranks were given different runs.
     """
     code()  # looks at the checkout as it is now
-    config = resolve(config)
+    config = with_fingerprint(resolve(config))
     target, recipe = parse_target(config.target), config.recipe
     task = load(target.task)
     batch_split = split_global_batch(recipe.global_batch, recipe.micro_batch, world_size())
     accelerator = make_accelerator(recipe, batch_split)
     folder = run_folder(config, runs)
-    check_same_run(folder.name)
+    check_same_run(folder.name, config.data)
     with accelerator.local_main_process_first():  # the others find its work in the cache
         splits = task.splits(target.model, recipe)
     lengths = getattr(splits.train, "lengths", None)

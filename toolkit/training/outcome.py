@@ -66,6 +66,7 @@ def result_of(
         machine=machine(),
         code=code(),
         device=str(run.accelerator.device.type),
+        data=config.data,
         argv=tuple(sys.argv),
     )
 

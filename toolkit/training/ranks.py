@@ -128,20 +128,6 @@ def agreed(decide: Callable[[], Value]) -> Value:
     return cast("Value", value)
 
 
-def check_same_run(run_id: str) -> None:
-    """All ranks must be about to make the same run. A collective: all ranks call it.
-
-    Raises:
-        RunError: on every rank, if they are not.
-    """
-    ids: list[str] = gather_object([run_id])
-    if len(set(ids)) > 1:
-        raise RunError(
-            f"the ranks disagree on the run: {', '.join(ids)}; all need the same command, code "
-            "and data"
-        )
-
-
 def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
     """The accelerator of a run, plain or with DeepSpeed, as the launch config says.
 
@@ -165,6 +151,22 @@ def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
             f"{accelerator.num_processes}: check distributed_type and use_cpu in the launch config"
         )
     return accelerator
+
+
+def check_same_run(run_id: str, data: str | None) -> None:
+    """All ranks must be about to train the same run, on the same data. A collective.
+
+    Args:
+        run_id: of this rank.
+        data: fingerprint of this rank's data.
+
+    Raises:
+        RunError: on every rank, naming their runs, if they are not.
+    """
+    found = gather_object([(run_id, data)])
+    if len(set(found)) > 1:
+        ranks = "; ".join(f"rank {rank}: {one} (data {of})" for rank, (one, of) in enumerate(found))
+        raise RunError(f"the ranks are about to train different runs: {ranks}")
 
 
 def check_engine(model: nn.Module, recipe: Recipe, batch_split: BatchSplit) -> None:

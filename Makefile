@@ -20,11 +20,12 @@ ALLOW ?=
 PAIRS ?= cifar10-resnet18 cifar10-efficientnet_b0 imdb-bert-base imdb-lstm-glove \
 	squad_v2-bert-large squad_v2-roberta-base
 ADAPTIVE ?= adaptive
+PYTEST = $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 # One process takes all cores unless told otherwise; the launcher would say at length that it guessed.
 OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export OMP_NUM_THREADS
 
-.PHONY: help setup demo test test-fast check train study report bench loss-compare docs clean baselines adaptive compare \
+.PHONY: help setup demo test test-fast test-full check train study report bench loss-compare docs clean baselines adaptive compare \
 	cifar10-resnet18 cifar10-efficientnet_b0 imdb-bert-base imdb-lstm-glove squad_v2-bert-large \
 	squad_v2-roberta-base
 
@@ -93,13 +94,16 @@ check: setup ## Lint, format, types (of tests, too), layers: under 30 s
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-test: setup ## All tests, a worker for each core up to 8
-	$(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal $(ARGS)
+test: setup ## All tests but the long matrices, a worker for each core up to 8
+	$(PYTEST) -m 'not full' $(ARGS)
+
+test-full: setup ## All tests, with every case of every matrix
+	$(PYTEST) $(ARGS)
 
 # Tests with the marker "fast", which tests/conftest.py gives to every test in one process that is
 # marked neither long nor slow, measures no time and needs neither the real data nor a GPU.
 test-fast: setup ## The pure and the short tests in one process, while one works: under 60 s
-	$(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal -m fast $(ARGS)
+	$(PYTEST) -m fast $(ARGS)
 
 bench: setup ## The cost of the loop beside bare PyTorch
 	$(BIN)/python benchmarks/throughput.py

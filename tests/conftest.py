@@ -26,7 +26,7 @@ Env = dict[str, str | None] | None
 Launch = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-NOT_FAST = {"slow", "long", "ranks", "alone", "processes", "gpu", "data"}
+NOT_FAST = {"slow", "long", "full", "ranks", "alone", "processes", "gpu", "data"}
 """Markers, and below fixtures, of tests that ``make test-fast`` leaves out."""
 FIXTURES_NOT_FAST = {"launch", "python", "warm", "real_data"}
 

@@ -30,7 +30,7 @@ import sys
 from pathlib import Path
 from toolkit.studies import claims
 with claims.take(Path(sys.argv[1]), float(sys.argv[2])) as mine:
-    print(mine, flush=True)
+    print(mine is not None, flush=True)
     input()
 """
 

@@ -1,15 +1,12 @@
 """DeepSpeed over gloo: the same run as without it, and what it does read back."""
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import datasets
 import pytest
 import torch
-from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from transformers import BertForQuestionAnswering
 
@@ -18,8 +15,7 @@ from tests.hub import tiny_bert
 from tests.programs.counted import samples
 from tests.test_ranks import run_events, run_result
 from toolkit.config import parse
-from toolkit.errors import RunError
-from toolkit.training import checkpoint, loop
+from toolkit.training import loop
 from toolkit.training.batches import BatchPlan
 from toolkit.training.build import build
 
@@ -68,6 +64,27 @@ def test_the_run_is_that_of_ddp(launch: Launch, tmp_path: Path, stage: str) -> N
     assert rates[stage] == rates["cpu2"]
     assert all(used == held for used, held in rates[stage])
     assert run_result(tmp_path, stage)["run_id"] == run_result(tmp_path, "cpu2")["run_id"]
+
+
+@pytest.mark.usefixtures("configs")
+def test_adaptive_decides_alike_in_one_process_on_two_ranks_and_under_zero2(
+    launch: Launch, tmp_path: Path
+) -> None:
+    flags = [*DIGITS, "--recipe.updates", "120", "--recipe.lr", "0.0001", "schedule:adaptive"]
+    for config in ("cpu2", "zero2"):
+        fit(launch, config, tmp_path / f"{config}.pt", *flags, "--study", config)
+    loop.fit(run := build(parse([*flags, *QUIET, "--study", "one"]), tmp_path / "runs"))
+    loop.release(run)
+    one, *others = (run_events(tmp_path, study) for study in ("one", "cpu2", "zero2"))
+    actions = [event["action"] for event in one]
+    assert actions.count("trial") >= 1
+    assert "raise" in actions
+    assert all(len(event["distance"]) == 2 for event in one)
+    for events in others:
+        assert [event["action"] for event in events] == actions
+        for here, there in zip(one, events, strict=True):
+            assert there["lr"] == pytest.approx(here["lr"], rel=1e-2)
+    assert run_result(tmp_path, "one")["found"]["trials"] == actions.count("trial") + 1
 
 
 @pytest.mark.usefixtures("configs")
@@ -148,17 +165,6 @@ def test_zero3_continues_where_it_was_stopped(launch: Launch, tmp_path: Path) ->
     (kept,) = tmp_path.glob("runs/single/*/weights/model.safetensors")
     for name, weight in load_file(kept).items():
         assert torch.equal(whole["weights"][name], weight), name
-
-
-def test_a_checkpoint_of_other_ranks_is_refused() -> None:
-    """Under DeepSpeed alone: elsewhere all of a checkpoint is on every rank."""
-    for kind, refused in ((DistributedType.DEEPSPEED, True), (DistributedType.NO, False)):
-        run: Any = SimpleNamespace(
-            accelerator=SimpleNamespace(distributed_type=kind), batch_split=SimpleNamespace(ranks=1)
-        )
-        checkpoint.check_world_size(run, Path("update-3"), 1)
-        with pytest.raises(RunError, match="is of 2 ranks") if refused else nullcontext():
-            checkpoint.check_world_size(run, Path("update-3"), 2)
 
 
 @pytest.mark.usefixtures("configs")

@@ -135,6 +135,7 @@ def test_the_users_warm_up_is_kept(warmup: float) -> None:
     assert rates[0] == (0 if warmup else 0.003)
 
 
+@pytest.mark.long
 def test_shuffled_labels_raise_the_lr_twice_at_most() -> None:
     loop = Loop(OpenEnded(window=64), torch.optim.AdamW, lr=0.003, budget=None)
     loop.labels = loop.labels[torch.randperm(len(loop.labels))]

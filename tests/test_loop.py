@@ -84,6 +84,7 @@ def test_the_rate_in_the_log_is_the_one_used(fit: Any) -> None:
     assert used == pytest.approx([0.01 * (1 - u / 30) for u in range(30)])
 
 
+@pytest.mark.long
 def test_a_replayed_stream_gives_the_same_decisions_and_rates(fit: Any) -> None:
     schedule = Plan(window=3)
     flags = ("--recipe.updates", "120", "schedule:plan", "--schedule.window", "3")
@@ -188,9 +189,6 @@ def test_stopped_in_a_search_it_starts_over(fit: Any, tmp_path: Path) -> None:
 def test_a_schedule_that_does_not_fit_the_run_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"schedule\.min_lr = 1.* at most the base LR, 0\.01"):
         build(config("schedule:adaptive", "--schedule.min-lr", "1"), tmp_path)
-    flags = ("--recipe.updates", "30", "schedule:adaptive", "--schedule.search", "lr-unknown")
-    with pytest.raises(ConfigError, match=r"schedule\.search = lr-unknown .* under 50 updates"):
-        build(config(*flags), tmp_path)
 
 
 @pytest.mark.long
@@ -262,6 +260,7 @@ def test_clipping_bounds_the_update(tmp_path: Path) -> None:
     assert (after - before).norm().item() == pytest.approx(0.001, rel=1e-2)
 
 
+@pytest.mark.long
 def test_bf16_trains(fit: Any) -> None:
     result, events = fit(config("--recipe.precision", "bf16"))
     assert result.precision == "bf16"

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import update_bn
 from toolkit.config import RunConfig, parse
 from toolkit.errors import ConfigError
 from toolkit.export import trained
-from toolkit.training import checkpoint, loop
+from toolkit.training import checkpoint_folder, loop
 from toolkit.training.batches import MicroBatches
 from toolkit.training.build import Run, build
 from toolkit.training.optim import build_optimizer
@@ -53,6 +53,7 @@ def weights(run: Run) -> torch.Tensor:
 
 
 @each_rival
+@pytest.mark.long
 def test_it_learns_with_the_rates_of_the_schedule(optimizer: str, tmp_path: Path) -> None:
     cfg = config(optimizer, "schedule:constant", "--schedule.warmup", "0.1")
     with built(cfg, tmp_path) as run:
@@ -93,6 +94,7 @@ def test_interrupted_inside_it_continues_to_the_same_weights(
     assert again.metrics == whole.metrics
 
 
+@pytest.mark.long
 def test_schedule_free_is_judged_by_its_average_and_saved_as_it_trains(tmp_path: Path) -> None:
     cfg = config("schedule-free", "--eval-every", "30", "--save-every", "30", "schedule:constant")
     evaluated: list[torch.Tensor] = []
@@ -114,11 +116,11 @@ def test_schedule_free_is_judged_by_its_average_and_saved_as_it_trains(tmp_path:
         run.after_update.append(evaluate_once_more)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run.task, "metrics", look)
-            patch.setattr(checkpoint, "clear", lambda folder: None)
+            patch.setattr(checkpoint_folder, "finish", lambda *_: None)
             loop.fit(run)
         assert len(evaluated) == 5  # at updates 30 and 60 twice, and on test
         assert torch.allclose(evaluated[2], evaluated[4], atol=1e-6)
-        saved = run.folder / "checkpoints" / "update-30" / "optimizer.bin"
+        saved = run.folder / "checkpoints" / "update-30" / "optimizer.pt"
         groups = torch.load(saved, weights_only=True)["param_groups"]
     assert all(group["train_mode"] and group["k"] == 30 for group in groups)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 from toolkit import task, userfile
-from toolkit.errors import ConfigError, unknown
-from toolkit.schedules import SCHEDULES, Adaptive, Cosine, Schedule, name_of, summary_of
+from toolkit.errors import ConfigError, OlderVersionError, unknown
+from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of, summary_of
 from toolkit.schedules.simulate import CHANGED, check_protocol, needs_of
 from toolkit.task import Recipe
 
@@ -54,6 +54,8 @@ class RunConfig:
     """Updates between evaluations on the validation split; by default once per epoch."""
     save_every: int | None = None
     """Updates between checkpoints, 0 for none; by default at each evaluation."""
+    keep_checkpoints: int = 2
+    """Checkpoints that stay: the newest, and those to go back to should it be damaged."""
     keep_weights: bool = True
     """Leave the trained weights in the run's folder, for toolkit export."""
     study: str = "single"
@@ -68,6 +70,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         least = {"seed": 0, "arm": 0, "read_every": 1, "eval_every": 1, "save_every": 0}
+        least |= {"keep_checkpoints": 1}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
@@ -82,24 +85,12 @@ class RunConfig:
             raise ValueError(f"study = '{self.study}': it is the name of a folder below runs/")
 
 
-NOT_PART_OF_THE_EXPERIMENT = ("save_every", "keep_weights", "study", "wandb", "progress")
+NOT_PART_OF_THE_EXPERIMENT = (
+    *("save_every", "keep_checkpoints", "keep_weights", "study", "wandb", "progress"),
+)
 PUBLISHED = "published "
 """Begins the fingerprint of data that are as their task publishes them: it is not in a run id."""
 NOT_PART_OF_THE_RECIPE = ("micro_batch", "eval_batch")
-RETIRED: Mapping[type, Mapping[str, Any]] = {
-    Adaptive: {
-        "window": 400,
-        "plateau": "auto",
-        "oscillation": "auto",
-        "raises": "auto",
-        "cut": 0.5,
-        "calm": 0.7,
-        "lift": 1.5,
-        "most_raises": 4,
-    }
-}
-"""Settings that a schedule once had, at the values by which it still goes. They are in its run ids,
-so earlier ids stay valid. At other values they are settings of the schedule open-ended now."""
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -213,26 +204,18 @@ def schedule_from_json(stored: Mapping[str, Any]) -> Schedule[Any]:
     """The schedule of a stored configuration.
 
     Raises:
-        ConfigError: if it, or one of its settings, is unknown to this version.
+        ConfigError: if it is unknown to this version.
+        OlderVersionError: if its settings are.
     """
     kind = _schedule_class(stored["name"])
-    kept = without_retired(stored["name"], stored["fields"])
-    if left := [field for field in RETIRED.get(kind, ()) if field in kept]:
-        raise ConfigError(
-            f"stored schedule of another version: {stored['name']} no longer has {left[0]} "
-            f"({kept[left[0]]} here); it is a setting of the schedule open-ended"
+    settings = {**_introduced(kind), **stored["fields"]}
+    if differing := sorted({item.name for item in fields(kind)} ^ {*settings}):
+        raise OlderVersionError(
+            f"the run is of an older version of {stored['name']}, with other settings "
+            f"({', '.join(differing)}): only that version can replay or continue it"
         )
-    try:
-        schedule: Schedule[Any] = kind(**_tuples({**_introduced(kind), **kept}))
-    except TypeError as error:
-        raise ConfigError(f"stored schedule of another version: {error}") from error
+    schedule: Schedule[Any] = kind(**_tuples(settings))
     return schedule
-
-
-def without_retired(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The stored settings of a schedule, without those of ``RETIRED`` at their values there."""
-    retired = RETIRED.get(SCHEDULES.get(name, object), {})
-    return {k: v for k, v in settings.items() if k not in retired or v != retired[k]}
 
 
 def experiment(data: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
@@ -261,15 +244,12 @@ def experiment(data: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
 def settings_in_id(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Stored settings without the fields that are at the value they were introduced with.
 
-    Those that have been retired since are among them, whether they were stored or not.
-
     Args:
         kind: the dataclass that the settings are of.
         settings: field -> value, in its JSON form.
     """
     introduced = _introduced(kind)
-    kept = {k: v for k, v in settings.items() if k not in introduced or v != introduced[k]}
-    return {**RETIRED.get(kind, {}), **kept}
+    return {k: v for k, v in settings.items() if k not in introduced or v != introduced[k]}
 
 
 def is_stored_as(schedule: Schedule[Any], stored: Mapping[str, Any]) -> bool:

@@ -12,6 +12,10 @@ class MissingDataError(ConfigError):
     """The data of a configuration are not on this machine, and cannot be fetched."""
 
 
+class OlderVersionError(ConfigError):
+    """The run is of an older version, and what is asked for takes that version."""
+
+
 class RunError(RuntimeError):
     """The run could not be carried out; exit code 1."""
 

@@ -21,15 +21,18 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.config import is_stored_as, parse_schedule, schedule_from_json, schedule_name
-from toolkit.errors import ConfigError, RunError
+from toolkit.errors import ConfigError, OlderVersionError, RunError
 from toolkit.process import DONE, run_command
 from toolkit.records import recorded_losses
+from toolkit.records.config_file import CONFIG
 from toolkit.records.events import entrant, to_event
+from toolkit.records.gaps import Gap, gaps
 from toolkit.records.log_columns import Columns
 from toolkit.records.recorded_losses import Losses
+from toolkit.records.result import RESULT, read_result
 from toolkit.schedules import Schedule
 from toolkit.schedules.reading import Facts
-from toolkit.schedules.simulate import Replayed, needs_of, simulate
+from toolkit.schedules.simulate import Replayed, begin, needs_of, simulate
 
 BASE_LR = 0.01
 LR_DIGITS = 1e-4
@@ -134,7 +137,7 @@ def prepare(
         and (base_lr, facts) == (known_lr, recorded.facts)
     )
     if own and recorded.older_facts and needs_of(schedule):
-        raise ConfigError(
+        raise OlderVersionError(
             f"{recorded.file} is of a run of an older version, under whose protocol of schedules "
             f"{schedule_name(schedule)} decided otherwise: only that version can replay it"
         )
@@ -145,8 +148,13 @@ def check(replay: Replay, judged: Sequence[Replayed]) -> None:
     """Compare with what a run has written down, to the bit.
 
     Raises:
-        RunError: naming the first update and field that differs.
+        RunError: if readings are missing, or naming the first update and field that differs.
     """
+    if missing := missing_readings(replay):
+        raise RunError(
+            f"{replay.losses.file} is not reproduced, for it is not whole: "
+            f"{'; '.join(map(str, missing))}"
+        )
     for recorded, again in zip(replay.losses.events, replay.events(judged), strict=True):
         for field, value in again.items():
             if recorded[field] != value:
@@ -154,6 +162,31 @@ def check(replay: Replay, judged: Sequence[Replayed]) -> None:
                     f"{replay.losses.file} is not reproduced: at update {recorded['update']} "
                     f"{field} is {value}, was {recorded[field]}"
                 )
+
+
+def missing_readings(replay: Replay) -> list[Gap]:
+    """What a run should have read and its events lack, up to its last reading.
+
+    With its result beside them, up to its end.
+
+    Raises:
+        ConfigError: if the result or the configuration cannot be understood.
+    """
+    losses, run = replay.losses, replay.losses.run or {}
+    every = run.get("read_every")
+    if losses.sees == "validation":
+        first = losses.readings[0]
+        every = run.get("eval_every") or round(first.update / first.epoch)
+    if not isinstance(every, int) or every < 1:
+        raise ConfigError(f"{losses.file.with_name(CONFIG)} does not say how often it was read")
+    finished = losses.file.with_name(RESULT).exists()
+    _, first_decision = begin(replay.schedule, replay.base_lr, replay.facts)
+    return gaps(
+        [(event["update"], event["action"]) for event in losses.events],
+        every,
+        read_result(losses.file.parent).updates if finished else None,
+        searching=first_decision.action == "trial",
+    )
 
 
 def _schedule_of(recorded: Losses) -> Schedule[Any]:

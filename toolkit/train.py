@@ -8,11 +8,12 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from toolkit.config import RunConfig, parse, resolve, run_folder
-from toolkit.errors import MissingDataError, RunError, error_text
+from toolkit.errors import ConfigError, MissingDataError, RunError, error_text
 from toolkit.identity import with_fingerprint
 from toolkit.process import (
     DONE,
@@ -21,9 +22,13 @@ from toolkit.process import (
     leave_process_group,
     run_command,
     set_threads,
+    world_size,
 )
 from toolkit.records.config_file import check_folder, folders_of_any_data
 from toolkit.records.result import RESULT, Result, read_result
+from toolkit.studies import claims
+from toolkit.studies.claims import Hold
+from toolkit.training.checkpoint_folder import CHECKPOINTS, finish, has_any, say
 
 
 def main(
@@ -62,21 +67,90 @@ def train(
     """
     config = with_fingerprint(config)
     folder = run_folder(config)
-    if fresh and is_rank_zero():  # the other ranks neither read nor write there
-        shutil.rmtree(folder, ignore_errors=True)
+    decide: Callable[[Callable[[], bool]], bool] = _alone
+    if world_size() > 1:
+        from toolkit.training.ranks import agreed, meet_ranks
+
+        set_threads()
+        meet_ranks()
+        decide = agreed
+    with ExitStack() as stack:
+        holds: list[Hold] = []  # of rank 0, which claims for all
+        if decide(lambda: _begin(config, folder, fresh, stack, holds)):
+            code = _fit(config, folder, after_update, holds)
+        else:
+            code = DONE
+            if is_rank_zero():
+                result = read_result(folder)
+                _show(result, folder)
+                # A kill may have come between the result and the end of the checkpoints.
+                finish(folder, config.keep_weights and not result.diverged)
+        for hold in holds:
+            hold.finished = code == DONE
+    leave_process_group()
+    return code
+
+
+def _alone(decide: Callable[[], bool]) -> bool:
+    """What a process decides that has no other ranks to tell, and need not load what tells them."""
+    return decide()
+
+
+def _begin(
+    config: RunConfig, folder: Path, fresh: bool, stack: ExitStack, holds: list[Hold]
+) -> bool:
+    """Claim the run for as long as the stack lasts; whether there is anything to train.
+
+    Raises:
+        ConfigError: if the folder cannot be used, or cannot be emptied for ``--fresh``.
+        RunError: if another process is at this run.
+    """
+    if fresh and folder.is_symlink():
+        raise ConfigError(f"--fresh: {folder} is a link, which is not followed: remove it yourself")
     if not fresh:
         check_folder(folder, config)
-        if (folder / RESULT).exists():
-            if is_rank_zero():  # a kill may have come between the result and their end
-                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            _show(read_result(folder), folder)
-            return DONE
+        if _is_whole(folder):
+            return False
+    holds.append(stack.enter_context(claims.wait_and_take(folder)))
+    if fresh:
+        _empty(folder)
+    return _finished(folder) is None  # whoever had the run may have finished it
+
+
+def _empty(folder: Path) -> None:
+    """Remove what earlier attempts left in a run's folder; the claims stay.
+
+    Raises:
+        ConfigError: if something cannot be removed, naming it.
+    """
+    for path in sorted(folder.iterdir()):
+        if claims.NAME.fullmatch(path.name):
+            continue
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"--fresh: {error.filename or path} cannot be removed: {error.strerror or error}"
+            ) from error
+
+
+def _fit(
+    config: RunConfig,
+    folder: Path,
+    after_update: Sequence[Callable[[Any], None]],
+    holds: Sequence[Hold],
+) -> int:
     set_threads()
     from toolkit.training import loop
     from toolkit.training.build import build
 
     run = build(config)
     run.after_update.extend(after_update)
+    for hold in holds:
+        run.check_claim = hold.check
     if is_rank_zero():
         _announce(run)
     try:
@@ -85,8 +159,6 @@ def train(
         raise _failure(error, folder, run.update, run.accelerator.process_index) from error
     updates = run.update
     loop.release(run)
-    del run
-    leave_process_group()
     if result is None:
         if is_rank_zero():
             print(f"stopped after update {updates}: the same command continues")
@@ -95,18 +167,51 @@ def train(
     return DONE
 
 
+def _is_whole(folder: Path) -> bool:
+    """Whether a run's folder has a result that can be read."""
+    try:
+        return (folder / RESULT).exists() and bool(read_result(folder))
+    except ConfigError:
+        return False
+
+
+def _finished(folder: Path) -> Result | None:
+    """The result of a run; None if the run is to go on.
+
+    That is so, too, if the result is broken and there is a checkpoint: the file is set aside.
+
+    Raises:
+        ConfigError: for a broken result without a checkpoint.
+    """
+    file, checkpoints = folder / RESULT, folder / CHECKPOINTS
+    try:
+        return read_result(folder) if file.exists() else None
+    except ConfigError:
+        if not has_any(checkpoints):
+            raise
+        if is_rank_zero():
+            aside = file.with_name(f"damaged-{RESULT}")
+            file.replace(aside)
+            say(
+                checkpoints,
+                f"{file} is broken: kept as {aside.name}, going on from the run's checkpoint",
+            )
+        return None
+
+
 def _failure(error: Exception, folder: Path, update: int, rank: int) -> RunError:
     """Write down what ended the run, and say it in one line."""
     from toolkit.records.recorder import write_status
 
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():  # removed in mid-run: nothing is written in its place
+        return error if isinstance(error, RunError) else RunError(error_text(error))
     if rank == 0:
         write_status(folder, "failed", update)
-    if isinstance(error, RunError):
+    if isinstance(error, RunError) and error.__cause__ is None:
         return error
     log = folder / f"error-{rank}.log"
     log.write_text(traceback.format_exc())
-    text = f"{error_text(error)}; see {log}"
+    text = f"{error if isinstance(error, RunError) else error_text(error)}; see {log}"
     if rank > 0:  # it may be the only one that failed
         print(f"error on rank {rank}: {text}", file=sys.stderr)
     return RunError(text)
@@ -149,7 +254,8 @@ def _show(result: Result, folder: Path) -> None:
     test = ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.test.items())
     print(
         f"{result.status}: {test or 'no test metric'} on test after {result.updates} "
-        f"updates in {result.timing.train_seconds:.1f} s of training; {folder / RESULT}",
+        f"updates in {result.timing.train_seconds:.1f} s of training"
+        f"{'' if result.found is None else f'; {result.found}'}; {folder / RESULT}",
         flush=True,
     )
 

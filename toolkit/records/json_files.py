@@ -54,12 +54,23 @@ def parse_object(text: str, where: str, advice: str = "") -> dict[str, Any]:
 def write_json(file: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON file by atomic rename: a reader sees the old file or the whole new one.
 
+    When this returns it is on the disk, its name included.
+
     Raises:
         ValueError: for a number that JSON does not have; the old file stays.
     """
     partial = file.with_name(file.name + f".{os.getpid()}.partial")
     with partial.open("w") as opened:
         json.dump(data, opened, indent=1, allow_nan=False)
-        opened.flush()
-        os.fsync(opened.fileno())
+    sync(partial)
     partial.replace(file)
+    sync(file.parent)
+
+
+def sync(path: Path) -> None:
+    """Put a file, or the names in a folder, on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -20,9 +20,11 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from toolkit.config import RunConfig, schedule_name, to_json
+from toolkit.errors import RunError
 from toolkit.records.config_file import CONFIG
 from toolkit.records.events import EVALUATION, EVENTS, TIMING, to_event
-from toolkit.records.json_files import parse_object, write_json
+from toolkit.records.events_file import cut_back, fingerprint
+from toolkit.records.json_files import read_json, write_json
 from toolkit.records.result import RESULT, SPANS, Result
 from toolkit.records.wandb_handle import Mirror, start_mirror
 from toolkit.schedules.reading import Decision, Reading
@@ -85,6 +87,7 @@ class Recorder:
         config: what is being run.
         updates: the budget, for the progress bar.
         resume_at: update to continue from; later events of an earlier attempt are dropped.
+        saved_events: with ``resume_at``, what ``events_state`` returned at that update.
     """
 
     def __init__(
@@ -94,16 +97,24 @@ class Recorder:
         config: RunConfig,
         updates: int,
         resume_at: int = 0,
+        saved_events: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.accelerator = folder, accelerator
         self.stopwatch = Stopwatch()
         self._writes = accelerator.is_main_process
         self._events: IO[str] | None = None
         self._mirror: Mirror | None = None
+        self.problems: list[str] = []
+        """What is wrong with the events up to ``resume_at``, on rank 0; a sentence each."""
         if self._writes:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / CONFIG, to_json(config))
-            self._events = _open_events(folder / EVENTS, resume_at)
+            if saved_events is None:
+                (folder / EVENTS).unlink(missing_ok=True)
+            else:
+                every = config.read_every
+                self.problems = cut_back(folder / EVENTS, resume_at, saved_events, every)
+            self._events = (folder / EVENTS).open("a", buffering=1)
             if config.wandb == "auto" and os.environ.get("WANDB_MODE") != "disabled":
                 self._mirror = start_mirror(folder, (folder / EVENTS).stat().st_size)
         self._update, self._items = resume_at, 0.0  # of the last evaluation; items since then
@@ -151,15 +162,49 @@ class Recorder:
         """Log anything else that happened, such as a resume."""
         self._write({"kind": kind, "update": update, **fields, "t": time.time()})
 
+    def events_state(self) -> dict[str, Any]:
+        """Put the events so far on the disk; what they are, to be saved with a checkpoint.
+
+        On rank 0 alone.
+        """
+        assert self._events is not None
+        return fingerprint(self._events)
+
     def status(self, status: str, update: int) -> None:
         """Say in state.json how far the run is: running, preempted, failed, diverged or done."""
         if self._writes:
             write_status(self.folder, status, update)
 
+    def check_files(self) -> None:
+        """See that what is written arrives.
+
+        Raises:
+            RunError: if the run's folder or its events were removed or replaced meanwhile.
+        """
+        if self._events is None:
+            return
+        try:
+            named = (self.folder / EVENTS).stat()
+            there = os.path.samestat(named, os.fstat(self._events.fileno()))
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise RunError(
+                f"{self.folder / EVENTS} was removed while the run wrote it: the run ends here, "
+                "without a result"
+            )
+
     def finish(self, result: Result) -> None:
-        """Write result.json, whose presence means that the run is over."""
+        """Write result.json, whose presence means that the run is over, and read it back.
+
+        Raises:
+            RunError: if it is not read back as it was written.
+        """
         if self._writes:
             write_json(self.folder / RESULT, result.to_json())
+            written = json.loads(json.dumps(result.to_json()))
+            if read_json(self.folder / RESULT) != written:
+                raise RunError(f"{self.folder / RESULT} is not read back as it was written")
         self.close()
 
     def close(self) -> None:
@@ -200,20 +245,3 @@ def peak_memory() -> dict[str, int]:
     if torch.cuda.is_available():
         peak["device_bytes"] = torch.cuda.max_memory_allocated()
     return peak
-
-
-def _open_events(path: Path, resume_at: int) -> IO[str]:
-    if not resume_at:
-        path.unlink(missing_ok=True)
-    if path.exists():
-        lines = path.read_text().splitlines(keepends=True)
-        kept = [
-            line
-            for number, line in enumerate(lines, 1)
-            if line.endswith("\n")
-            and parse_object(line, f"{path}, line {number}")["update"] <= resume_at
-        ]
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(kept))
-        partial.replace(path)
-    return path.open("a", buffering=1)

@@ -1,51 +1,64 @@
-"""Save a run, find it again and go on; keep the weights of a finished one.
+"""Save a run and go on with it; keep the weights of a finished one.
 
-A checkpoint is the folder ``checkpoints/update-N`` in the run's folder: what Accelerate saves
-(weights, optimizer and random states), the last good state that each rank could go back to
-(``snapshot_RANK.pt``), and ``toolkit.json``, with the run's counters and the schedule's memory. It
-is whole or absent: it is written under another name, and renamed when all ranks are done.
+A checkpoint is the folder ``checkpoints/update-N`` in the run's folder:
+
+* ``model.pt`` and ``optimizer.pt``, or under DeepSpeed ``engine/``, which is the engine's own;
+* ``random_RANK.json``, the states of that rank's random number generators;
+* ``snapshot_RANK.pt``, the last good state that the rank could go back to, if there is one;
+* ``distance_RANK.pt``, the rank's estimate of the distance, if the schedule uses one;
+* ``toolkit.json``, the run's counters and the schedule's memory;
+* ``manifest.json``, by which damage is found before any of it is loaded (``manifest``).
+
+It is whole or absent: it is written under another name, and renamed when it is on the disk. Which
+one to go on from, and when older ones go, is decided in ``checkpoint_folder``. Tensors are loaded
+with ``weights_only``, which runs no code of a file; DeepSpeed's engine knows no such thing, so its
+shards are trusted once their SHA-256 are right.
 
 The position in the data needs no file, for the batches follow from the number of the update.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, broadcast_object_list
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from toolkit.errors import RunError
+from toolkit.errors import ConfigError, RunError, error_text
 from toolkit.records.events import RESUME, START, decision_to_json
-from toolkit.records.json_files import read_json, write_json
+from toolkit.records.json_files import read_json, sync, write_json
 from toolkit.records.recorder import Recorder, Stopwatch
-from toolkit.training.build import Run
+from toolkit.training import checkpoint_folder, manifest
+from toolkit.training.build import Run, weights_sha
+from toolkit.training.checkpoint_folder import CHECKPOINTS
+from toolkit.training.random_state import random_state, set_random_state
 
-STATE = "toolkit.json"
+STATE, MODEL, OPTIMIZER, ENGINE = "toolkit.json", "model.pt", "optimizer.pt", "engine"
+TENSORS = ("snapshot", "distance")
+"""What each rank saves by itself, where there is such."""
 
 
 def start_or_resume(run: Run) -> None:
-    """Open the run's records, and continue from its newest checkpoint if there is one.
+    """Open the run's records, and continue from its newest whole checkpoint if there is one.
 
     A collective: all ranks call it.
 
     Raises:
-        RunError: if the checkpoint cannot be continued: not on as many ranks as there are now, or
-            it is of an older version.
+        RunError: if the checkpoint is of another kind of launch or of another version.
     """
-    accelerator = run.accelerator
-    # Rank 0 alone looks: on a shared disk the others might see something older.
-    found = [_latest(run.folder / "checkpoints") if accelerator.is_main_process else None]
-    broadcast_object_list(found)
-    path, state = found[0] or (None, {"update": 0})
-    run.record = Recorder(run.folder, accelerator, run.config, run.budget, state["update"])
+    accelerator, folder = run.accelerator, run.folder / CHECKPOINTS
+    path, state = _choose(run)
+    at, events = state.get("update", 0), state.get("events")
+    run.record = Recorder(run.folder, accelerator, run.config, run.budget, at, events)
+    if accelerator.is_main_process:
+        for problem in run.record.problems:
+            checkpoint_folder.say(folder, problem)
+        run.notes = (*run.notes, *checkpoint_folder.notes(folder))
     if path is None:
         facts, decision = run.lr.facts.to_json(), decision_to_json(run.lr.decision)
         run.record.event(START, 0, epoch=0.0, facts=facts, **decision)
         return
-    check_world_size(run, path, state["world_size"])
     try:
         _set_state(run, state, _load(run, path))
     except ValueError as error:  # the schedule has another memory now
@@ -54,105 +67,138 @@ def start_or_resume(run: Run) -> None:
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint of the run after its latest update, and remove the older ones.
+    """Write a checkpoint of the run after its latest update; then older ones may go.
 
     A collective: all ranks call it, at a reading, so that no loss waits in the meter.
+
+    Raises:
+        RunError: if the ranks do not write to one place.
     """
-    accelerator, folder = run.accelerator, run.folder / "checkpoints"
-    final, partial = folder / f"update-{run.update}", folder / f"update-{run.update}.partial"
-    state, snapshot = _state(run)
+    accelerator, folder = run.accelerator, run.folder / CHECKPOINTS
+    state, tensors = _state(run)
     with run.record.span("checkpoint"):
-        if accelerator.is_main_process and partial.exists():  # of a process that was killed
-            shutil.rmtree(partial)
+        partial = folder / f"update-{run.update}.partial"
+        if accelerator.is_main_process:
+            checkpoint_folder.prepare(folder, run.update)
         accelerator.wait_for_everyone()
-        # Not as safetensors, which would drop weights that share memory, as an LSTM's do on CUDA.
-        accelerator.save_state(str(partial), safe_serialization=False)
-        if snapshot:
-            torch.save(snapshot, partial / _snapshot_file(accelerator.process_index))
+        _write_tensors(run, partial, tensors)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            write_json(partial / STATE, state)
-            if final.exists():
-                shutil.rmtree(final)
-            partial.replace(final)
-            for older in _complete(folder):
-                if older != final:
-                    shutil.rmtree(older)
+            _complete(run, partial, state)
         accelerator.wait_for_everyone()
     run.saved_at = run.update
 
 
-def clear(folder: Path) -> None:
-    """Remove the checkpoints of a run that is finished: nothing goes on from them."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def keep_weights(state: dict[str, torch.Tensor], file: Path) -> None:
-    """Write weights and buffers into one file, whole or not at all.
+    """Write weights and buffers into one file, whole or not at all, and read it back.
 
     Each is stored by itself: cuDNN lays all weights of an LSTM into one memory, of which the
     library's own functions would keep one name.
 
     Raises:
-        OSError: if the file cannot be written.
+        OSError: if the file cannot be written, or is not read back as it was written.
     """
     file.parent.mkdir(exist_ok=True)
     partial = file.with_name(file.name + ".partial")
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     try:
         save_file(copies, partial)
+        sync(partial)
+        whole = weights_sha(load_file(partial)) == weights_sha(copies)
     except SafetensorError as error:
         raise OSError(str(error)) from error
+    if not whole:
+        raise OSError(f"{partial} is not read back as it was written")
     partial.replace(file)
+    sync(file.parent)
 
 
-def check_world_size(run: Run, path: Path, saved: int) -> None:
-    """Under DeepSpeed a checkpoint holds the shards of its ranks, elsewhere all of everything.
+def launch_of(run: Run) -> str:
+    """The kind of launch, as a manifest states it: checkpoints are of one kind."""
+    if _has_engine(run):
+        return f"zero-{run.model.zero_optimization_stage()}"  # type: ignore[operator]
+    return "ddp"
 
-    Raises:
-        RunError: if the checkpoint at ``path``, of ``saved`` ranks, cannot be continued here.
+
+def _choose(run: Run) -> tuple[Path | None, dict[str, Any]]:
+    """The checkpoint to go on from and its state, the same on all ranks; None if there is none.
+
+    Rank 0 alone looks: on a shared disk the others might see something older.
     """
-    ranks = run.batch_split.ranks
-    if run.accelerator.distributed_type == DistributedType.DEEPSPEED and saved != ranks:
-        raise RunError(
-            f"{path} is of {saved} ranks, these are {ranks}: DeepSpeed's checkpoints "
-            f"continue on as many as wrote them; use {saved}, or --fresh to start over"
-        )
+    told: list[Any] = [None]
+    if run.accelerator.is_main_process:
+        folder, ranks = run.folder / CHECKPOINTS, run.batch_split.ranks
+        try:
+            path = checkpoint_folder.newest(folder, run.folder.name, launch_of(run), ranks)
+            told = [(path, {} if path is None else read_json(path / STATE))]
+        except (RunError, ConfigError) as error:
+            told = [str(error)]
+        except OSError as error:
+            told = [f"{folder} cannot be used: {error_text(error)}"]
+    broadcast_object_list(told)
+    if isinstance(told[0], str):  # an error of rank 0 is one of all, or they would wait for it
+        raise RunError(told[0])
+    path, state = told[0]
+    return path, state
+
+
+def _write_tensors(run: Run, folder: Path, tensors: dict[str, Any]) -> None:
+    """What needs more than JSON, each rank its part, and the states of random numbers."""
+    rank = run.accelerator.process_index
+    if _has_engine(run):
+        run.model.save_checkpoint(str(folder), ENGINE)  # type: ignore[operator]
+    elif run.accelerator.is_main_process:
+        # Not as safetensors, which would drop weights that share memory, as an LSTM's do on CUDA.
+        torch.save(run.accelerator.unwrap_model(run.model).state_dict(), folder / MODEL)
+        torch.save(run.optimizer.state_dict(), folder / OPTIMIZER)
+    for name, kept in tensors.items():
+        torch.save(kept, folder / _tensors_file(name, rank))
+    write_json(folder / _random_file(rank), random_state(run.accelerator.device))
+
+
+def _complete(run: Run, partial: Path, state: dict[str, Any]) -> None:
+    """On rank 0, when all ranks have written: finish the checkpoint and give it its name."""
+    ranks = run.accelerator.num_processes
+    for rank in range(ranks):
+        if not (partial / _random_file(rank)).exists():
+            raise RunError(
+                f"{partial} lacks what rank {rank} has written: the ranks do not share the disk "
+                f"that {run.folder} is on"
+            )
+    write_json(partial / STATE, {**state, "events": run.record.events_state()})
+    manifest.write(partial, run.folder.name, run.update, launch_of(run), ranks)
+    said = checkpoint_folder.publish(partial, run.config.keep_checkpoints)
+    if said is not None:
+        run.notes = (*run.notes, said)
 
 
 def _state(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What of the run Accelerate does not save: as JSON, and the tensors of this rank's snapshot.
+    """Where the run stands, apart from model and optimizer: as JSON, and this rank's tensors.
 
-    The second is empty where the schedule has asked for no snapshot.
+    The second has no more of ``TENSORS`` than the schedule has asked for.
     """
     lr = run.lr.state_dict()
-    snapshot = lr.pop("snapshot", {})
+    tensors = {name: lr.pop(name) for name in TENSORS if name in lr}
     state = {
-        "run_id": run.folder.name,
         "update": run.update,
-        "world_size": run.accelerator.num_processes,
         "lr": lr,
         "rollbacks": run.rollbacks,
+        "search_seconds": run.search_seconds,
         "stopwatch": run.record.stopwatch.state(),
         "initial_weights_sha": run.initial_weights_sha,
         "readings": run.readings,
         "nonfinite_readings": run.nonfinite_readings,
         "last_metrics": run.last_metrics,
     }
-    return state, snapshot
+    return state, tensors
 
 
-def _set_state(run: Run, state: dict[str, Any], snapshot: dict[str, Any]) -> None:
+def _set_state(run: Run, state: dict[str, Any], tensors: dict[str, Any]) -> None:
     """The inverse of ``_state``."""
     run.update = run.saved_at = state["update"]
-    try:
-        run.lr.load_state_dict({**state["lr"], "snapshot": snapshot})
-    except ValueError as error:
-        raise RunError(
-            f"the checkpoint of update {run.update} cannot be continued: {error}; "
-            "--fresh starts over"
-        ) from error
+    run.lr.load_state_dict({**state["lr"], **tensors})
     run.rollbacks = state["rollbacks"]
+    run.search_seconds = state["search_seconds"]
     run.initial_weights_sha = state["initial_weights_sha"]
     run.readings = state["readings"]
     run.nonfinite_readings = state["nonfinite_readings"]
@@ -160,31 +206,44 @@ def _set_state(run: Run, state: dict[str, Any], snapshot: dict[str, Any]) -> Non
     run.record.stopwatch = Stopwatch(state["stopwatch"])
 
 
-def _latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest complete checkpoint and its state, if there is one."""
-    found = sorted(_complete(folder), key=lambda path: int(path.name.removeprefix("update-")))
-    if not found:
-        return None
-    return found[-1], read_json(found[-1] / STATE, "remove the folder, or start over with --fresh")
-
-
 def _load(run: Run, checkpoint: Path) -> dict[str, Any]:
     """Restore weights, optimizer and random states. A collective: all ranks call it.
 
+    A rank that there was not when it was written keeps the random numbers of its own seed.
+
     Returns:
-        The snapshot that was saved by this rank, or by rank 0 if there were fewer ranks then.
+        The tensors that were saved by this rank, or by rank 0 if there were fewer ranks then.
     """
-    run.accelerator.load_state(str(checkpoint))
-    file = checkpoint / _snapshot_file(run.accelerator.process_index)
-    if not file.exists():
-        file = checkpoint / _snapshot_file(0)
-    kept: dict[str, Any] = torch.load(file, weights_only=True) if file.exists() else {}
+    accelerator, rank = run.accelerator, run.accelerator.process_index
+    if _has_engine(run):
+        loaded, _ = run.model.load_checkpoint(str(checkpoint), ENGINE)  # type: ignore[operator]
+        if loaded is None:
+            raise RunError(f"DeepSpeed could not load {checkpoint / ENGINE}")
+    else:
+        model = accelerator.unwrap_model(run.model)
+        model.load_state_dict(_tensors(checkpoint / MODEL))
+        run.optimizer.load_state_dict(_tensors(checkpoint / OPTIMIZER))
+    places = {name: checkpoint / _tensors_file(name, rank) for name in TENSORS}
+    first = {name: checkpoint / _tensors_file(name, 0) for name in TENSORS}
+    found = {name: file if file.exists() else first[name] for name, file in places.items()}
+    tensors = {name: _tensors(file) for name, file in found.items() if file.exists()}
+    if (checkpoint / _random_file(rank)).exists():
+        set_random_state(read_json(checkpoint / _random_file(rank)), accelerator.device)
+    return tensors
+
+
+def _tensors(file: Path) -> dict[str, Any]:
+    kept: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     return kept
 
 
-def _snapshot_file(rank: int) -> str:
-    return f"snapshot_{rank}.pt"
+def _has_engine(run: Run) -> bool:
+    return bool(run.accelerator.distributed_type == DistributedType.DEEPSPEED)
 
 
-def _complete(folder: Path) -> list[Path]:
-    return [path.parent for path in folder.glob(f"update-*/{STATE}") if path.parent.suffix == ""]
+def _tensors_file(name: str, rank: int) -> str:
+    return f"{name}_{rank}.pt"
+
+
+def _random_file(rank: int) -> str:
+    return f"random_{rank}.json"

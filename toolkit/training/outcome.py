@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 
 from toolkit.config import WEIGHTS, schedule_name, to_json
 from toolkit.records.provenance import code, machine, versions
-from toolkit.records.result import Metrics, Result, Timing
+from toolkit.records.result import FoundLR, Metrics, Result, Timing
 from toolkit.task import parse_target
 from toolkit.training import checkpoint, divergence
 from toolkit.training.build import Run, weights_sha
 from toolkit.training.evaluation import evaluation_mode
 
 SPLITS = ("train", "validation", "test")
+LEFT = "the checkpoints stay: without result.json the same command makes them once more"
 
 
 def result_of(
@@ -57,6 +58,7 @@ def result_of(
         initial_weights_sha=run.initial_weights_sha,
         batch_order_sha=run.batch_plan.sha(run.update),
         final_weights_sha=final_weights_sha,
+        found=_found(run),
         rollbacks=run.rollbacks,
         snapshots=run.snapshots(),
         notes=(*run.notes, *notes),
@@ -67,6 +69,12 @@ def result_of(
         data=config.data,
         argv=tuple(sys.argv),
     )
+
+
+def _found(run: Run) -> FoundLR | None:
+    """What the schedule has searched and found, if it has."""
+    found = getattr(run.lr.memory, "found", None)
+    return None if found is None else FoundLR(**found._asdict(), seconds=run.search_seconds)
 
 
 def last_weights(run: Run) -> tuple[str, list[str]]:
@@ -91,5 +99,5 @@ def last_weights(run: Run) -> tuple[str, list[str]]:
             try:
                 checkpoint.keep_weights(state, run.folder / WEIGHTS)
             except OSError as error:  # hours of training are not lost to a full disk
-                notes.append(f"the weights could not be kept: {error}")
+                notes.append(f"the weights could not be kept: {error}; {LEFT}")
     return sha, notes

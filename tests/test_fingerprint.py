@@ -269,5 +269,5 @@ def test_ranks_with_other_data_are_refused(launch: Launch, tmp_path: Path) -> No
     program = str(ROOT / "tests/programs/other_data.py")
     done = launch("cpu2", program, *LSTM, "--recipe.glove", "tiny.txt")
     assert done.returncode != 0
-    assert done.stderr.count("error: the ranks disagree on the run: ") == 1
+    assert done.stderr.count("error: the ranks are about to train different runs: rank 0: ") == 1
     assert not list(tmp_path.glob("runs/*/*/result.json"))

@@ -19,6 +19,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 from accelerate.utils import (
     GradientAccumulationPlugin,
     broadcast_object_list,
+    gather_object,
 )
 from torch import Tensor, nn
 
@@ -125,6 +126,22 @@ def agreed(decide: Callable[[], Value]) -> Value:
     if error is not None:
         raise error
     return cast("Value", value)
+
+
+def check_same_run(run_id: str, data: str | None) -> None:
+    """All ranks must be about to train the same run, on the same data. A collective.
+
+    Args:
+        run_id: of this rank.
+        data: fingerprint of this rank's data.
+
+    Raises:
+        RunError: on every rank, naming their runs, if they are not.
+    """
+    found = gather_object([(run_id, data)])
+    if len(set(found)) > 1:
+        ranks = "; ".join(f"rank {rank}: {one} (data {of})" for rank, (one, of) in enumerate(found))
+        raise RunError(f"the ranks are about to train different runs: {ranks}")
 
 
 def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:

@@ -8,7 +8,8 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def train(
         meet_ranks()
         decide = agreed
     with ExitStack() as stack:
+        stack.push(partial(_leave_no_trace, folder))
         holds: list[Hold] = []  # of rank 0, which claims for all
         if decide(lambda: _begin(config, folder, fresh, stack, holds)):
             code = _fit(config, folder, after_update, holds)
@@ -89,6 +91,18 @@ def train(
             hold.finished = code == DONE
     leave_process_group()
     return code
+
+
+def _leave_no_trace(folder: Path, kind: type[BaseException] | None, *_: object) -> None:
+    """Remove the folder of a run that cannot be carried out, if a claim is all that it holds."""
+    refused = kind is not None and issubclass(kind, ConfigError)
+    if not (refused and is_rank_zero() and folder.is_dir()):
+        return
+    if all(claims.NAME.fullmatch(path.name) for path in folder.iterdir()):
+        claims.forget(folder)
+        with suppress(OSError):  # a folder above that holds other runs
+            for empty in (folder, folder.parent, folder.parent.parent):
+                empty.rmdir()
 
 
 def _alone(decide: Callable[[], bool]) -> bool:

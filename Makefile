@@ -25,7 +25,7 @@ PYTEST = $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export OMP_NUM_THREADS
 
-.PHONY: help setup demo test test-fast test-full check train study report bench loss-compare docs clean baselines adaptive compare \
+.PHONY: help setup demo test test-fast test-full check train study report bench loss-compare tunnel docs clean baselines adaptive compare \
 	cifar10-resnet18 cifar10-efficientnet_b0 imdb-bert-base imdb-lstm-glove squad_v2-bert-large \
 	squad_v2-roberta-base
 
@@ -110,6 +110,9 @@ bench: setup ## The cost of the loop beside bare PyTorch
 
 loss-compare: setup ## Are losses, decisions and weights those of commit BASE, but for the fields ALLOW?
 	$(BIN)/python benchmarks/loss_compare.py $(BASE) $(if $(ALLOW),--allow $(ALLOW))
+
+tunnel: setup ## What adaptive and its rivals lose on six small workloads, from the records
+	$(BIN)/python benchmarks/tunnel.py table
 
 docs: setup ## The API's documentation, in site/
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

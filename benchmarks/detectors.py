@@ -72,7 +72,7 @@ def cut_at(losses: Sequence[float]) -> int | None:
 
 def open_ended(losses: Sequence[float]) -> Iterator[tuple[Decision, float]]:
     """The decision on each reading of a run without a known end, and the factor after it."""
-    schedule = Adaptive()
+    schedule = Adaptive(search="off")
     memory, _ = schedule.start(0.1, Facts(can=frozenset({"restore"})))
     for update, loss in enumerate(losses, 1):
         reading = Reading(update, update / 100, loss, 64.0, 0)

@@ -76,13 +76,13 @@ def fixed_set(schedules: Iterable[str]) -> list[Run]:
     seeing = "--sees validation --eval-every 5 schedule:plateau --schedule.patience 1"
     averaged = f"{short} --recipe.optimizer schedule-free schedule:constant"
     split = "--recipe.micro-batch 16 schedule:cosine"
-    unknown = f"{long} schedule:adaptive --schedule.search lr-unknown"
+    low = f"{long} --recipe.lr 0.000003 schedule:adaptive"
     return [
         *each,
         Run("accumulation", f"{short} {split}"),
         Run("accumulation, launched", f"{short} {split}", ranks=2, launcher=True),
         Run("search", f"{long} --recipe.lr 0.0003 schedule:adaptive", shows="trial"),
-        Run("search, 2 ranks", unknown, ranks=2, shows="trial"),
+        Run("search, 2 ranks", low, ranks=2, shows="trial"),
         Run("rollback", unsearched, target="faulty.py/vit_micro", shows="rollback"),
         Run("resume", unsearched, target="stopped.py/vit_micro", starts=2, shows="resume"),
         Run("sees validation", f"{long} {seeing}", shows="cut"),

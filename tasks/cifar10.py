@@ -1,6 +1,6 @@
 """CIFAR-10 (Krizhevsky 2009) with any timm model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +10,7 @@ import torch
 from datasets import Features, Value
 from torch import nn
 
-from toolkit.data import load_splits
+from toolkit.data import load_splits, source_of
 from toolkit.errors import ConfigError
 from toolkit.task import Batch, Recipe, Splits
 
@@ -19,6 +19,7 @@ from .vision import ImageClassification, ImageSplit, VisionRecipe, crop_and_flip
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+FOLDER, HUB = "cifar10", "uoft-cs/cifar10"
 OFFICIAL_TEST, HOLDOUT, VALIDATION = 10_000, 10_000, 2_000
 SPLIT_SEED = 20_090_408
 COLUMNS, SPLITS = ["img", "label"], ("train", "test")
@@ -64,6 +65,7 @@ class Cifar10(ImageClassification):
     classes, shape = 10, (3, 32, 32)
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
     rope = 0.2
+    published_data = (f"{HUB}@0b2714987fa478483af9968de7c934580d0bb9a2",)
     recipes: Mapping[str, Mapping[str, Recipe]] = {
         "resnet18": {"field": FIELD, "plan": PLAN},
         "efficientnet_b0": {"field": EFFICIENTNET, "plan": replace(PLAN, channels_last=True)},
@@ -75,6 +77,9 @@ class Cifar10(ImageClassification):
             return recipe
         whole = len(_load()["test"]) == OFFICIAL_TEST
         return replace(recipe, test="official" if whole else "holdout")
+
+    def data_sources(self, name: str, recipe: CifarRecipe) -> Sequence[Path | str]:
+        return (source_of(FOLDER, HUB),)
 
     def model(self, name: str, recipe: CifarRecipe) -> nn.Module:
         model = timm_model(name, self.classes, pretrained=recipe.init == "pretrained")
@@ -136,7 +141,7 @@ def _stride_one(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def _load() -> "DatasetDict":
-    return load_splits("cifar10", "uoft-cs/cifar10", COLUMNS, SPLITS)
+    return load_splits(FOLDER, HUB, COLUMNS, SPLITS)
 
 
 def _images(split: "Dataset") -> ImageSplit:

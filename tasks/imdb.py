@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.data import ROOT_VARIABLE, load_splits, place_of
-from toolkit.errors import ConfigError
-from toolkit.task import Batch, Recipe, Split, Splits, Task
+from toolkit.data import ROOT_VARIABLE, load_splits, place_of, source_of
+from toolkit.errors import ConfigError, MissingDataError
+from toolkit.fingerprint import of_path
+from toolkit.task import NAMES_DATA, Batch, Recipe, Split, Splits, Task
 
 from .glove import Glove, read_glove, tokenise
 from .lstm import WordLstm
@@ -31,7 +32,7 @@ from .text import (
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-HUB = "stanfordnlp/imdb"
+FOLDER, HUB = "imdb", "stanfordnlp/imdb"
 CLASSES, COLUMNS, SPLITS = 2, ("text", "label"), ("train", "test")
 VALIDATION, SPLIT_SEED = 2_000, 20_110_619
 LSTM = "lstm-glove"
@@ -55,7 +56,7 @@ class ImdbRecipe(TextRecipe):
 class LstmRecipe(ImdbRecipe):
     """A recipe for the LSTM on word vectors."""
 
-    glove: str = "auto"
+    glove: str = field(default="auto", metadata={NAMES_DATA: True})
     """A file in GloVe's text format: a path, or a name in $TOOLKIT_DATA/glove; auto takes the
     official 6B.100d if it is there, else the vectors trained on IMDB."""
     embeddings: Literal["frozen", "trained"] = "frozen"
@@ -110,6 +111,7 @@ class Imdb(Task):
     """Two classes; F1 of the positive one is the headline."""
 
     rope = 0.3
+    published_data = (f"{HUB}@e6281661ce1c48d982bc483cf8a173c1bbeb5d31",)
     recipes: Mapping[str, Mapping[str, Recipe]] = {
         "bert-base-uncased": {"field": BERT, "plan": PLAN, "plan_update": PLAN_UPDATE},
         LSTM: {"field": LSTM_FIELD, "plan": LSTM_PLAN},
@@ -120,6 +122,12 @@ class Imdb(Task):
         if isinstance(recipe, LstmRecipe) and recipe.glove == "auto":
             return replace(recipe, glove=_find_glove())
         return recipe
+
+    def data_sources(self, name: str, recipe: ImdbRecipe) -> Sequence[Path | str]:
+        reviews = source_of(FOLDER, HUB)
+        if isinstance(recipe, LstmRecipe):
+            return reviews, _glove_path(recipe.glove)
+        return (reviews,)
 
     def model(self, name: str, recipe: ImdbRecipe) -> nn.Module:
         if name == LSTM:
@@ -134,7 +142,7 @@ class Imdb(Task):
 
     def splits(self, name: str, recipe: ImdbRecipe) -> Splits:
         if name == LSTM:
-            corpus = _corpus(cast(LstmRecipe, recipe).glove, recipe.max_length)
+            corpus = _corpus_of(cast(LstmRecipe, recipe))
             fill = {"input_ids": PAD}
             return _splits(recipe, corpus.tokens, corpus.labels, fill, (corpus.note,))
         source, tokenizer = _load(), fitting_tokenizer(name, recipe)
@@ -195,12 +203,12 @@ class _Words:
 
 
 def _load() -> "DatasetDict":
-    source = load_splits("imdb", HUB, COLUMNS, SPLITS)
+    source = load_splits(FOLDER, HUB, COLUMNS, SPLITS)
     for name in SPLITS:
         for row, label in enumerate(source[name]["label"][:]):
             if label not in range(CLASSES):
                 raise ConfigError(
-                    f"{place_of('imdb', HUB, name, row)} has label {label!r}: it must be 0 or 1"
+                    f"{place_of(FOLDER, HUB, name, row)} has label {label!r}: it must be 0 or 1"
                 )
     return source
 
@@ -250,10 +258,21 @@ class _Corpus:
     note: str
 
 
+def _corpus_of(recipe: LstmRecipe) -> _Corpus:
+    reviews, file = source_of(FOLDER, HUB), _glove_path(recipe.glove)
+    content = tuple(of_path(one) if isinstance(one, Path) else one for one in (reviews, file))
+    return _corpus(file, content, recipe.max_length)
+
+
 @lru_cache(maxsize=1)
-def _corpus(glove_file: str, max_length: int) -> _Corpus:
-    """Words that occur nowhere in the data set are left out: they change no output."""
-    file = _glove_path(glove_file)
+def _corpus(file: Path, content: tuple[str, ...], max_length: int) -> _Corpus:
+    """Words that occur nowhere in the data set are left out: they change no output.
+
+    Args:
+        file: the word vectors.
+        content: of the reviews and the vectors: with other content the last result does not count.
+        max_length: most words of a review.
+    """
     glove, source = read_glove(file), _load()
     words = _Words(glove, file, max_length)
     encoded = {name: _encode(source[name], words) for name in ("train", "test")}
@@ -277,7 +296,7 @@ def _corpus(glove_file: str, max_length: int) -> _Corpus:
 
 def _lstm(recipe: LstmRecipe) -> WordLstm:
     return WordLstm(
-        _corpus(recipe.glove, recipe.max_length).vectors.clone(),
+        _corpus_of(recipe).vectors.clone(),
         padding=PAD,
         frozen=recipe.embeddings == "frozen",
         hidden=recipe.hidden,
@@ -298,7 +317,7 @@ def _find_glove() -> str:
     for name in GLOVE_FILES:
         if _glove_path(name).is_file():
             return name
-    raise ConfigError(
+    raise MissingDataError(
         f"no GloVe vectors: none of {', '.join(GLOVE_FILES)} is in ${ROOT_VARIABLE}/glove; "
         "give a file with --recipe.glove"
     )

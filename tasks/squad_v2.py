@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.data import load_splits, place_of
+from toolkit.data import load_splits, place_of, source_of
 from toolkit.errors import ConfigError
-from toolkit.task import Batch, Recipe, Split, Splits, Task
+from toolkit.task import NAMES_DATA, Batch, Recipe, Split, Splits, Task
 
 from . import answer_spans
 from .text import (
@@ -53,7 +53,7 @@ class SquadRecipe(TextRecipe):
     max_length: int = 384
     stride: int = 128
     """Tokens that neighbouring windows of one context share."""
-    data: str = "squad_v2"
+    data: str = field(default="squad_v2", metadata={NAMES_DATA: True})
     """The data set's folder: the official squad_v2, or another of the same columns."""
     questions: Literal["all", "answerable"] = "all"
     """``answerable`` is the task of SQuAD 1.1: no split has questions without an answer, every
@@ -112,11 +112,15 @@ class SquadV2(Task):
     """F1 of the official script at threshold 0 is the headline."""
 
     rope = 0.5
+    published_data = ("rajpurkar/squad_v2@3ffb306f725f7d2ce8394bc1873b24868140c412",)
     recipes: Mapping[str, Mapping[str, Recipe]] = {
         BERT_LARGE_WWM: {"field": BERT_LARGE, "plan": PLAN},
         "roberta-base": {"field": ROBERTA, "plan": PLAN},
         "*": {"field": BERT_LARGE, "plan": PLAN},
     }
+
+    def data_sources(self, name: str, recipe: SquadRecipe) -> Sequence[Path | str]:
+        return (source_of(recipe.data, HUB.get(recipe.data, recipe.data)),)
 
     def model(self, name: str, recipe: SquadRecipe) -> nn.Module:
         from transformers import AutoModelForQuestionAnswering

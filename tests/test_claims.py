@@ -11,6 +11,7 @@ from typing import IO
 
 import pytest
 
+from toolkit import sweep
 from toolkit.studies import claims
 
 GRAB = """
@@ -30,7 +31,7 @@ import sys
 from pathlib import Path
 from toolkit.studies import claims
 with claims.take(Path(sys.argv[1]), float(sys.argv[2])) as mine:
-    print(mine, flush=True)
+    print(mine is not None, flush=True)
     input()
 """
 
@@ -130,3 +131,72 @@ def test_a_live_owner_keeps_a_short_lease(tmp_path: Path) -> None:
         time.sleep(1)
         elsewhere = claims.Claim(current(tmp_path / "run").file, "elsewhere", 1)
         assert claims.is_alive(elsewhere, lease=0.5)
+
+
+def test_a_stray_file_is_no_claim(tmp_path: Path) -> None:
+    for name in ("claim-", "claim-one", "claim-3.partial", "claim-07", "claims"):
+        (tmp_path / name).write_text("x")
+    with claims.take(tmp_path) as mine:
+        assert mine
+        assert mine.claim.number == 1
+    claims.forget(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+    (tmp_path / "claim-4").write_text('{"machine": "elsewhere", "pid": "many", "lease": -1}')
+    with claims.take(tmp_path) as mine:
+        assert not mine
+    os.utime(tmp_path / "claim-4", (time.time() - 121,) * 2)
+    with claims.take(tmp_path) as mine:
+        assert mine
+
+
+def test_a_clock_that_was_set_back_holds_a_run_no_longer_than_the_lease(tmp_path: Path) -> None:
+    file = tmp_path / "claim-1"
+    file.write_text(json.dumps({"machine": "elsewhere", "pid": 1, "lease": 0.5}))
+    os.utime(file, (time.time() + 86_400,) * 2)
+    with claims.take(tmp_path) as mine:
+        assert not mine
+    time.sleep(0.6)
+    with claims.take(tmp_path) as mine:
+        assert mine
+
+
+@pytest.mark.parametrize("lease", [0.0, -5.0, 1e9, float("nan"), float("inf")])
+def test_a_lease_that_makes_no_sense_is_refused(
+    tmp_path: Path, lease: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        pytest.raises(ValueError, match=r"it must be from 0.5 to 86400"),
+        claims.take(tmp_path, lease),
+    ):
+        pass
+    with pytest.raises(SystemExit):
+        sweep.main(["demo", f"--lease={lease}"])
+    assert "it must be from 0.5 to 86400" in capsys.readouterr().err
+
+
+@pytest.mark.alone
+def test_a_lease_survives_a_file_system_that_fails_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = []
+
+    def fail(*_: object, **__: object) -> None:
+        failed.append(1)
+        raise OSError(5, "Input/output error")
+
+    with claims.take(tmp_path, lease=2) as mine:
+        assert mine
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "utime", fail)
+            time.sleep(0.8)
+        assert failed
+        time.sleep(1.7)  # longer than the lease since the last touch before the failures
+        other = claims.Claim(mine.claim.file, "elsewhere", 1)
+        assert claims.is_alive(other, lease=2)
+
+
+def test_a_claim_is_of_a_process_and_not_of_a_number(tmp_path: Path) -> None:
+    owner = {"machine": claims.this_machine(), "pid": os.getpid(), "began": "1"}
+    (tmp_path / "claim-1").write_text(json.dumps(owner))  # an earlier process of this number
+    with claims.take(tmp_path) as mine:
+        assert mine

@@ -15,7 +15,6 @@ from accelerate.utils import DistributedType
 from tests.conftest import ROOT
 from toolkit import task
 from toolkit.config import (
-    RETIRED,
     RunConfig,
     from_json,
     parse,
@@ -25,9 +24,9 @@ from toolkit.config import (
     schedule_name,
     to_json,
 )
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, OlderVersionError
 from toolkit.records.config_file import check_folder
-from toolkit.schedules import Adaptive, Cosine, GreedyPaper, Plan
+from toolkit.schedules import Cosine, GreedyPaper, Plan
 from toolkit.task import Recipe, Target, parse_target
 
 DIGITS = "digits/vit_micro"
@@ -91,7 +90,7 @@ def test_the_command_line_does_not_grow_unnoticed() -> None:
     names = set(RunConfig.__dataclass_fields__) | set(Recipe.__dataclass_fields__)
     assert names == {
         *("target", "recipe", "schedule", "seed", "arm", "sees", "read_every", "eval_every"),
-        *("save_every", "keep_checkpoints", "keep_weights", "study", "wandb", "progress"),
+        *("save_every", "keep_checkpoints", "keep_weights", "study", "wandb", "progress", "data"),
         *("optimizer", "lr", "weight_decay", "momentum", "decay", "epochs", "updates"),
         *("global_batch", "micro_batch", "eval_batch", "clip", "precision", "init"),
     }
@@ -234,30 +233,19 @@ def test_a_file_of_the_older_protocol_is_one_line_that_says_what_changed(
     assert "\n" not in str(error.value)
 
 
-def stored_by_an_older_version(config: RunConfig, **settings: object) -> dict[str, Any]:
-    """What was stored of an adaptive run while its schedule had the settings of open-ended, too."""
-    stored: dict[str, Any] = json.loads(json.dumps(to_json(config)))
-    stored["schedule"]["fields"] |= {**RETIRED[Adaptive], **settings}
-    return stored
-
-
-def test_settings_that_a_schedule_no_longer_has_leave_the_id_and_the_folder(tmp_path: Path) -> None:
-    config = parse([DIGITS, "schedule:adaptive", "--schedule.search", "off"])
-    assert run_id(parse([DIGITS, "schedule:adaptive"])) == "0e30034fa800764b"
-    assert run_id(config) == "95a67c93856cdb85"
-    stored = stored_by_an_older_version(config)
-    assert from_json(stored) == config
-    (tmp_path / "config.json").write_text(json.dumps(stored))
-    check_folder(tmp_path, config)
-
-
-def test_a_setting_that_moved_to_another_schedule_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["growth", "plateau"])
+def test_a_run_of_an_older_version_of_a_schedule_is_one_line(name: str, tmp_path: Path) -> None:
+    """It lacked a setting, or had one more."""
     config = parse([DIGITS, "schedule:adaptive"])
-    stored = stored_by_an_older_version(config, plateau="on")
-    with pytest.raises(
-        ConfigError, match=r"adaptive no longer has plateau \(on here\).*open-ended"
-    ):
+    stored: dict[str, Any] = json.loads(json.dumps(to_json(config)))
+    stored["schedule"]["fields"].pop(name, None)
+    if name == "plateau":
+        stored["schedule"]["fields"][name] = "auto"
+    with pytest.raises(OlderVersionError) as error:
         from_json(stored)
+    assert "of an older version of adaptive" in str(error.value)
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
     (tmp_path / "config.json").write_text(json.dumps(stored))
     with pytest.raises(ConfigError, match=r"another configuration \(schedule differ\)"):
         check_folder(tmp_path, config)

@@ -67,6 +67,27 @@ def test_the_run_is_that_of_ddp(launch: Launch, tmp_path: Path, stage: str) -> N
 
 
 @pytest.mark.usefixtures("configs")
+def test_adaptive_decides_alike_in_one_process_on_two_ranks_and_under_zero2(
+    launch: Launch, tmp_path: Path
+) -> None:
+    flags = [*DIGITS, "--recipe.updates", "120", "--recipe.lr", "0.0001", "schedule:adaptive"]
+    for config in ("cpu2", "zero2"):
+        fit(launch, config, tmp_path / f"{config}.pt", *flags, "--study", config)
+    loop.fit(run := build(parse([*flags, *QUIET, "--study", "one"]), tmp_path / "runs"))
+    loop.release(run)
+    one, *others = (run_events(tmp_path, study) for study in ("one", "cpu2", "zero2"))
+    actions = [event["action"] for event in one]
+    assert actions.count("trial") >= 1
+    assert "raise" in actions
+    assert all(len(event["distance"]) == 2 for event in one)
+    for events in others:
+        assert [event["action"] for event in events] == actions
+        for here, there in zip(one, events, strict=True):
+            assert there["lr"] == pytest.approx(here["lr"], rel=1e-2)
+    assert run_result(tmp_path, "one")["found"]["trials"] == actions.count("trial") + 1
+
+
+@pytest.mark.usefixtures("configs")
 @pytest.mark.parametrize("config", ["cpu2", "zero2"])
 def test_gradients_are_exact_where_counts_vary(launch: Launch, tmp_path: Path, config: str) -> None:
     # One sample a micro-batch. The last of one rank has no item: its window is a short one.

@@ -65,6 +65,7 @@ def lose_a_weight_at(update: int) -> Callable[[Run], None]:
         (("--recipe.updates", "60", "--read-every", "10"), 20),
     ],
 )
+@pytest.mark.long
 def test_weights_that_are_not_finite_are_no_result(
     tmp_path: Path, flags: tuple[str, ...], at: int
 ) -> None:
@@ -73,6 +74,7 @@ def test_weights_that_are_not_finite_are_no_result(
     assert any(note.startswith("diverged: ") for note in result.notes)
 
 
+@pytest.mark.long
 def test_more_rollbacks_than_a_tenth_of_the_readings_are_no_training(tmp_path: Path) -> None:
     flags = ("--recipe.lr", "1e30", "--recipe.updates", "100")
     result = ended(tmp_path, *flags, "schedule:adaptive", "--schedule.search", "off")

@@ -130,9 +130,7 @@ def test_the_trainer_resumes_to_the_same_weights(hf: Any, tmp_path: Path) -> Non
 def test_the_trainer_searches_and_resumes_from_within_a_search(hf: Any, tmp_path: Path) -> None:
     def build() -> Any:
         trainer = watched(hf, tmp_path, max_steps=300, save_steps=8)
-        trainer.lr_scheduler = ScheduledLR(
-            trainer.optimizer, Adaptive(search="lr-unknown"), 300, trainer.model
-        )
+        trainer.lr_scheduler = ScheduledLR(trainer.optimizer, Adaptive(), 300, trainer.model)
         return trainer
 
     whole = build()
@@ -149,6 +147,33 @@ def test_the_trainer_searches_and_resumes_from_within_a_search(hf: Any, tmp_path
         assert torch.equal(weights(resumed), weights(whole))
 
 
+@pytest.mark.long
+def test_every_trial_in_the_trainer_sees_the_same_batches(hf: Any, tmp_path: Path) -> None:
+    trainer = watched(hf, tmp_path, max_steps=300, save_strategy="no")
+    schedule = Adaptive(search_share=0.07)
+    trainer.lr_scheduler = ScheduledLR(trainer.optimizer, schedule, 300, trainer.model)
+    seen: list[torch.Tensor] = []
+    compute = trainer.compute_loss
+
+    def noting(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(inputs["input_ids"].clone())
+        return compute(model, inputs, *args, **kwargs)
+
+    trainer.compute_loss = noting
+    trainer.train()
+    actions = [decision.action for _, decision, _ in trainer.seen]
+    end = actions.index("restore")
+    starts = [0, *(i + 1 for i, action in enumerate(actions[:end]) if action == "trial")]
+    assert len(starts) > 2
+    for begin, stop in zip(starts, [*starts[1:], end + 1], strict=True):
+        for place in range(stop - begin):
+            assert torch.equal(seen[begin + place], seen[place])
+    assert not torch.equal(seen[end + 1], seen[0])
+    first = [trainer.seen[begin][0].loss for begin in starts]
+    assert first == pytest.approx(first[:1] * len(first), abs=1e-6)
+
+
+@pytest.mark.long
 def test_seldom_readings_lose_nothing_at_a_checkpoint(hf: Any, tmp_path: Path) -> None:
     class Seldom(hf.ScheduledTrainer):
         def __init__(self, *args: Any, **kwargs: Any) -> None:

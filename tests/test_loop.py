@@ -17,7 +17,7 @@ import torch
 from toolkit import cli
 from toolkit.config import RunConfig, parse, run_folder
 from toolkit.errors import ConfigError
-from toolkit.records.events import decision_of
+from toolkit.records.events import decision_of, reading_of
 from toolkit.records.result import Result, read_result
 from toolkit.schedules import Adaptive, Constant, Plan, memory_to_json
 from toolkit.schedules.reading import Facts, Reading
@@ -85,6 +85,7 @@ def test_the_rate_in_the_log_is_the_one_used(fit: Any) -> None:
     assert used == pytest.approx([0.01 * (1 - u / 30) for u in range(30)])
 
 
+@pytest.mark.long
 def test_a_replayed_stream_gives_the_same_decisions_and_rates(fit: Any) -> None:
     schedule = Plan(window=3)
     flags = ("--recipe.updates", "120", "schedule:plan", "--schedule.window", "3")
@@ -119,7 +120,7 @@ def test_a_search_is_read_at_every_update_and_neither_judged_nor_kept(
     assert events[0]["kind"] == "start"
     assert (events[0]["facts"]["budget"], events[0]["action"]) == (400, "trial")
     assert result.updates == 400
-    assert result.snapshots.taken >= 3
+    assert result.snapshots.taken >= 2
     assert result.snapshots.bytes > 0
     folder = run_folder(replace(cfg, eval_every=5), tmp_path)
     assert cli.main(["replay", str(folder)]) == 0  # no reading is taken to be missing
@@ -164,17 +165,24 @@ def test_an_adaptive_run_goes_on_as_if_uninterrupted_and_is_replayed_bit_for_bit
     lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     facts = Facts.from_json(lines[0]["facts"])
     assert facts.to_json() == {
-        **{"budget": 400, "epochs": 20.0, "init": "random", "can": ["restore", "rewind"]},
+        **{"budget": 400, "epochs": 20.0, "init": "random", "momentum": 0.0},
+        "can": ["distance", "restore", "rewind"],
     }
     schedule = Adaptive()
     memory, _ = schedule.start(0.1, facts)
     for event in (event for event in lines if "kind" not in event):
         assert event["factor"] == schedule.factor(memory, (event["update"] - 1) / 400)
-        loss = math.nan if event["loss"] is None else event["loss"]
-        rest = (event[name] for name in ("count", "nonfinite"))
-        reading = Reading(event["update"], event["epoch"], loss, *rest)
-        memory, decision = schedule.observe(memory, reading)
+        memory, decision = schedule.observe(memory, reading_of(event))
         assert decision_of(event) == decision
+    assert result_of_a_search(whole) == result_of_a_search(again)
+    assert "raise" in {event.get("action") for event in lines}
+
+
+def result_of_a_search(result: Any) -> tuple[float, ...]:
+    found = result.found
+    assert 0 < found.seconds < result.timing.train_seconds
+    assert found.base_lr == 0.1
+    return (found.lr, found.updates, found.trials, found.grown_lr)
 
 
 @pytest.mark.long
@@ -191,9 +199,6 @@ def test_stopped_in_a_search_it_starts_over(fit: Any, tmp_path: Path) -> None:
 def test_a_schedule_that_does_not_fit_the_run_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"schedule\.min_lr = 1.* at most the base LR, 0\.01"):
         build(config("schedule:adaptive", "--schedule.min-lr", "1"), tmp_path)
-    flags = ("--recipe.updates", "30", "schedule:adaptive", "--schedule.search", "lr-unknown")
-    with pytest.raises(ConfigError, match=r"schedule\.search = lr-unknown .* under 50 updates"):
-        build(config(*flags), tmp_path)
 
 
 @pytest.mark.long
@@ -265,6 +270,7 @@ def test_clipping_bounds_the_update(tmp_path: Path) -> None:
     assert (after - before).norm().item() == pytest.approx(0.001, rel=1e-2)
 
 
+@pytest.mark.long
 def test_bf16_trains(fit: Any) -> None:
     result, events = fit(config("--recipe.precision", "bf16"))
     assert result.precision == "bf16"

@@ -88,6 +88,7 @@ def test_a_shipped_schedule_looks_alike_whoever_is_beside_it() -> None:
     assert list(legend(["z.py:Z", "wsd", "cosine"])) == ["cosine", "wsd", "z.py:Z"]
 
 
+@pytest.mark.long
 def test_page_and_file_draw_the_same_points_in_the_same_marks(tmp_path: Path) -> None:
     from matplotlib import pyplot as plt
 

@@ -286,7 +286,8 @@ def test_the_training_process_does_not_wait_for_the_mirror(tmp_path: Path) -> No
             command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
         )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    # A mirror that ends late, on a busy machine, may have the last word.
+    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert abs(found["auto"] - found["off"]) / found["update"] < 0.03, found
 
 

@@ -53,6 +53,7 @@ def weights(run: Run) -> torch.Tensor:
 
 
 @each_rival
+@pytest.mark.long
 def test_it_learns_with_the_rates_of_the_schedule(optimizer: str, tmp_path: Path) -> None:
     cfg = config(optimizer, "schedule:constant", "--schedule.warmup", "0.1")
     with built(cfg, tmp_path) as run:
@@ -93,6 +94,7 @@ def test_interrupted_inside_it_continues_to_the_same_weights(
     assert again.metrics == whole.metrics
 
 
+@pytest.mark.long
 def test_schedule_free_is_judged_by_its_average_and_saved_as_it_trains(tmp_path: Path) -> None:
     cfg = config("schedule-free", "--eval-every", "30", "--save-every", "30", "schedule:constant")
     evaluated: list[torch.Tensor] = []

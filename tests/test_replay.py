@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from toolkit import cli
-from toolkit.config import RETIRED, parse, to_json
+from toolkit.config import parse, to_json
 from toolkit.records import recorded_losses
 from toolkit.records.events import decision_of, reading_of, to_event
 from toolkit.replay import main
@@ -94,9 +94,6 @@ def test_a_run_of_the_older_protocol_is_replayed_where_that_is_exact(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = run_folder(tmp_path, name)
-    stored = json.loads((folder / "config.json").read_text())
-    stored["schedule"]["fields"] |= RETIRED.get(SCHEDULES[name], {})
-    (folder / "config.json").write_text(json.dumps(stored))
     start = {"kind": "start", "update": 0, "epoch": 0.0, **FACTS, **NO_ACTION._asdict()}
     del start["amount"]
     events = (folder / "events.jsonl").read_text()
@@ -125,6 +122,7 @@ def test_the_fields_of_an_event_are_few_and_come_back() -> None:
     assert (reading_of(event), decision_of(event)) == (judged, anneal)
 
 
+@pytest.mark.long
 def test_a_run_of_the_loop_is_reproduced_and_explained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

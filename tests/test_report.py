@@ -55,6 +55,7 @@ def test_the_numbers_are_those_of_the_runs(study: Path) -> None:
     assert "plan is better than cosine by 2.40 points" in verdict_sentences(analysis)[0]
 
 
+@pytest.mark.long
 def test_all_files_are_written(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(study)]) == 0
     printed = capsys.readouterr().out
@@ -158,6 +159,7 @@ def test_a_trial_does_not_push_the_training_off_the_axis(tmp_path: Path) -> None
     assert low < 0.01 < high < 0.2
 
 
+@pytest.mark.long
 def test_a_diverged_run_scores_zero_and_is_named(study: Path) -> None:
     folder = write_run(
         study, "plan", 8, 0, status="diverged", metrics={"test": {}, "validation": {}}

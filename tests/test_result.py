@@ -17,10 +17,19 @@ FILE = Path("runs/mine/1/result.json")
 LATER: dict[str, Any] = {
     "sees": "validation",
     "samples": {"train": 100},
+    "found": {
+        "base_lr": 1e-4,
+        "lr": 0.0178,
+        "updates": 23,
+        "trials": 5,
+        "grown_lr": 0.05,
+        "seconds": 1.5,
+    },
     "snapshots": {"taken": 3, "bytes": 10, "seconds": 0.5},
     "notes": ["one thing"],
     "machine": {"processor": "Abacus 3", "cores": 2},
     "code": {"commit": "c0ffee", "uncommitted": ["toolkit/lr.py"]},
+    "data": "sha256:c0ffee",
 }
 """Fields that came after results had been stored without them."""
 
@@ -29,6 +38,9 @@ def test_a_result_survives_json(tmp_path: Path) -> None:
     result = Result.from_json(result_json(**LATER), FILE)
     assert result.code == Code("c0ffee", ("toolkit/lr.py",))
     assert result.snapshots == Snapshots(3, 10, 0.5)
+    assert str(result.found) == (
+        "base LR 0.0001 -> 0.0178 found in 23 updates (5 trials), raised to 0.05 in training"
+    )
     write_json(tmp_path / "result.json", result.to_json())
     assert read_result(tmp_path) == result
     assert json.loads((tmp_path / "result.json").read_text()).keys() == {
@@ -42,10 +54,11 @@ def test_a_result_of_an_older_version_has_what_came_later() -> None:
     result = Result.from_json(old, FILE)
     assert (result.sees, result.samples, result.notes, result.machine) == ("training", {}, (), {})
     assert (result.code, result.snapshots) == (Code(None, ()), Snapshots(0, 0, 0.0))
+    assert result.data is None
 
 
 def test_a_result_of_a_newer_version_is_read_without_what_only_that_knows() -> None:
-    newer = result_json(found={"lr": 0.3}, snapshots={"taken": 1, "device_bytes": 5})
+    newer = result_json(parent={"lr": 0.3}, snapshots={"taken": 1, "device_bytes": 5})
     assert replace(Result.from_json(newer, FILE), snapshots=Snapshots()) == Result.from_json(
         result_json(), FILE
     )

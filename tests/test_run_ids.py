@@ -32,7 +32,6 @@ EARLIER = {
     f"{DIGITS} --recipe.dropout 0.2 --arm 1 schedule:constant --schedule.warmup 0.1": (
         "1c605572a9d553fb"
     ),
-    f"{DIGITS} --recipe.updates 300 --read-every 5 --seed 2 schedule:adaptive": "78338634ec8a179d",
     "cifar10/resnet18 --recipe.test holdout --recipe.lr 0.03 --recipe.epochs 2 schedule:step": (
         "1123b091bc019189"
     ),
@@ -46,15 +45,24 @@ EARLIER = {
     "squad_v2/roberta-base --eval-every 50 --seed 1000 schedule:linear --schedule.warmup 0.2": (
         "c7a00f322ca98ca9"
     ),
+}
+"""Commands, and the ids of their runs before the packages were made."""
+ANOTHER = {
+    f"{DIGITS} --recipe.updates 300 --read-every 5 --seed 2 schedule:adaptive": "78338634ec8a179d",
     "squad_v2/roberta-base --recipe.precision bf16 --recipe.global-batch 16 "
     "schedule:adaptive --schedule.search off": "bd59c5095e348ef7",
 }
-"""Commands, and the ids of their runs before the packages were made."""
+"""Commands whose earlier runs were of another algorithm of the same name: their ids are no more."""
 
 
 @pytest.mark.parametrize("command", EARLIER)
 def test_the_same_command_finds_the_run_of_an_earlier_version(command: str) -> None:
     assert run_id(resolve(parse(command.split()))) == EARLIER[command]
+
+
+@pytest.mark.parametrize("command", ANOTHER)
+def test_a_schedule_that_is_another_algorithm_now_is_another_experiment(command: str) -> None:
+    assert run_id(resolve(parse(command.split()))) != ANOTHER[command]
 
 
 @dataclass(frozen=True)

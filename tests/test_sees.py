@@ -16,12 +16,11 @@ from toolkit import cli
 from toolkit.config import from_json, parse, run_id, to_json
 from toolkit.errors import ConfigError, RunError
 from toolkit.records.config_file import check_folder
-from toolkit.records.events import entrant, event_of
+from toolkit.records.events import decision_of, decision_to_json, entrant, event_of
 from toolkit.records.wandb_mirror import decision, describe, values
 from toolkit.report.html.page import commands
 from toolkit.report.numbers.analyse import analyse
 from toolkit.report.numbers.load import load_study
-from toolkit.schedules.reading import Decision
 from toolkit.studies import shipped
 from toolkit.training import loop
 from toolkit.training.batches import evaluation_shards
@@ -107,7 +106,7 @@ def test_wandb_is_told(run: Run) -> None:
     assert values(event_of(seen[0], "")) == {"validation/loss": seen[0]["loss"]}
     cut = next(event for event in seen if event["action"] == "cut")
     row = decision(event_of(cut, ""))
-    assert row == {"lr": cut["lr"], **{name: cut[name] for name in Decision._fields}}
+    assert row == {"lr": cut["lr"], **decision_to_json(decision_of(cut))}
     held = (event for event in seen if event["action"] == "hold")
     assert not any(decision(event_of(event, "")) for event in held)
 

@@ -72,6 +72,19 @@ def test_learning_rates_are_left_alone_and_tensors_stay_in_place() -> None:
     assert (snapshot.taken, snapshot.seconds > 0) == (1, True)
 
 
+def test_what_snapshots_have_cost_goes_on_after_a_resume() -> None:
+    model = net()
+    snapshot = Snapshot(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    snapshot.take()
+    snapshot.take()
+    resumed = Snapshot(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    resumed.load_state_dict(snapshot.state_dict())
+    assert (resumed.taken, resumed.seconds) == (2, snapshot.seconds)
+    resumed.take()
+    assert resumed.taken == 3
+    assert resumed.seconds > snapshot.seconds
+
+
 def test_a_restore_without_a_snapshot_is_refused() -> None:
     model = net()
     with pytest.raises(ValueError, match="take"):

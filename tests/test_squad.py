@@ -382,6 +382,7 @@ def test_broken_data_is_named_and_nothing_is_written(
 ) -> None:
     write_split(root / "squad_v2/train.parquet", rows)
     monkeypatch.chdir(root)
+    capfd.readouterr()  # the library draws a bar while it writes the file
     assert train.main(["squad_v2/roberta-base", "--recipe.init", "random"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert re.search(message, line)

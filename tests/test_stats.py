@@ -144,6 +144,7 @@ def test_verdicts(mean: float, half: float, p: float, expected: str) -> None:
     assert (judged.detectable is not None) == (expected == "undecided")
 
 
+@pytest.mark.long
 def test_holm_makes_a_family_stricter() -> None:
     ps = (0.01, 0.02, 0.04)
     judged = judge([made_up(1.0, 0.5, p) for p in ps], [0.2] * 3)
@@ -183,6 +184,7 @@ def test_the_seeds_needed_for_small_and_for_borderline_differences() -> None:
     assert noisy > quiet > 10
 
 
+@pytest.mark.long
 def test_seeds_that_cannot_reach_the_level_are_asked_for_more() -> None:
     paired = compare([5.0, 5.1, 5.2, 4.9, 5.0], np.zeros(5))
     (judged,) = judge([paired], [0.1])

@@ -18,12 +18,12 @@ from tests.conftest import ROOT, Launch
 from tests.studies import result_json
 from toolkit import sweep
 from toolkit.config import RunConfig, parse, to_json
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, RunError
 from toolkit.records import provenance
 from toolkit.records.result import Code, duration
 from toolkit.report.numbers.load import load_study
 from toolkit.schedules import OpenEnded
-from toolkit.studies import costs, run_queue, shipped
+from toolkit.studies import claims, costs, pool, run_queue, shipped
 from toolkit.studies.study import Contrast, Study
 
 STUDIES = ROOT / "tests" / "programs" / "small_studies.py"
@@ -165,6 +165,55 @@ def test_workers_share_a_study_and_one_that_dies_is_replaced(
     assert len(logs) == 3
     assert all("signal 9" in log.read_text() for log in logs)
     assert "given up" in ended.stderr
+
+
+def dead(pid_of: str, items: list[run_queue.Item], slot: pool.Slot) -> None:
+    """A worker of the pool that has died of signal 9; ``pid_of`` is the code that it ran."""
+    slot.process = subprocess.Popen([sys.executable, "-c", pid_of])
+    slot.process.wait()
+    pool._tend(slot, items, [], 120.0)
+    assert slot.process is None
+
+
+@pytest.mark.processes
+def test_a_death_is_booked_on_the_run_that_was_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    items = run_queue.items(shipped.load(f"{STUDIES}:small"))
+    slot = pool.Slot(tmp_path / "log", {}, ())
+    slot.log.touch()
+    suicide = "import os; os.kill(os.getpid(), 9)"
+    dead(suicide, items, slot)  # before its first claim: another takes its place
+    held = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from toolkit.studies import claims\n"
+        f"with claims.take(Path({str(items[0].folder)!r})): pass\n"  # failed, and was released
+        f"with claims.take(Path({str(items[2].folder)!r})): os.kill(os.getpid(), 9)\n"
+    )
+    dead(held, items, slot)
+    assert [len(item.failures) for item in items] == [0, 0, 1, 0]
+    assert slot.deaths == 0
+    dead(suicide, items, slot)
+    dead(suicide, items, slot)
+    with pytest.raises(RunError, match="a worker ended with exit code -9"):
+        dead(suicide, items, slot)
+
+
+@pytest.mark.ranks
+def test_two_ranks_make_the_runs_that_rank_zero_chooses(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    items = run_queue.items(shipped.load(f"{STUDIES}:small"))
+    with claims.take(items[0].folder):  # another is at the first, so that it comes last
+        program = str(ROOT / "tests/programs/sweep_blind.py")
+        done = launch("cpu2", program, f"{STUDIES}:small", "--worker", timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    found = results(tmp_path / "runs" / "small")
+    assert found.keys() == {item.folder.name for item in items[1:]}
+    assert {result["world_size"] for result in found.values()} == {2}
 
 
 @pytest.mark.processes

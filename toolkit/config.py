@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 from toolkit import task, userfile
-from toolkit.errors import ConfigError, unknown
-from toolkit.schedules import SCHEDULES, Adaptive, Cosine, Schedule, name_of, summary_of
+from toolkit.errors import ConfigError, OlderVersionError, unknown
+from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of, summary_of
 from toolkit.schedules.simulate import CHANGED, check_protocol, needs_of
 from toolkit.task import Recipe
 
@@ -64,6 +64,9 @@ class RunConfig:
     """auto mirrors the run to W&B: online with a key, else offline; off does not."""
     progress: bool = True
     """Show a progress bar on rank 0."""
+    data: str | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """Fingerprint of the data, of ``toolkit.identity``; None before it is known, and for data that
+    are part of the code."""
 
     def __post_init__(self) -> None:
         least = {"seed": 0, "arm": 0, "read_every": 1, "eval_every": 1, "save_every": 0}
@@ -85,21 +88,9 @@ class RunConfig:
 NOT_PART_OF_THE_EXPERIMENT = (
     *("save_every", "keep_checkpoints", "keep_weights", "study", "wandb", "progress"),
 )
+PUBLISHED = "published "
+"""Begins the fingerprint of data that are as their task publishes them: it is not in a run id."""
 NOT_PART_OF_THE_RECIPE = ("micro_batch", "eval_batch")
-RETIRED: Mapping[type, Mapping[str, Any]] = {
-    Adaptive: {
-        "window": 400,
-        "plateau": "auto",
-        "oscillation": "auto",
-        "raises": "auto",
-        "cut": 0.5,
-        "calm": 0.7,
-        "lift": 1.5,
-        "most_raises": 4,
-    }
-}
-"""Settings that a schedule once had, at the values by which it still goes. They are in its run ids,
-so earlier ids stay valid. At other values they are settings of the schedule open-ended now."""
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -213,26 +204,18 @@ def schedule_from_json(stored: Mapping[str, Any]) -> Schedule[Any]:
     """The schedule of a stored configuration.
 
     Raises:
-        ConfigError: if it, or one of its settings, is unknown to this version.
+        ConfigError: if it is unknown to this version.
+        OlderVersionError: if its settings are.
     """
     kind = _schedule_class(stored["name"])
-    kept = without_retired(stored["name"], stored["fields"])
-    if left := [field for field in RETIRED.get(kind, ()) if field in kept]:
-        raise ConfigError(
-            f"stored schedule of another version: {stored['name']} no longer has {left[0]} "
-            f"({kept[left[0]]} here); it is a setting of the schedule open-ended"
+    settings = {**_introduced(kind), **stored["fields"]}
+    if differing := sorted({item.name for item in fields(kind)} ^ {*settings}):
+        raise OlderVersionError(
+            f"the run is of an older version of {stored['name']}, with other settings "
+            f"({', '.join(differing)}): only that version can replay or continue it"
         )
-    try:
-        schedule: Schedule[Any] = kind(**_tuples({**_introduced(kind), **kept}))
-    except TypeError as error:
-        raise ConfigError(f"stored schedule of another version: {error}") from error
+    schedule: Schedule[Any] = kind(**_tuples(settings))
     return schedule
-
-
-def without_retired(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The stored settings of a schedule, without those of ``RETIRED`` at their values there."""
-    retired = RETIRED.get(SCHEDULES.get(name, object), {})
-    return {k: v for k, v in settings.items() if k not in retired or v != retired[k]}
 
 
 def experiment(data: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
@@ -244,7 +227,12 @@ def experiment(data: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
     """
     stored: dict[str, Any] = json.loads(json.dumps(data))
     kept = {k: v for k, v in stored.items() if k not in NOT_PART_OF_THE_EXPERIMENT}
-    recipe = {k: v for k, v in stored["recipe"].items() if k not in NOT_PART_OF_THE_RECIPE}
+    unnamed: tuple[str, ...] = NOT_PART_OF_THE_RECIPE
+    if (kept.get("data") or PUBLISHED).startswith(PUBLISHED):
+        kept.pop("data", None)
+    else:  # the fingerprint says what the data are, wherever they lie
+        unnamed = (*unnamed, *task.data_fields(config.recipe))
+    recipe = {k: v for k, v in stored["recipe"].items() if k not in unnamed}
     settings = settings_in_id(type(config.schedule), stored["schedule"]["fields"])
     return {
         **settings_in_id(RunConfig, kept),
@@ -256,15 +244,12 @@ def experiment(data: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
 def settings_in_id(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Stored settings without the fields that are at the value they were introduced with.
 
-    Those that have been retired since are among them, whether they were stored or not.
-
     Args:
         kind: the dataclass that the settings are of.
         settings: field -> value, in its JSON form.
     """
     introduced = _introduced(kind)
-    kept = {k: v for k, v in settings.items() if k not in introduced or v != introduced[k]}
-    return {**RETIRED.get(kind, {}), **kept}
+    return {k: v for k, v in settings.items() if k not in introduced or v != introduced[k]}
 
 
 def is_stored_as(schedule: Schedule[Any], stored: Mapping[str, Any]) -> bool:
@@ -333,6 +318,7 @@ def _command_line_type(kinds: Mapping[str, type]) -> type:
         "RunConfig",
         [
             ("target", tyro.conf.Suppress[str]),
+            ("data", tyro.conf.Fixed[tyro.conf.Suppress[str | None]], field(default=None)),
             ("recipe", Recipe),
             ("schedule", union, field(default=DEFAULT_SCHEDULE)),
         ],

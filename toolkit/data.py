@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import ConfigError, first_line
+from toolkit.errors import ConfigError, MissingDataError, first_line
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -30,32 +31,56 @@ def load_splits(
         ConfigError: if it cannot be found or read, or lacks a column, a split, rows or a value;
             within 5 seconds where there is no network.
     """
-    source = _source(folder, hub_id)
-    # The loaders retry for 23 seconds without a network; offline, they fail or use their cache.
-    if source == hub_id and not hub_reachable():
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    import datasets
-
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are reported once, below
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
-        datasets.config.HF_HUB_OFFLINE = True
-    if source != hub_id:
-        _check_files(Path(source), columns)
+    source = source_of(folder, hub_id)
+    datasets = _loaders(source)
+    if isinstance(source, Path):
+        _check_files(source, columns)
     try:
-        splits = datasets.load_dataset(source)
+        splits: DatasetDict = datasets.load_dataset(str(source))
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-        if source == hub_id:
+        if not isinstance(source, Path):
             raise _nowhere(folder, hub_id) from error
         reason = _reason(error.__cause__ or error)
         raise ConfigError(f"the data in {source} cannot be read: {reason}") from error
-    _check(splits, source, columns, names)
+    _check(splits, str(source), columns, names)
     for name in names:
         for column in columns:
             if splits[name].data.column(column).null_count:
                 row = splits[name][column][:].index(None)
                 raise ConfigError(f"{place_of(folder, hub_id, name, row)} has no {column}")
     return splits
+
+
+def source_of(folder: str, hub_id: str) -> Path | str:
+    """Where ``load_splits`` reads a data set: the folder, or the id where $TOOLKIT_DATA is not set.
+
+    Raises:
+        MissingDataError: if there is no such folder.
+    """
+    root = os.environ.get(ROOT_VARIABLE)
+    if not root:
+        return hub_id
+    path = Path(root) / folder
+    if not path.is_dir():
+        raise MissingDataError(
+            f"no data for '{folder}': {ROOT_VARIABLE} is {root}, and there is no folder {path}; "
+            f"put the files of {hub_id} there, as on the hub"
+        )
+    return path
+
+
+@cache
+def hub_revision(hub_id: str) -> str:
+    """The revision of a data set on the hub; offline, of that in the cache of ``datasets``.
+
+    Raises:
+        MissingDataError: if neither is in reach.
+    """
+    datasets = _loaders(hub_id)
+    try:
+        return str(datasets.load_dataset_builder(hub_id).hash)
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        raise _nowhere(hub_id.rpartition("/")[2], hub_id) from error
 
 
 def place_of(folder: str, hub_id: str, split: str, row: int) -> str:
@@ -70,9 +95,10 @@ def place_of(folder: str, hub_id: str, split: str, row: int) -> str:
     import pyarrow.parquet
     from datasets.data_files import DataFilesDict, get_data_patterns
 
-    source = _source(folder, hub_id)
-    if source != hub_id:
-        files = DataFilesDict.from_patterns(get_data_patterns(source), base_path=source)
+    source = source_of(folder, hub_id)
+    if isinstance(source, Path):
+        base = str(source)
+        files = DataFilesDict.from_patterns(get_data_patterns(base), base_path=base)
         first = 0
         for file in files[split]:
             rows = pyarrow.parquet.read_metadata(file).num_rows
@@ -104,17 +130,18 @@ def hub_reachable() -> bool:
     return any(answers)
 
 
-def _source(folder: str, hub_id: str) -> str:
-    root = os.environ.get(ROOT_VARIABLE)
-    if not root:
-        return hub_id
-    path = Path(root) / folder
-    if not path.is_dir():
-        raise ConfigError(
-            f"no data for '{folder}': {ROOT_VARIABLE} is {root}, and there is no folder {path}; "
-            f"put the files of {hub_id} there, as on the hub"
-        )
-    return str(path)
+def _loaders(source: Path | str) -> Any:
+    """The package ``datasets``, silent, and offline where a data set on the hub is out of reach."""
+    # The loaders retry for 23 seconds without a network; offline, they fail or use their cache.
+    if not isinstance(source, Path) and not hub_reachable():
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are reported once, by us
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        datasets.config.HF_HUB_OFFLINE = True
+    return datasets
 
 
 def _check_files(folder: Path, columns: Collection[str]) -> None:
@@ -152,8 +179,8 @@ def _check_columns(where: str, present: list[str], columns: Collection[str]) -> 
         )
 
 
-def _nowhere(folder: str, hub_id: str) -> ConfigError:
-    return ConfigError(
+def _nowhere(folder: str, hub_id: str) -> MissingDataError:
+    return MissingDataError(
         f"no data for '{folder}': {ROOT_VARIABLE} is not set and the hub ({hub_id}) is out of "
         f"reach; put the files, as on the hub, into a folder {folder}/ and set "
         f"{ROOT_VARIABLE} to the folder above it"

@@ -8,6 +8,14 @@ class ConfigError(ValueError):
     """The command, configuration or data is wrong; exit code 2."""
 
 
+class OlderVersionError(ConfigError):
+    """The run is of an older version, and what is asked for takes that version."""
+
+
+class MissingDataError(ConfigError):
+    """The data of a configuration are not on this machine, and cannot be fetched."""
+
+
 class RunError(RuntimeError):
     """The run could not be carried out; exit code 1."""
 

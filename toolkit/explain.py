@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.config import parse_schedule, schedule_to_json
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, OlderVersionError
 from toolkit.process import DONE, run_command
 from toolkit.records import recorded_losses
 from toolkit.records.events import entrant
+from toolkit.records.recorded_losses import Losses
 from toolkit.replay import Replay, check, prepare
 from toolkit.schedules.simulate import Replayed, progress
 
@@ -34,7 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         recorded = recorded_losses.load(arguments.run)
         if recorded.run is None:
             raise ConfigError(f"{recorded.file} is no run's: there is no config.json beside it")
-        replay = prepare(recorded, parse_schedule(rest, parser.prog))
+        try:
+            replay = prepare(recorded, parse_schedule(rest, parser.prog))
+        except OlderVersionError as error:
+            print(*as_recorded(recorded, arguments.update), f"note       {error}", sep="\n")
+            return DONE
         if not replay.own:
             raise ConfigError(
                 f"{recorded.file} is of a run under another schedule or other settings"
@@ -78,6 +83,25 @@ def explain(replay: Replay, update: int) -> Iterator[str]:
     settings = schedule_to_json(replay.schedule)
     name = entrant(settings["name"], replay.losses.sees)
     yield f"settings   {name}: {_named(settings['fields'])}"
+
+
+def as_recorded(recorded: Losses, update: int) -> Iterator[str]:
+    """The lines about one update of a run that no schedule of this version can judge again.
+
+    Raises:
+        ConfigError: if the run has no such update.
+    """
+    event = next((e for e in recorded.events if e["update"] >= update > 0), None)
+    if event is None:
+        raise ConfigError(f"--update = {update}: {recorded.file} has no reading of it")
+    yield f"reading    up to update {event['update']}, epoch {event['epoch']:.2f}"
+    yield f"loss       {event['loss']} over {event['count']:g} items"
+    yield f"LR         {event['lr']:.6g} in its last update"
+    for field in ("pattern", "statistic", "action", "reason"):
+        yield f"{field:<10} {event[field]}"
+    assert recorded.run is not None
+    stored = recorded.run["schedule"]
+    yield f"settings   {stored['name']}: {_named(stored['fields'])}"
 
 
 def _reading(judged: Replayed, before: int, sees: str) -> Iterator[str]:

@@ -57,8 +57,29 @@ class FeedLoss:
             )
         if read_every < 1:
             raise ValueError(f"read_every = {read_every}: it must be 1 or above")
-        self.loss_meter = LossMeter(self.accelerator)
+        if "restore" in self.lr_scheduler.facts.can and not self.lr_scheduler.updates:
+            self.lr_scheduler.can_also("rewind")
+        self.loss_meter = LossMeter(self.accelerator, lr=self.lr_scheduler)
         self.add_callback(_Reader(self, read_every))  # type: ignore[attr-defined]
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The Trainer's; in a trial of a search for an LR those of the run's first updates again.
+
+        The loader goes on all the same, so that a resumed run finds its place.
+        """
+        fetched = super().get_batch_samples(  # type: ignore[misc]
+            epoch_iterator, num_batches, device
+        )
+        lr = self.lr_scheduler
+        place = self.state.global_step - lr.course.start  # type: ignore[attr-defined]
+        if not lr.searching or place > len(lr.held):
+            lr.held.clear()
+            return fetched
+        if place == len(lr.held):
+            batches, items = fetched
+            lr.held.append([[dict(batch) for batch in batches], items])
+        held, items = lr.held[place]
+        return [dict(batch) for batch in held], items
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The Trainer's, with its loss noted."""
@@ -87,6 +108,13 @@ class _Reader(TrainerCallback):
         if budget not in (None, state.max_steps):
             raise ValueError(
                 f"ScheduledLR has a budget of {budget} updates, the Trainer makes {state.max_steps}"
+            )
+
+        if self.trainer.lr_scheduler.held and self.trainer.accelerator.num_processes > 1:
+            self.trainer.lr_scheduler.held.clear()
+            logger.warning(
+                "resumed within the search for an LR: its further trials see other batches, for a "
+                "checkpoint has those of rank 0 only"
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.config import is_stored_as, parse_schedule, schedule_from_json, schedule_name
-from toolkit.errors import ConfigError, RunError
+from toolkit.errors import ConfigError, OlderVersionError, RunError
 from toolkit.process import DONE, run_command
 from toolkit.records import recorded_losses
 from toolkit.records.config_file import CONFIG
@@ -137,7 +137,7 @@ def prepare(
         and (base_lr, facts) == (known_lr, recorded.facts)
     )
     if own and recorded.older_facts and needs_of(schedule):
-        raise ConfigError(
+        raise OlderVersionError(
             f"{recorded.file} is of a run of an older version, under whose protocol of schedules "
             f"{schedule_name(schedule)} decided otherwise: only that version can replay it"
         )

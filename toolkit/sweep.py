@@ -71,7 +71,9 @@ def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> 
         if options.slots_per_device:
             flags = _worker_flags(options)
             folder = RUNS / study.name
-            code = pool.run(options.slots_per_device, items, flags, folder / "workers", done)
+            code = pool.run(
+                options.slots_per_device, items, flags, folder / "workers", done, options.lease
+            )
         else:
             code = run_queue.work(items, lease=options.lease, done=done)
     if code == PREEMPTED:
@@ -127,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--retry-failed", action="store_true", help="give runs that were given up another chance")
     add(
         "--lease",
-        type=float,
+        type=_lease,
         metavar="SECONDS",
         default=claims.LEASE,
         help="after which the run of a worker that shows no sign of life is free: %(default)g",
@@ -193,6 +195,13 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: it must be a whole number, at least 1")
     return int(text)
+
+
+def _lease(text: str) -> float:
+    try:
+        return claims.check_lease(float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _undecidable(study: Study) -> Iterator[str]:

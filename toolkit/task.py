@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
@@ -81,6 +81,16 @@ class Recipe:
                 raise ValueError(f"recipe.{field} = {value:g}: it must be a number above 0")
 
 
+NAMES_DATA = "names_data"
+"""Key in the metadata of a field of a recipe that says where data lie: ``field(default="x",
+metadata={"names_data": True})``. In a run id the fingerprint of the data stands for it."""
+
+
+def data_fields(recipe: Recipe) -> tuple[str, ...]:
+    """The fields of a recipe that say where data lie."""
+    return tuple(item.name for item in fields(recipe) if item.metadata.get(NAMES_DATA))
+
+
 class Split(Protocol):
     """One split of a data set, held ready for batched access.
 
@@ -115,10 +125,25 @@ class Task(Protocol):
     does not matter in practice. A study judges with it unless it states another."""
     recipes: Mapping[str, Mapping[str, Recipe]]
     """Model -> recipe name -> recipe; the model ``*`` stands for every model not named."""
+    published_data: Collection[str] = ()
+    """Fingerprints, ``HUB_ID@REVISION``, of the data as they are published. They are not in a run
+    id, as data were not in those of earlier versions."""
 
     def resolve(self, recipe: Any) -> Any:
         """The recipe with everything that depends on the data at hand decided."""
         return recipe
+
+    def data_sources(self, name: str, recipe: Any) -> "Sequence[Path | str]":
+        """Where the data of model ``name`` come from, in a fixed order; ``()`` if from the code.
+
+        A ``Path`` is a file or folder, known by its content; a ``str`` is the id of a data set on
+        the hub, known by its revision. Other content is another run: a task that reads files, and
+        does not name them here, shows the result of the first data for any other.
+
+        Raises:
+            MissingDataError: if there are none.
+        """
+        return ()
 
     def model(self, name: str, recipe: Any) -> "nn.Module":
         """A fresh model.

@@ -8,11 +8,14 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from toolkit.config import RunConfig, parse, resolve, run_folder
-from toolkit.errors import ConfigError, RunError, error_text
+from toolkit.errors import ConfigError, MissingDataError, RunError, error_text
+from toolkit.identity import with_fingerprint
 from toolkit.process import (
     DONE,
     PREEMPTED,
@@ -20,9 +23,12 @@ from toolkit.process import (
     leave_process_group,
     run_command,
     set_threads,
+    world_size,
 )
-from toolkit.records.config_file import check_folder
+from toolkit.records.config_file import check_folder, folders_of_any_data
 from toolkit.records.result import RESULT, Result, read_result
+from toolkit.studies import claims
+from toolkit.studies.claims import Hold
 from toolkit.training.checkpoint_folder import CHECKPOINTS, finish, has_any, say
 
 
@@ -34,7 +40,13 @@ def main(
     fresh = "--fresh" in arguments
 
     def command() -> int:
-        config = resolve(parse([argument for argument in arguments if argument != "--fresh"]))
+        asked = parse([argument for argument in arguments if argument != "--fresh"])
+        try:
+            config = with_fingerprint(resolve(asked))
+        except MissingDataError as error:
+            if fresh:
+                raise
+            return _show_without_data(asked, error)
         return train(config, fresh, after_update)
 
     return run_command(command)
@@ -54,22 +66,105 @@ def train(
         ConfigError: if it cannot be carried out.
         RunError: if it went wrong, with the reason.
     """
+    config = with_fingerprint(config)
     folder = run_folder(config)
-    if fresh and is_rank_zero():  # the other ranks neither read nor write there
-        shutil.rmtree(folder, ignore_errors=True)
+    decide: Callable[[Callable[[], bool]], bool] = _alone
+    if world_size() > 1:
+        from toolkit.training.ranks import agreed, meet_ranks
+
+        set_threads()
+        meet_ranks()
+        decide = agreed
+    with ExitStack() as stack:
+        stack.push(partial(_leave_no_trace, folder))
+        holds: list[Hold] = []  # of rank 0, which claims for all
+        if decide(lambda: _begin(config, folder, fresh, stack, holds)):
+            code = _fit(config, folder, after_update, holds)
+        else:
+            code = DONE
+            if is_rank_zero():
+                result = read_result(folder)
+                _show(result, folder)
+                # A kill may have come between the result and the end of the checkpoints.
+                finish(folder, config.keep_weights and not result.diverged)
+        for hold in holds:
+            hold.finished = code == DONE
+    leave_process_group()
+    return code
+
+
+def _leave_no_trace(folder: Path, kind: type[BaseException] | None, *_: object) -> None:
+    """Remove the folder of a run that cannot be carried out, if a claim is all that it holds."""
+    refused = kind is not None and issubclass(kind, ConfigError)
+    if not (refused and is_rank_zero() and folder.is_dir()):
+        return
+    if all(claims.NAME.fullmatch(path.name) for path in folder.iterdir()):
+        claims.forget(folder)
+        with suppress(OSError):  # a folder above that holds other runs
+            for empty in (folder, folder.parent, folder.parent.parent):
+                empty.rmdir()
+
+
+def _alone(decide: Callable[[], bool]) -> bool:
+    """What a process decides that has no other ranks to tell, and need not load what tells them."""
+    return decide()
+
+
+def _begin(
+    config: RunConfig, folder: Path, fresh: bool, stack: ExitStack, holds: list[Hold]
+) -> bool:
+    """Claim the run for as long as the stack lasts; whether there is anything to train.
+
+    Raises:
+        ConfigError: if the folder cannot be used, or cannot be emptied for ``--fresh``.
+        RunError: if another process is at this run.
+    """
+    if fresh and folder.is_symlink():
+        raise ConfigError(f"--fresh: {folder} is a link, which is not followed: remove it yourself")
     if not fresh:
         check_folder(folder, config)
-        if (result := _finished(folder)) is not None:
-            if is_rank_zero():  # a kill may have come between the result and their end
-                finish(folder, config.keep_weights and not result.diverged)
-            _show(result, folder)
-            return DONE
+        if _is_whole(folder):
+            return False
+    holds.append(stack.enter_context(claims.wait_and_take(folder)))
+    if fresh:
+        _empty(folder)
+    return _finished(folder) is None  # whoever had the run may have finished it
+
+
+def _empty(folder: Path) -> None:
+    """Remove what earlier attempts left in a run's folder; the claims stay.
+
+    Raises:
+        ConfigError: if something cannot be removed, naming it.
+    """
+    for path in sorted(folder.iterdir()):
+        if claims.NAME.fullmatch(path.name):
+            continue
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"--fresh: {error.filename or path} cannot be removed: {error.strerror or error}"
+            ) from error
+
+
+def _fit(
+    config: RunConfig,
+    folder: Path,
+    after_update: Sequence[Callable[[Any], None]],
+    holds: Sequence[Hold],
+) -> int:
     set_threads()
     from toolkit.training import loop
     from toolkit.training.build import build
 
     run = build(config)
     run.after_update.extend(after_update)
+    for hold in holds:
+        run.check_claim = hold.check
     if is_rank_zero():
         _announce(run)
     try:
@@ -78,14 +173,20 @@ def train(
         raise _failure(error, folder, run.update, run.accelerator.process_index) from error
     updates = run.update
     loop.release(run)
-    del run
-    leave_process_group()
     if result is None:
         if is_rank_zero():
             print(f"stopped after update {updates}: the same command continues")
         return PREEMPTED
     _show(result, folder)
     return DONE
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a run's folder has a result that can be read."""
+    try:
+        return (folder / RESULT).exists() and bool(read_result(folder))
+    except ConfigError:
+        return False
 
 
 def _finished(folder: Path) -> Result | None:
@@ -116,14 +217,15 @@ def _failure(error: Exception, folder: Path, update: int, rank: int) -> RunError
     """Write down what ended the run, and say it in one line."""
     from toolkit.records.recorder import write_status
 
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():  # removed in mid-run: nothing is written in its place
+        return error if isinstance(error, RunError) else RunError(error_text(error))
     if rank == 0:
         write_status(folder, "failed", update)
-    if isinstance(error, RunError):
+    if isinstance(error, RunError) and error.__cause__ is None:
         return error
     log = folder / f"error-{rank}.log"
     log.write_text(traceback.format_exc())
-    text = f"{error_text(error)}; see {log}"
+    text = f"{error if isinstance(error, RunError) else error_text(error)}; see {log}"
     if rank > 0:  # it may be the only one that failed
         print(f"error on rank {rank}: {text}", file=sys.stderr)
     return RunError(text)
@@ -143,13 +245,31 @@ def _announce(run: Any) -> None:
     )
 
 
+def _show_without_data(config: RunConfig, missing: MissingDataError) -> int:
+    """Show what this command came to when its data were here; several results if of several data.
+
+    Raises:
+        MissingDataError: what was given, if there is no result.
+    """
+    finished = [one for one in folders_of_any_data(config) if (one / RESULT).exists()]
+    if not finished:
+        raise missing
+    for folder in finished:
+        result = read_result(folder)
+        if is_rank_zero():
+            print(f"the data are not here; this is the result of {result.data or 'unknown data'}")
+        _show(result, folder)
+    return DONE
+
+
 def _show(result: Result, folder: Path) -> None:
     if not is_rank_zero():
         return
     test = ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.test.items())
     print(
         f"{result.status}: {test or 'no test metric'} on test after {result.updates} "
-        f"updates in {result.timing.train_seconds:.1f} s of training; {folder / RESULT}",
+        f"updates in {result.timing.train_seconds:.1f} s of training"
+        f"{'' if result.found is None else f'; {result.found}'}; {folder / RESULT}",
         flush=True,
     )
 

@@ -33,9 +33,9 @@ def train(split_batches):
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
     model, optimizer = accelerator.prepare(net, torch.optim.Adam(net.parameters(), lr=BASE))
-    lr = ScheduledLR(optimizer, Adaptive(search="lr-unknown"), UPDATES, model)
+    lr = ScheduledLR(optimizer, Adaptive(), UPDATES, model)
     prepared = accelerator.prepare(lr)
-    meter = LossMeter(accelerator)
+    meter = LossMeter(accelerator, lr=lr)
     generator = torch.Generator().manual_seed(rank)
     seen: dict[str, Any] = {"rates": [], "actions": [], "local": [], "losses": []}
     update = 0

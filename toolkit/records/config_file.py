@@ -1,9 +1,11 @@
 """``config.json``: the configuration that a run's folder is of."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import RunConfig, experiment, to_json
+from toolkit.config import RUNS, RunConfig, experiment, to_json
 from toolkit.errors import ConfigError
 from toolkit.records.json_files import read_json
 
@@ -46,3 +48,29 @@ def check_folder(folder: Path, config: RunConfig) -> None:
             f"{folder} holds a run of another configuration ({', '.join(differing)} differ); "
             "start over with --fresh, or choose another --study"
         )
+
+
+def folders_of_any_data(config: RunConfig, runs: Path = RUNS) -> list[Path]:
+    """The folders of a study that hold a run of this configuration, whatever data it is of.
+
+    Args:
+        config: settings of its recipe that are ``auto`` may be anything there.
+        runs: the folder that holds the folders of studies.
+    """
+    wanted, found = _but_for_data(to_json(config), config), []
+    for file in sorted((runs / config.study).glob(f"*/{CONFIG}")):
+        try:
+            same = _but_for_data(read_config(file.parent), config) == wanted
+        except (ConfigError, AttributeError, TypeError):  # of no run of this version
+            continue
+        if same:
+            found.append(file.parent)
+    return found
+
+
+def _but_for_data(stored: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
+    """What makes the experiment, without the fingerprint and what is ``auto`` in ``config``."""
+    kept = experiment({**stored, "data": None}, config)
+    undecided = [name for name, value in asdict(config.recipe).items() if value == "auto"]
+    recipe = {name: value for name, value in kept["recipe"].items() if name not in undecided}
+    return {**kept, "recipe": recipe}

@@ -175,6 +175,25 @@ class Recorder:
         if self._writes:
             write_status(self.folder, status, update)
 
+    def check_files(self) -> None:
+        """See that what is written arrives.
+
+        Raises:
+            RunError: if the run's folder or its events were removed or replaced meanwhile.
+        """
+        if self._events is None:
+            return
+        try:
+            named = (self.folder / EVENTS).stat()
+            there = os.path.samestat(named, os.fstat(self._events.fileno()))
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise RunError(
+                f"{self.folder / EVENTS} was removed while the run wrote it: the run ends here, "
+                "without a result"
+            )
+
     def finish(self, result: Result) -> None:
         """Write result.json, whose presence means that the run is over, and read it back.
 

@@ -6,7 +6,6 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from toolkit.config import without_retired
 from toolkit.errors import ConfigError
 from toolkit.records.json_files import read_json
 
@@ -49,6 +48,32 @@ class Snapshots(NamedTuple):
     seconds: float = 0.0
 
 
+class FoundLR(NamedTuple):
+    """What a search for an LR has found, and what it cost.
+
+    Attributes:
+        base_lr: the user's.
+        lr: the LR with which training began, before warm-up and anneal.
+        updates, trials: of the search.
+        grown_lr: what ``lr`` had been raised to at the run's end.
+        seconds: training seconds of the search.
+    """
+
+    base_lr: float
+    lr: float
+    updates: int
+    trials: int
+    grown_lr: float
+    seconds: float
+
+    def __str__(self) -> str:
+        raised = f", raised to {self.grown_lr:.3g} in training" * (self.grown_lr > self.lr)
+        return (
+            f"base LR {self.base_lr:.3g} -> {self.lr:.3g} found in {self.updates} updates "
+            f"({self.trials} trials){raised}"
+        )
+
+
 class Code(NamedTuple):
     """The toolkit's code.
 
@@ -86,6 +111,7 @@ class Result:
         initial_weights_sha, final_weights_sha: SHA-256 of the weights before the first update and
             after the last.
         batch_order_sha: SHA-256 over the sample ids of all updates, in order.
+        found: what a search for an LR has found; None without one.
         rollbacks: how often it went back to a snapshot because training was lost.
         snapshots: what the snapshots cost.
         notes: what a reader of the result should know, one sentence each.
@@ -93,6 +119,7 @@ class Result:
         machine: what its times depend on: processor, cores, threads, accelerator.
         code: the commit that it ran from.
         device: cpu or cuda.
+        data: fingerprint of the data; None for data that are part of the code.
         argv: the command.
     """
 
@@ -120,6 +147,7 @@ class Result:
     initial_weights_sha: str
     batch_order_sha: str
     final_weights_sha: str
+    found: FoundLR | None = None
     rollbacks: int
     snapshots: Snapshots = field(default_factory=Snapshots)
     notes: tuple[str, ...] = ()
@@ -127,6 +155,7 @@ class Result:
     machine: Mapping[str, str | int] = field(default_factory=dict)
     code: Code = field(default_factory=Code)
     device: str
+    data: str | None = None
     argv: tuple[str, ...]
 
     @property
@@ -146,6 +175,7 @@ class Result:
             "metrics": {"test": self.metrics.test, **validation},
             "timing": {"train_seconds": self.timing.train_seconds, **self.timing.spans},
             "snapshots": self.snapshots._asdict(),
+            "found": None if self.found is None else self.found._asdict(),
             "code": self.code._asdict(),
         }
 
@@ -164,14 +194,14 @@ class Result:
         values = {item.name: data[item.name] for item in fields(cls) if item.name in data}
         timing = dict(data["timing"])
         metrics = Metrics(data["metrics"].get("test", {}), data["metrics"].get("validation", {}))
-        code = data.get("code", {})
+        code, found = data.get("code", {}), data.get("found")
         return cls(
             **values
             | {
-                "schedule_config": without_retired(data["schedule"], data["schedule_config"]),
                 "metrics": metrics,
                 "timing": Timing(timing.pop("train_seconds"), timing),
                 "snapshots": Snapshots(**_known(Snapshots, data.get("snapshots", {}))),
+                "found": FoundLR(**_known(FoundLR, found)) if found else None,
                 "code": Code(code.get("commit"), tuple(code.get("uncommitted", ()))),
                 "notes": tuple(data.get("notes", ())),
                 "argv": tuple(data["argv"]),
@@ -205,6 +235,8 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("recipe_settings", "schedule_config", "metrics", "timing"), dict),
     **dict.fromkeys(("versions", "samples", "snapshots", "machine", "code"), dict),
     "epoch": (int, float),
+    "found": (dict, type(None)),
+    "data": (str, type(None)),
     **dict.fromkeys(("argv", "notes"), list),
 }
 """Field -> what it is in JSON."""

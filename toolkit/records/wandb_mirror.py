@@ -31,6 +31,7 @@ from toolkit.records.events import (
     OtherEvent,
     ReadingEvent,
     TimingEvent,
+    decision_to_json,
     entrant,
     event_of,
 )
@@ -144,7 +145,7 @@ def decision(event: Event) -> dict[str, Any]:
     if isinstance(event, ReadingEvent):
         if event.decision.action == "hold":
             return {}
-        return {"lr": event.lr, **event.decision._asdict()}
+        return {"lr": event.lr, **decision_to_json(event.decision)}
     if isinstance(event, OtherEvent) and event.kind != START:
         rest = {name: value for name, value in event.fields.items() if name not in AXES}
         return {"action": event.kind, "reason": json.dumps(rest)}

@@ -38,7 +38,10 @@ class Schedule(Protocol[M]):
 
     What a schedule needs of a loop for that, of ``ABILITIES``, it says in a class attribute
     ``needs: ClassVar[frozenset[str]]``; without the attribute it needs nothing. Whether the loop
-    can do it is told by ``facts.can``.
+    can do it is told by ``facts.can``. What it only makes use of where the loop can do it, it says
+    in ``uses``, as a class attribute or a property; one that uses ``distance`` has a method
+    ``weight(memory, progress) -> float``, too: the weight of the next update in the estimate. A
+    memory may have a property ``found``, of ``toolkit.schedules.reading.Found`` or None.
     """
 
     def start(self, base_lr: float, facts: Facts) -> tuple[M, Decision]:

@@ -16,7 +16,9 @@ class Reading(NamedTuple):
         nonfinite: micro-batches whose loss was NaN or infinite; they are not in ``loss``.
         kind: ``training``; ``validation`` where a schedule decides on validation losses; ``judge``
             for a pass without gradient, which a decision has asked for.
-        distance: the two reduced scalars of a distance estimate, for a schedule that needs it.
+        distance: for a schedule that uses an estimate of the distance, over all ranks: how far each
+            coordinate has to go from the first weights, as a displacement per coordinate and
+            update; and by how much the latest update would have displaced each at LR 1.
     """
 
     update: int
@@ -61,12 +63,14 @@ class Facts(NamedTuple):
         epochs: passes over the training split that these are; None where nobody knows.
         init: ``random`` or ``pretrained``, the kind of the first weights.
         can: what the loop does when a decision asks for it, of ``ABILITIES``.
+        momentum: of SGD, whose updates are as large as its gradients; 0 for other optimizers.
     """
 
     budget: int | None = None
     epochs: float | None = None
     init: str = "random"
     can: frozenset[str] = frozenset()
+    momentum: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The facts as a JSON object; it stands in the event with which a run starts."""
@@ -77,10 +81,29 @@ class Facts(NamedTuple):
         """The inverse of ``to_json``.
 
         Raises:
-            KeyError: for a field that is missing.
+            KeyError: for a field that is missing, unless it came later.
         """
-        values = {field: data[field] for field in cls._fields}
-        return cls(**{**values, "can": frozenset(data["can"])})
+        values = {field: data[field] for field in cls._fields if field != "momentum"}
+        momentum = data.get("momentum", 0.0)
+        return cls(**{**values, "can": frozenset(data["can"]), "momentum": momentum})
+
+
+class Found(NamedTuple):
+    """What a search for an LR has found.
+
+    Attributes:
+        base_lr: the user's.
+        lr: the LR with which training began, before warm-up and anneal.
+        updates: updates that all trials took.
+        trials: how many there were.
+        grown_lr: what ``lr`` had been raised to at the end.
+    """
+
+    base_lr: float
+    lr: float
+    updates: int
+    trials: int
+    grown_lr: float
 
 
 PATTERNS = (

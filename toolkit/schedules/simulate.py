@@ -24,7 +24,7 @@ class Course(NamedTuple):
 
     Attributes:
         searching: whether a trial of a search for a base LR is on its way.
-        start: updates made when the anneal began.
+        start: updates made when the anneal began, or the trial in progress.
         updates: updates over which the anneal takes the LR to 0 in a straight line; 0 before one
             was asked for.
     """
@@ -44,7 +44,7 @@ class Course(NamedTuple):
             assert decision.amount is not None
             return self.annealed(decision.amount, made)
         if decision.action == "trial" and "restore" in facts.can:
-            return self._replace(searching=True)
+            return self._replace(searching=True, start=made)
         if decision.action == "restore" and self.searching:
             return self._replace(searching=False, start=made)
         return self
@@ -82,6 +82,12 @@ def needs_of(schedule: object) -> frozenset[str]:
     """What a schedule or its class needs of a loop, of ``ABILITIES``."""
     needs: frozenset[str] = getattr(schedule, "needs", frozenset())
     return needs
+
+
+def uses_of(schedule: object) -> frozenset[str]:
+    """What a schedule makes use of where a loop can do it, of ``ABILITIES``, beside its needs."""
+    uses: frozenset[str] = getattr(schedule, "uses", frozenset())
+    return uses
 
 
 def check_protocol(schedule: object, where: str) -> None:

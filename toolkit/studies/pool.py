@@ -1,7 +1,7 @@
 """A pool of workers on one study: local processes, or SLURM jobs.
 
 The pool starts workers and replaces those that die. Which run a worker takes next is the worker's
-own choice (``worker``): the pool hands out nothing.
+own choice (``run_queue``): the pool hands out nothing.
 """
 
 import os
@@ -18,7 +18,7 @@ from typing import Any
 from toolkit.errors import ConfigError, RunError
 from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, stop_on_signal
 from toolkit.studies import claims
-from toolkit.studies.run_queue import Item, record_failure
+from toolkit.studies.run_queue import ATTEMPTS, Item, record_failure
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 60
@@ -37,6 +37,7 @@ class Slot:
         cores: that its workers keep to; empty where the system cannot say so.
         process: the worker that is at work.
         over: nothing is left for it to do.
+        deaths: of its latest workers in a row, those that died without being at a run.
     """
 
     log: Path
@@ -44,6 +45,7 @@ class Slot:
     cores: tuple[int, ...]
     process: "subprocess.Popen[bytes] | None" = None
     over: bool = False
+    deaths: int = 0
 
 
 def run(
@@ -52,6 +54,7 @@ def run(
     flags: Sequence[str],
     logs: Path,
     done: Callable[[], object],
+    lease: float = claims.LEASE,
 ) -> int:
     """Keep ``per_device`` workers on every GPU, or on the CPU, until nothing is left.
 
@@ -63,13 +66,14 @@ def run(
         flags: the arguments of ``toolkit.sweep`` that start a worker.
         logs: a folder for what the workers print.
         done: called twice a second, to show how far the study is.
+        lease: seconds after which a silent worker's run is free.
 
     Returns:
         An exit code, as of ``toolkit.studies.run_queue.work``.
 
     Raises:
         ConfigError: if a run cannot be carried out as configured, as a worker said.
-        RunError: if a worker died before it was at any run.
+        RunError: if three workers of a place in a row died before they were at any run.
     """
     logs.mkdir(parents=True, exist_ok=True)
     slots = _slots(per_device, logs)
@@ -79,7 +83,7 @@ def run(
         try:
             while not stop.is_set() and not all(slot.over for slot in slots):
                 for slot in slots:
-                    _tend(slot, items, flags)
+                    _tend(slot, items, flags, lease)
                 done()
                 time.sleep(POLL_SECONDS)
         finally:
@@ -159,12 +163,12 @@ def _share_of_cores(number: int, count: int) -> tuple[int, ...]:
     return tuple(cores[number::count])
 
 
-def _tend(slot: Slot, items: Sequence[Item], flags: Sequence[str]) -> None:
+def _tend(slot: Slot, items: Sequence[Item], flags: Sequence[str], lease: float) -> None:
     """Start the worker of a slot, or look how it ended."""
     if slot.process is None:
         left = [item for item in items if item.open]
         slot.over = not left
-        if any(_is_free(item) for item in left):
+        if any(_is_free(item, lease) for item in left):
             slot.process = _start(slot, flags)
         return
     code = slot.process.poll()
@@ -177,20 +181,29 @@ def _tend(slot: Slot, items: Sequence[Item], flags: Sequence[str]) -> None:
         _blame(pid, code, slot, items)
 
 
-def _is_free(item: Item) -> bool:
-    claim = claims.current(item.folder)
-    return claim is None or not claims.is_alive(claim)
+def _is_free(item: Item, lease: float) -> bool:
+    try:
+        claim = claims.current(item.folder)
+        return claim is None or not claims.is_alive(claim, lease)
+    except OSError:  # of a file system that may be back at the next look
+        return False
 
 
 def _blame(pid: int, code: int, slot: Slot, items: Sequence[Item]) -> None:
     """Count the death of a worker as a failed attempt at the run whose claim it held."""
     for item in items:
         claim = claims.current(item.folder) if item.open else None
-        if claim and (claim.machine, claim.pid) == (claims.this_machine(), pid):
+        # Claims that it released stay in the folders of runs that failed without it dying.
+        if claim and claim.here and claim.pid == pid and not claim.released:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             text = f"the worker ended with {how}\n\n{_last_lines(slot.log, 50)}\n"
             record_failure(item.folder, text)
+            claims.void(claim)  # or it would count again for a later process of this number
+            slot.deaths = 0
             return
+    slot.deaths += 1
+    if slot.deaths < ATTEMPTS:  # before its first claim or between two: another takes its place
+        return
     raise RunError(f"a worker ended with exit code {code}: {_last_lines(slot.log)}; see {slot.log}")
 
 

@@ -3,7 +3,8 @@
 Any number of workers, on any number of machines that share the folder, work on one study without
 speaking to each other. The files say which run is next: the first in the study's order that has no
 ``result.json`` (it is finished), no ``failure-3.log`` (three attempts failed: it is given up) and
-no live claim (another worker is at it; see ``claims``).
+no live claim (another worker is at it; see ``claims``). Where a worker is a launch of several
+ranks, rank 0 looks and claims, and tells the others.
 """
 
 import gc
@@ -11,13 +12,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolkit.config import RunConfig, resolve, run_folder, schedule_name
 from toolkit.config import to_json as config_to_json
-from toolkit.errors import ConfigError, RunError
+from toolkit.errors import ConfigError, MissingDataError, RunError
+from toolkit.identity import with_fingerprint
 from toolkit.process import (
     DONE,
     FAILED,
@@ -27,7 +28,7 @@ from toolkit.process import (
     set_threads,
     world_size,
 )
-from toolkit.records.config_file import CONFIG, check_folder
+from toolkit.records.config_file import CONFIG, check_folder, folders_of_any_data
 from toolkit.records.events import entrant
 from toolkit.records.json_files import write_json
 from toolkit.records.recorder import write_status
@@ -38,6 +39,9 @@ from toolkit.studies.study import Study
 ATTEMPTS = 3
 """A run that failed so often is kept with its logs and not tried again."""
 POLL_SECONDS = 2.0
+RUN, END = "run", "end"
+WAIT = ("wait", 0)
+"""What rank 0 tells the others: make the run of this number, end with this code, ask again."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,24 @@ def items(study: Study) -> list[Item]:
             depends on cannot be had.
     """
     found = []
-    for config in map(resolve, study.configs):
+    for asked in study.configs:
+        try:
+            config = with_fingerprint(resolve(asked))
+        except MissingDataError:
+            if (item := _finished(asked)) is None:
+                raise
+            found.append(item)
+            continue
         folder = run_folder(config)
         check_folder(folder, config)
         found.append(Item(config, folder))
     return found
+
+
+def _finished(config: RunConfig) -> Item | None:
+    """A run whose data are gone, where it is finished."""
+    items = (Item(config, folder) for folder in folders_of_any_data(config))
+    return next((item for item in items if item.finished), None)
 
 
 def work(
@@ -109,24 +126,55 @@ def work(
         RunError: under a launcher of several ranks, if a run failed: the ranks cannot go on.
     """
     set_threads()
-    code = _work(todo, lease, wait, done)
+    if world_size() > 1:
+        from toolkit.training.ranks import meet_ranks
+
+        meet_ranks()
+    code = _lead(todo, lease, wait, done) if is_rank_zero() else _follow(todo)
     leave_process_group()
     return code
 
 
-def _work(todo: Sequence[Item], lease: float, wait: bool, done: Callable[[], object]) -> int:
+def _lead(todo: Sequence[Item], lease: float, wait: bool, done: Callable[[], object]) -> int:
+    """Choose the runs, and tell the other ranks; see ``work``."""
     while left := [item for item in todo if item.open]:
         statuses = []
-        for status in _one_pass(left, lease):
+        for status in _one_pass(todo, left, lease):
             done()
             statuses.append(status)
             if status == "preempted":
-                return PREEMPTED
+                return _tell_end(PREEMPTED)
         if not statuses:  # others are at all that is left
             if not wait:
                 break
+            _tell(WAIT)
             time.sleep(POLL_SECONDS)
-    return FAILED if any(len(item.failures) >= ATTEMPTS for item in todo) else DONE
+    return _tell_end(FAILED if any(len(item.failures) >= ATTEMPTS for item in todo) else DONE)
+
+
+def _follow(todo: Sequence[Item]) -> int:
+    """Make the runs that rank 0 chooses: the file system may show each rank something else."""
+    while True:
+        what, number = _tell((END, FAILED))
+        if what == END:
+            return number
+        if what == RUN:
+            _attempt(todo[number])
+
+
+def _tell(message: tuple[str, int]) -> tuple[str, int]:
+    """What rank 0 says, on every rank; nobody else's message counts."""
+    if world_size() == 1:
+        return message
+    from toolkit.training.ranks import from_rank_zero
+
+    told: tuple[str, int] = from_rank_zero(message)
+    return told
+
+
+def _tell_end(code: int) -> int:
+    _tell((END, code))
+    return code
 
 
 def record_failure(folder: Path, text: str) -> Path:
@@ -147,29 +195,27 @@ def forgive(todo: Sequence[Item]) -> int:
     return len(given_up)
 
 
-def _one_pass(todo: Sequence[Item], lease: float) -> Iterator[str]:
-    """Attempt each run at most once.
+def _one_pass(todo: Sequence[Item], left: Sequence[Item], lease: float) -> Iterator[str]:
+    """Attempt each run that is left at most once. On rank 0, which claims for all.
 
     Yields:
         The status of each run that was free and has been attempted.
     """
-    alone = world_size() > 1 and not is_rank_zero()  # rank 0 claims for all
-    for item in todo:
+    for item in left:
         status = None
-        with nullcontext(True) if alone else claims.take(item.folder, lease) as mine:
-            if not mine and world_size() > 1:
-                raise RunError(f"{item.folder} is claimed by another process: let it end first")
-            if mine and item.open:
-                status = _attempt(item)
-        if mine and item.finished:
-            claims.forget(item.folder)
+        with claims.take(item.folder, lease) as hold:
+            if hold is not None and item.open:
+                _tell((RUN, todo.index(item)))
+                status = _attempt(item, hold)
+            if hold is not None:
+                hold.finished = item.finished
         if status is not None:
             yield status
 
 
-def _attempt(item: Item) -> str:
+def _attempt(item: Item, hold: claims.Hold | None = None) -> str:
     try:
-        return _fit(item)
+        return _fit(item, hold)
     except ConfigError:
         raise
     except Exception as error:
@@ -184,13 +230,15 @@ def _attempt(item: Item) -> str:
         return "failed"
 
 
-def _fit(item: Item) -> str:
+def _fit(item: Item, hold: claims.Hold | None) -> str:
     from toolkit.training import loop
     from toolkit.training.build import build
 
     if is_rank_zero():
         write_json(item.folder / CONFIG, config_to_json(item.config))
     run = build(replace(item.config, progress=False))
+    if hold is not None:
+        run.check_claim = hold.check
     try:
         result = loop.fit(run)
     finally:

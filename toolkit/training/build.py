@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from toolkit.config import RUNS, RunConfig, resolve, run_folder
 from toolkit.errors import ConfigError
+from toolkit.identity import with_fingerprint
 from toolkit.process import set_threads, world_size
 from toolkit.records.provenance import code
 from toolkit.records.recorder import Recorder
@@ -27,7 +28,13 @@ from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
 from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
 from toolkit.training.optim import build_optimizer, evaluates_other_weights
-from toolkit.training.ranks import BatchSplit, check_engine, make_accelerator, split_global_batch
+from toolkit.training.ranks import (
+    BatchSplit,
+    check_engine,
+    check_same_run,
+    make_accelerator,
+    split_global_batch,
+)
 
 INIT_STREAM, DROPOUT_STREAM = 2, 3
 """Numbers of the streams of random numbers for first weights and dropout; see ``batches``."""
@@ -95,8 +102,13 @@ class Run:
     """All ranks know that one was asked to stop: none makes another update."""
     last_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     """Of the latest evaluation of each split, on rank 0; elsewhere without metrics."""
+    check_claim: Callable[[], object] = lambda: None
+    """Called on every rank before anything is written that others may read: ends a process whose
+    run another has taken over. For whoever claims runs; without claims there is nothing to do."""
     rollbacks: int = 0
     """Rollbacks that the schedule has asked for so far."""
+    search_seconds: float = 0.0
+    """Training seconds until the end of the schedule's search for an LR."""
 
     def snapshots(self) -> Snapshots:
         """What the snapshots of this rank cost."""
@@ -140,13 +152,16 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
 
     Raises:
         ConfigError: if the configuration cannot be carried out; nothing has been written then.
+        RunError: if the ranks were given different runs.
     """
     code()  # looks at the checkout as it is now
-    config = resolve(config)
+    config = with_fingerprint(resolve(config))
     target, recipe = parse_target(config.target), config.recipe
     task = load(target.task)
     batch_split = split_global_batch(recipe.global_batch, recipe.micro_batch, world_size())
     accelerator = make_accelerator(recipe, batch_split)
+    folder = run_folder(config, runs)
+    check_same_run(folder.name, config.data)
     with accelerator.local_main_process_first():  # the others find its work in the cache
         splits = task.splits(target.model, recipe)
     lengths = getattr(splits.train, "lengths", None)
@@ -168,6 +183,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         name: accelerator.prepare_data_loader(evaluation_loader(split, recipe.eval_batch))
         for name, split in (("validation", splits.validation), ("test", splits.test))
     }
+    lr = _scheduled(config, model, optimizer, budget, budget / plan.updates_per_epoch)
     return Run(
         config=config,
         task=task,
@@ -175,14 +191,14 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         model=model,
         optimizer=optimizer,
         evaluates_other_weights=evaluates_other_weights(built),
-        lr=_scheduled(config, model, optimizer, budget, budget / plan.updates_per_epoch),
-        meter=LossMeter(accelerator, dtype),
+        lr=lr,
+        meter=LossMeter(accelerator, dtype, lr),
         batch_plan=plan,
         splits=splits,
         evaluation_loaders=loaders,
         budget=budget,
         batch_split=batch_split,
-        folder=run_folder(config, runs),
+        folder=folder,
         initial_weights_sha=initial_weights_sha,
         infinite_at_start=infinite_at_start,
         notes=(*_notes(config, task), *splits.notes),

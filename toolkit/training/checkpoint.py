@@ -5,6 +5,7 @@ A checkpoint is the folder ``checkpoints/update-N`` in the run's folder:
 * ``model.pt`` and ``optimizer.pt``, or under DeepSpeed ``engine/``, which is the engine's own;
 * ``random_RANK.json``, the states of that rank's random number generators;
 * ``snapshot_RANK.pt``, the last good state that the rank could go back to, if there is one;
+* ``distance_RANK.pt``, the rank's estimate of the distance, if the schedule uses one;
 * ``toolkit.json``, the run's counters and the schedule's memory;
 * ``manifest.json``, by which damage is found before any of it is loaded (``manifest``).
 
@@ -34,6 +35,8 @@ from toolkit.training.checkpoint_folder import CHECKPOINTS
 from toolkit.training.random_state import random_state, set_random_state
 
 STATE, MODEL, OPTIMIZER, ENGINE = "toolkit.json", "model.pt", "optimizer.pt", "engine"
+TENSORS = ("snapshot", "distance")
+"""What each rank saves by itself, where there is such."""
 
 
 def start_or_resume(run: Run) -> None:
@@ -72,13 +75,13 @@ def save(run: Run) -> None:
         RunError: if the ranks do not write to one place.
     """
     accelerator, folder = run.accelerator, run.folder / CHECKPOINTS
-    state, snapshot = _state(run)
+    state, tensors = _state(run)
     with run.record.span("checkpoint"):
         partial = folder / f"update-{run.update}.partial"
         if accelerator.is_main_process:
             checkpoint_folder.prepare(folder, run.update)
         accelerator.wait_for_everyone()
-        _write_tensors(run, partial, snapshot)
+        _write_tensors(run, partial, tensors)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             _complete(run, partial, state)
@@ -139,7 +142,7 @@ def _choose(run: Run) -> tuple[Path | None, dict[str, Any]]:
     return path, state
 
 
-def _write_tensors(run: Run, folder: Path, snapshot: dict[str, Any]) -> None:
+def _write_tensors(run: Run, folder: Path, tensors: dict[str, Any]) -> None:
     """What needs more than JSON, each rank its part, and the states of random numbers."""
     rank = run.accelerator.process_index
     if _has_engine(run):
@@ -148,8 +151,8 @@ def _write_tensors(run: Run, folder: Path, snapshot: dict[str, Any]) -> None:
         # Not as safetensors, which would drop weights that share memory, as an LSTM's do on CUDA.
         torch.save(run.accelerator.unwrap_model(run.model).state_dict(), folder / MODEL)
         torch.save(run.optimizer.state_dict(), folder / OPTIMIZER)
-    if snapshot:
-        torch.save(snapshot, folder / _snapshot_file(rank))
+    for name, kept in tensors.items():
+        torch.save(kept, folder / _tensors_file(name, rank))
     write_json(folder / _random_file(rank), random_state(run.accelerator.device))
 
 
@@ -170,30 +173,32 @@ def _complete(run: Run, partial: Path, state: dict[str, Any]) -> None:
 
 
 def _state(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Where the run stands, apart from model and optimizer: as JSON, and this rank's snapshot.
+    """Where the run stands, apart from model and optimizer: as JSON, and this rank's tensors.
 
-    The second is empty where the schedule has asked for no snapshot.
+    The second has no more of ``TENSORS`` than the schedule has asked for.
     """
     lr = run.lr.state_dict()
-    snapshot = lr.pop("snapshot", {})
+    tensors = {name: lr.pop(name) for name in TENSORS if name in lr}
     state = {
         "update": run.update,
         "lr": lr,
         "rollbacks": run.rollbacks,
+        "search_seconds": run.search_seconds,
         "stopwatch": run.record.stopwatch.state(),
         "initial_weights_sha": run.initial_weights_sha,
         "readings": run.readings,
         "nonfinite_readings": run.nonfinite_readings,
         "last_metrics": run.last_metrics,
     }
-    return state, snapshot
+    return state, tensors
 
 
-def _set_state(run: Run, state: dict[str, Any], snapshot: dict[str, Any]) -> None:
+def _set_state(run: Run, state: dict[str, Any], tensors: dict[str, Any]) -> None:
     """The inverse of ``_state``."""
     run.update = run.saved_at = state["update"]
-    run.lr.load_state_dict({**state["lr"], "snapshot": snapshot})
+    run.lr.load_state_dict({**state["lr"], **tensors})
     run.rollbacks = state["rollbacks"]
+    run.search_seconds = state["search_seconds"]
     run.initial_weights_sha = state["initial_weights_sha"]
     run.readings = state["readings"]
     run.nonfinite_readings = state["nonfinite_readings"]
@@ -207,7 +212,7 @@ def _load(run: Run, checkpoint: Path) -> dict[str, Any]:
     A rank that there was not when it was written keeps the random numbers of its own seed.
 
     Returns:
-        The snapshot that was saved by this rank, or by rank 0 if there were fewer ranks then.
+        The tensors that were saved by this rank, or by rank 0 if there were fewer ranks then.
     """
     accelerator, rank = run.accelerator, run.accelerator.process_index
     if _has_engine(run):
@@ -218,13 +223,13 @@ def _load(run: Run, checkpoint: Path) -> dict[str, Any]:
         model = accelerator.unwrap_model(run.model)
         model.load_state_dict(_tensors(checkpoint / MODEL))
         run.optimizer.load_state_dict(_tensors(checkpoint / OPTIMIZER))
-    file = checkpoint / _snapshot_file(rank)
-    if not file.exists():
-        file = checkpoint / _snapshot_file(0)
-    snapshot = _tensors(file) if file.exists() else {}
+    places = {name: checkpoint / _tensors_file(name, rank) for name in TENSORS}
+    first = {name: checkpoint / _tensors_file(name, 0) for name in TENSORS}
+    found = {name: file if file.exists() else first[name] for name, file in places.items()}
+    tensors = {name: _tensors(file) for name, file in found.items() if file.exists()}
     if (checkpoint / _random_file(rank)).exists():
         set_random_state(read_json(checkpoint / _random_file(rank)), accelerator.device)
-    return snapshot
+    return tensors
 
 
 def _tensors(file: Path) -> dict[str, Any]:
@@ -236,8 +241,8 @@ def _has_engine(run: Run) -> bool:
     return bool(run.accelerator.distributed_type == DistributedType.DEEPSPEED)
 
 
-def _snapshot_file(rank: int) -> str:
-    return f"snapshot_{rank}.pt"
+def _tensors_file(name: str, rank: int) -> str:
+    return f"{name}_{rank}.pt"
 
 
 def _random_file(rank: int) -> str:

@@ -34,9 +34,12 @@ def note_end(run: Run, state: Mapping[str, Tensor]) -> None:
 
     Args:
         run: after its last update.
-        state: its weights and buffers as they are evaluated; rank 0's are looked at.
+        state: its weights and buffers as they are evaluated. Rank 0's are looked at: under ZeRO-3
+            no other rank has them.
     """
-    found = [run.lost or _too_much_lost(run) or _not_finite(state, run.infinite_at_start)]
+    found = [""]
+    if run.accelerator.is_main_process:
+        found = [run.lost or _too_much_lost(run) or _not_finite(state, run.infinite_at_start)]
     broadcast_object_list(found)
     run.lost = found[0]
 

@@ -13,12 +13,13 @@ schedule, task, optimizer or launcher by name.
 
 import gc
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
 
 from toolkit.config import schedule_name
-from toolkit.errors import RunError
+from toolkit.errors import RunError, error_text
 from toolkit.process import stop_on_signal
 from toolkit.records.result import Result
 from toolkit.schedules.reading import NO_ACTION, Decision
@@ -28,7 +29,7 @@ from toolkit.training.batches import training_batches
 from toolkit.training.build import Run
 from toolkit.training.evaluation import evaluation_mode, validation_reading
 from toolkit.training.outcome import last_weights, result_of
-from toolkit.training.ranks import check_same_rates, mean_items
+from toolkit.training.ranks import check_same_rates, from_rank_zero, mean_items
 
 
 def fit(run: Run) -> Result | None:
@@ -50,6 +51,7 @@ def fit(run: Run) -> Result | None:
         run.record.close()
         return None
     result = _result(run)
+    _check_folder(run)
     run.record.finish(result)
     run.record.status(result.status, run.update)
     if run.accelerator.is_main_process:
@@ -58,7 +60,11 @@ def fit(run: Run) -> Result | None:
 
 
 def evaluate(run: Run, split: str) -> dict[str, float]:
-    """The metrics of ``validation`` or ``test``, over all ranks; empty on every rank but 0."""
+    """The metrics of ``validation`` or ``test``, over all ranks; empty on every rank but 0.
+
+    Raises:
+        RunError: on every rank, if the task's metrics raise an error on rank 0.
+    """
     data: Split = getattr(run.splits, split)
     gathered = []
     with run.record.span("evaluation"), evaluation_mode(run):
@@ -67,14 +73,27 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
             # Each rank had batches of its own; the last round may have filled up with repetitions,
             # which this leaves out.
             gathered.append([part.cpu() for part in run.accelerator.gather_for_metrics(outputs)])
-        metrics = {}
+        metrics: dict[str, float] = {}
+        error: Exception | None = None
         if run.accelerator.is_main_process:
             predictions, labels = (
                 torch.cat(parts).numpy() for parts in zip(*gathered, strict=True)
             )
-            metrics = run.task.metrics(predictions, labels, data)
+            metrics, error = _metrics(run, data, predictions, labels)
+        if fault := from_rank_zero("" if error is None else error_text(error)):
+            raise RunError(f"the metrics of the split {split} failed: {fault}") from error
     run.record.evaluation(split, run.update, run.epoch, metrics)
     return metrics
+
+
+def _metrics(
+    run: Run, data: Split, predictions: Any, labels: Any
+) -> tuple[dict[str, float], Exception | None]:
+    """The task's metrics, or what they failed with: the other ranks wait to hear of it."""
+    try:
+        return run.task.metrics(predictions, labels, data), None
+    except Exception as error:
+        return {}, error
 
 
 def make_update(run: Run, batches: "Iterator[Batch]") -> None:
@@ -130,10 +149,12 @@ def _train(run: Run) -> None:
         if run.lr.searching:  # its weights are on trial: neither to be evaluated nor to be kept
             continue
         if evaluation_due:
+            _check_folder(run)
             check_same_rates(run)
             run.last_metrics["validation"] = evaluate(run, "validation")
         # At a reading the meter is empty: nothing of it is lost with the process.
         if reading_due and not last and (run.stop_agreed or run.checkpoint_due):
+            _check_folder(run)
             checkpoint.save(run)
 
 
@@ -147,8 +168,21 @@ def _read(run: Run) -> Decision:
         reading, run.stop_agreed = run.meter.read(run.update, run.epoch, run.stop_asked)
         decision = run.lr.observe(reading) if run.config.sees == "training" else NO_ACTION
     divergence.note_reading(run, reading.nonfinite, decision.action == "rollback")
+    if decision.action == "restore":
+        run.search_seconds = run.record.stopwatch.train_seconds
+    run.record.check_files()
     run.record.reading(reading, decision, run.lr.used, run.lr.factor)
     return decision
+
+
+def _check_folder(run: Run) -> None:
+    """Before anything of weight is written: the run's folder is there, and still this run's.
+
+    Raises:
+        RunError: if it was removed.
+    """
+    run.check_claim()
+    run.record.check_files()
 
 
 def _read_validation(run: Run) -> None:

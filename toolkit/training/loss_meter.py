@@ -1,9 +1,11 @@
 """The training loss: summed on the device, reduced over all ranks once a reading.
 
 A loss that were fetched at every micro-batch would make the host wait for the device each time. So
-the sums stay there until a reading is due, and one collective of four numbers then brings what the
-schedules decide on and the logs show.
+the sums stay there until a reading is due, and one collective then brings what the schedules decide
+on and the logs show: four numbers, and four more where a schedule uses an estimate of the distance.
 """
+
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -11,6 +13,13 @@ from accelerate.utils import broadcast
 from torch import Tensor
 
 from toolkit.schedules.reading import Reading
+from toolkit.training.distance import DistanceEstimate
+
+
+class Estimating(Protocol):
+    """What the meter knows of a ``ScheduledLR``."""
+
+    estimate: DistanceEstimate | None
 
 
 class LossMeter:
@@ -23,9 +32,17 @@ class LossMeter:
         accelerator: whose ranks are reduced over.
         dtype: of the sums: float32, or float64 for a model in float64. Never lower: bfloat16
             adds 256 and 257 to 512.
+        lr: the run's ``ScheduledLR``; needed on several ranks where its schedule uses an estimate
+            of the distance.
     """
 
-    def __init__(self, accelerator: Accelerator, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        dtype: torch.dtype = torch.float32,
+        lr: Estimating | None = None,
+    ) -> None:
+        self.estimate = None if lr is None else lr.estimate
         self.accelerator, self.dtype = accelerator, dtype
         self._sums = torch.zeros(4, dtype=dtype, device=accelerator.device)
 
@@ -58,10 +75,14 @@ class LossMeter:
         """
         self._sums[3] = stop
         sums = self._sums
+        if self.estimate is not None:
+            sums = torch.cat([sums, self.estimate.sums().to(sums)])
         if self.accelerator.num_processes > 1:
             # The broadcast makes the ranks equal by construction: reductions promise no such thing.
             sums = broadcast(self.accelerator.reduce(sums, "sum"))
-        total, count, nonfinite, stops = sums.tolist()
+        total, count, nonfinite, stops, *moved = sums.tolist()
+        distance = None if self.estimate is None else self.estimate.told(moved)
         self._sums.zero_()
         loss = total / count if count else float("nan")
-        return Reading(update, epoch, loss, count, int(nonfinite)), stops > 0
+        reading = Reading(update, epoch, loss, count, int(nonfinite), distance=distance)
+        return reading, stops > 0

@@ -5,14 +5,23 @@ from collections.abc import Collection
 from typing import Any
 from weakref import ref
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from toolkit.schedules import Schedule, memory_from_json, memory_to_json
 from toolkit.schedules.reading import ABILITIES, NO_ACTION, Decision, Facts, Reading
-from toolkit.schedules.simulate import Course, begin, needs_of, observe, progress
-from toolkit.training.snapshot import Snapshot
+from toolkit.schedules.simulate import (
+    Course,
+    begin,
+    needs_of,
+    observe,
+    progress,
+    uses_of,
+)
+from toolkit.training.distance import DistanceEstimate, momentum_of
+from toolkit.training.snapshot import Snapshot, inner_optimizer
 
 
 class ScheduledLR(LRScheduler):
@@ -31,7 +40,9 @@ class ScheduledLR(LRScheduler):
             schedule sees progress 0 throughout.
         model: the optimizer's model, prepared or not. With it the schedule can go back: to the
             untouched model while it searches for a base LR, later to the last good state. Without
-            it a schedule that would go back only cuts, and a warning says so.
+            it a schedule that would go back only cuts, and a warning says so. With it a schedule
+            that uses an estimate of the distance (``distance.py``) has one, too: in one process
+            ``observe`` adds it to a reading; on several ranks ``LossMeter(accelerator, lr=...)``.
         pretrained: whether the model's first weights are.
         epochs: passes over the training split that the budget makes, if known.
         can: what the loop around it does beside restoring the model when a decision asks for it, of
@@ -60,9 +71,17 @@ class ScheduledLR(LRScheduler):
         self.updates = 0
         self.factor = 1.0
         self.snapshot = None if model is None else Snapshot(model, optimizer)
-        restores = () if model is None else ("restore",)
+        self.held: list[Any] = []
+        """The first batches, kept by a loop that plays them again in each trial of a search; a part
+        of the state while the search is in progress. Tensors, numbers, strings, lists, dicts."""
+        self.estimate: DistanceEstimate | None = None
+        """The estimate of the distance, for a schedule that uses one."""
+        if model is not None and "distance" in needs_of(schedule) | uses_of(schedule):
+            self.estimate = DistanceEstimate(optimizer)
+        able = [*can, *["restore"] * (model is not None), *["distance"] * bool(self.estimate)]
         init = "pretrained" if pretrained else "random"
-        self.facts = Facts(total_updates, epochs, init, frozenset((*can, *restores)))
+        momentum = momentum_of(optimizer)
+        self.facts = Facts(total_updates, epochs, init, frozenset(able), momentum)
         """What the schedule was told before the first update."""
         _check_abilities(schedule, self.facts)
         first = optimizer.param_groups[0]
@@ -73,9 +92,23 @@ class ScheduledLR(LRScheduler):
         self._obey(0)
         if self.snapshot is None and "restore" in needs_of(schedule):
             _warn(schedule)
-        self._stepped = False
+        self._stepped = self._warned = False
         super().__init__(optimizer)  # calls step(), which sets the LR of the first update
         _mark_steps(optimizer, self)
+
+    def can_also(self, ability: str) -> None:
+        """Tell the schedule, before the first update, what the loop around it can do beside.
+
+        Raises:
+            ValueError: after an update, when the schedule has begun without it.
+        """
+        if ability in self.facts.can:
+            return
+        if self.updates or self._stepped:
+            raise ValueError(f"the schedule has begun: the loop cannot {ability} from now on")
+        self.facts = self.facts._replace(can=self.facts.can | {ability})
+        self.memory, self.decision = begin(self.schedule, float(self._bases()[0]), self.facts)
+        self._write()
 
     @property
     def used(self) -> list[float]:
@@ -93,6 +126,8 @@ class ScheduledLR(LRScheduler):
 
         Its effect on the LR begins with the next ``step``.
         """
+        if self.estimate is not None and reading.distance is None:
+            reading = self._with_distance(self.estimate, reading)
         self.memory, self.decision = observe(self.schedule, self.memory, reading)
         self._obey(reading.update)
         return self.decision
@@ -121,14 +156,19 @@ class ScheduledLR(LRScheduler):
         return [float(base) * factor for base in self._bases()]
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as plain numbers, strings and lists, and the tensors of a snapshot, if any."""
+        """The state as plain numbers, strings and lists, and as tensors those of a snapshot and of
+        an estimate of the distance, if any, under ``snapshot`` and ``distance``."""
         state = {
             "updates": self.updates,
             "memory": memory_to_json(self.memory),
             "course": self.course._asdict(),
         }
-        tensors = self.snapshot.state_dict() if self.snapshot is not None else {}
-        return state | ({"snapshot": tensors} if tensors else {})
+        tensors = {
+            "snapshot": self.snapshot.state_dict() if self.snapshot is not None else {},
+            "distance": self.estimate.state_dict() if self.estimate is not None else {},
+        }
+        held = {"held": self.held} if self.held and self.searching else {}
+        return state | held | {name: kept for name, kept in tensors.items() if kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where ``state_dict`` was taken.
@@ -149,6 +189,9 @@ class ScheduledLR(LRScheduler):
         self.updates = self.last_epoch = state_dict["updates"]
         if self.snapshot is not None:
             self.snapshot.load_state_dict(state_dict.get("snapshot", {}))
+        if self.estimate is not None:
+            self.estimate.load_state_dict(state_dict.get("distance", {}))
+        self.held = list(state_dict.get("held", []))
         self._stepped = False
         self._write()
 
@@ -166,6 +209,23 @@ class ScheduledLR(LRScheduler):
             self.snapshot.take()
         elif action in ("trial", "restore", "rollback"):
             self.snapshot.restore()
+        if self.estimate is not None and action in ("trial", "restore"):
+            self.estimate.reset()  # not at a rollback: the weights are on their way from the same
+
+    def _with_distance(self, estimate: DistanceEstimate, reading: Reading) -> Reading:
+        """The reading with this process's estimate, if it is the only one."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return reading._replace(distance=estimate.told())
+        if torch.distributed.get_world_size() == 1:
+            return reading._replace(distance=estimate.told())
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                "the readings carry no estimate of the distance over the ranks, so it cannot raise "
+                "the LR: give LossMeter(accelerator, lr=...) the ScheduledLR",
+                stacklevel=3,
+            )
+        return reading
 
     def _next_factor(self) -> float:
         budget = self.total_updates
@@ -182,6 +242,9 @@ class ScheduledLR(LRScheduler):
 
     def _write(self) -> None:
         self.factor = self._next_factor()
+        if self.estimate is not None:
+            made = min(progress(self.updates, self.total_updates), 1.0)
+            self.estimate.weight = self.schedule.weight(self.memory, made)  # type: ignore[attr-defined]
         for group, base in zip(self.optimizer.param_groups, self._bases(), strict=True):
             if isinstance(group["lr"], Tensor):  # a new tensor would make torch.compile start over
                 group["lr"].fill_(float(base) * self.factor)
@@ -211,12 +274,10 @@ def _warn(schedule: object) -> None:
 
 def _mark_steps(optimizer: Any, lr: ScheduledLR) -> None:
     """Have the optimizer that really updates the weights tell ``lr`` of each update."""
-    while not hasattr(optimizer, "register_step_post_hook") or hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
     target = ref(lr)
 
     def mark(*_: Any) -> None:
         if (alive := target()) is not None:
             alive._stepped = True
 
-    optimizer.register_step_post_hook(mark)
+    inner_optimizer(optimizer).register_step_post_hook(mark)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from toolkit.config import WEIGHTS, schedule_name, to_json
 from toolkit.records.provenance import code, machine, versions
-from toolkit.records.result import Metrics, Result, Timing
+from toolkit.records.result import FoundLR, Metrics, Result, Timing
 from toolkit.task import parse_target
 from toolkit.training import checkpoint, divergence
 from toolkit.training.build import Run, weights_sha
@@ -58,6 +58,7 @@ def result_of(
         initial_weights_sha=run.initial_weights_sha,
         batch_order_sha=run.batch_plan.sha(run.update),
         final_weights_sha=final_weights_sha,
+        found=_found(run),
         rollbacks=run.rollbacks,
         snapshots=run.snapshots(),
         notes=(*run.notes, *notes),
@@ -65,8 +66,15 @@ def result_of(
         machine=machine(),
         code=code(),
         device=str(run.accelerator.device.type),
+        data=config.data,
         argv=tuple(sys.argv),
     )
+
+
+def _found(run: Run) -> FoundLR | None:
+    """What the schedule has searched and found, if it has."""
+    found = getattr(run.lr.memory, "found", None)
+    return None if found is None else FoundLR(**found._asdict(), seconds=run.search_seconds)
 
 
 def last_weights(run: Run) -> tuple[str, list[str]]:

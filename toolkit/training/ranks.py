@@ -11,21 +11,28 @@ back from the engine that was made, for it would otherwise override some without
 
 import os
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
+from accelerate.utils import (
+    GradientAccumulationPlugin,
+    broadcast_object_list,
+    gather_object,
+)
 from torch import Tensor, nn
 
 from toolkit.errors import ConfigError, RunError
+from toolkit.process import is_rank_zero
 from toolkit.task import Batch, Recipe
 
 if TYPE_CHECKING:
     from accelerate.utils import DeepSpeedPlugin
 
     from toolkit.training.build import Run
+
+Value = TypeVar("Value")
 
 
 class BatchSplit(NamedTuple):
@@ -68,14 +75,14 @@ def split_global_batch(global_batch: int, micro_batch: int | None, ranks: int) -
     return BatchSplit(ranks, micro_batch, share // micro_batch)
 
 
-def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
-    """The accelerator of a run, plain or with DeepSpeed, as the launch config says.
+def meet_ranks() -> None:
+    """Bring the ranks together, for what they must agree on before there is a run.
+
+    A collective: all ranks call it, or none; ``make_accelerator`` does if nobody has.
 
     Raises:
-        ConfigError: if Accelerate sees another world size than the launcher, or the DeepSpeed
-            configuration contradicts the recipe.
+        ConfigError: if there are more ranks than devices, or DeepSpeed is asked for and missing.
     """
-    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     no_device = not torch.cuda.is_available()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if not no_device and here > torch.cuda.device_count():
@@ -83,15 +90,76 @@ def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
             f"{here} processes for {torch.cuda.device_count()} GPUs: give accelerate launch "
             f"--num_processes {torch.cuda.device_count()}"
         )
+    if _under_deepspeed():
+        _prepare_deepspeed()
+    # cpu=True would turn DeepSpeed off without a word; there gloo has to be asked for.
+    gloo = {"backend": "gloo"} if no_device and _under_deepspeed() else {}
+    kwargs = InitProcessGroupKwargs(**gloo).to_kwargs()
+    PartialState(cpu=no_device and not _under_deepspeed(), **kwargs)
+
+
+def from_rank_zero(value: Any) -> Any:
+    """What rank 0 passes, on every rank. A collective, after ``meet_ranks``: all ranks call it."""
+    shared = [value]
+    broadcast_object_list(shared)
+    return shared[0]
+
+
+def agreed(decide: Callable[[], Value]) -> Value:
+    """What rank 0 decides, on every rank. A collective, after ``meet_ranks``: all ranks call it.
+
+    Args:
+        decide: called on rank 0 alone; it may wait, but no longer than a collective may.
+
+    Raises:
+        ConfigError: on every rank, if ``decide`` does.
+        RunError: likewise.
+    """
+    if not is_rank_zero():
+        error, value = from_rank_zero((None, None))
+    else:
+        try:
+            error, value = None, decide()
+        except (ConfigError, RunError) as refused:
+            error, value = refused, None
+        from_rank_zero((error, value))
+    if error is not None:
+        raise error
+    return cast("Value", value)
+
+
+def check_same_run(run_id: str, data: str | None) -> None:
+    """All ranks must be about to train the same run, on the same data. A collective.
+
+    Args:
+        run_id: of this rank.
+        data: fingerprint of this rank's data.
+
+    Raises:
+        RunError: on every rank, naming their runs, if they are not.
+    """
+    found = gather_object([(run_id, data)])
+    if len(set(found)) > 1:
+        ranks = "; ".join(f"rank {rank}: {one} (data {of})" for rank, (one, of) in enumerate(found))
+        raise RunError(f"the ranks are about to train different runs: {ranks}")
+
+
+def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
+    """The accelerator of a run, plain or with DeepSpeed, as the launch config says.
+
+    Raises:
+        ConfigError: if Accelerate sees another world size than the launcher, or the DeepSpeed
+            configuration contradicts the recipe.
+    """
+    plugin = _deepspeed(recipe, batch_split) if _under_deepspeed() else None
+    meet_ranks()
     accelerator = Accelerator(
         mixed_precision="bf16" if recipe.precision == "bf16" else "no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=batch_split.accumulation, sync_with_dataloader=False
         ),
-        deepspeed_plugin=_deepspeed(recipe, batch_split) if deepspeed else None,
-        # cpu=True would turn DeepSpeed off without a word; there gloo has to be asked for.
-        cpu=no_device and not deepspeed,
-        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if no_device and deepspeed else [],
+        deepspeed_plugin=plugin,
+        cpu=not torch.cuda.is_available() and plugin is None,
     )
     if accelerator.num_processes != batch_split.ranks:
         raise ConfigError(
@@ -192,20 +260,9 @@ def _deepspeed(recipe: Recipe, batch_split: BatchSplit) -> "DeepSpeedPlugin":
             f"recipe.optimizer = {recipe.optimizer} does not work under DeepSpeed, whose ranks "
             "share out the weights: use another launch config"
         )
-    try:
-        import deepspeed.ops
-    except ImportError as error:
-        raise ConfigError(
-            "the launch config asks for DeepSpeed, which is not installed: "
-            "pip install 'adaptive-lr-toolkit[deepspeed]'"
-        ) from error
+    _prepare_deepspeed()
     from accelerate.utils import DeepSpeedPlugin
 
-    # An extension that DeepSpeed would compile at every first start, for CPU ranks alone; without
-    # it they meet over gloo.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # It calls torch's collectives by their old names, and torch says so at every call.
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.", FutureWarning)
     plugin = DeepSpeedPlugin()
     for key, value in _stated(recipe, batch_split).items():
         *path, name = key.split(".")
@@ -219,3 +276,23 @@ def _deepspeed(recipe: Recipe, batch_split: BatchSplit) -> "DeepSpeedPlugin":
             )
         node[name] = value
     return plugin
+
+
+def _under_deepspeed() -> bool:
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+
+
+def _prepare_deepspeed() -> None:
+    """What must be set before DeepSpeed brings the ranks together."""
+    try:
+        import deepspeed.ops
+    except ImportError as error:
+        raise ConfigError(
+            "the launch config asks for DeepSpeed, which is not installed: "
+            "pip install 'adaptive-lr-toolkit[deepspeed]'"
+        ) from error
+    # An extension that DeepSpeed would compile at every first start, for CPU ranks alone; without
+    # it they meet over gloo.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # It calls torch's collectives by their old names, and torch says so at every call.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.", FutureWarning)

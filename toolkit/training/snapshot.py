@@ -83,17 +83,20 @@ class Snapshot:
         self.seconds += time.perf_counter() - begin
 
     def state_dict(self) -> dict[str, Any]:
-        """What is kept, as host tensors and numbers by name; empty before the first ``take``."""
+        """What is kept, as host tensors and numbers by name, and what that has cost so far; empty
+        before the first ``take``."""
         if not self._kept:
             return {}
         states = {"kept": self._kept, "before": self._before, "restored": self._restored}
-        return copy.deepcopy(states)
+        return copy.deepcopy({**states, "taken": self.taken, "seconds": self.seconds})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keep what ``state_dict`` returned, as if it had been taken."""
         self._kept = dict(state.get("kept", {}))
         self._before = dict(state.get("before", {}))
         self._restored = bool(state.get("restored", False))
+        self.taken = int(state.get("taken", 0))  # earlier versions did not keep the counts
+        self.seconds = float(state.get("seconds", 0.0))
 
     def _gather_again(self) -> None:
         """Small weights stay gathered between updates under ZeRO-3: bring in the old shards."""
@@ -105,9 +108,9 @@ class Snapshot:
     def _present(self) -> Iterator[tuple[str, Any]]:
         yield from self._weights()
         for place, holder in enumerate(self._holders()):
-            for key, value in _inner(self.optimizer).state.get(holder, {}).items():
+            for key, value in inner_optimizer(self.optimizer).state.get(holder, {}).items():
                 yield f"state/{place}/{key}", value
-        for place, group in enumerate(_inner(self.optimizer).param_groups):
+        for place, group in enumerate(inner_optimizer(self.optimizer).param_groups):
             for key, value in group.items():
                 if isinstance(value, int | float | Tensor) and key not in OWNED_BY_THE_SCHEDULE:
                     yield f"group/{place}/{key}", value
@@ -120,7 +123,7 @@ class Snapshot:
                 yield f"weight/{name}", weight.data
         for name, buffer in self.model.named_buffers():
             yield f"buffer/{name}", buffer
-        masters = _masters(self.optimizer)
+        masters = master_weights(self.optimizer)
         for place, master in enumerate(masters):
             yield f"master/{place}", master.data
         known = {id(weight) for weight in self.model.parameters()}
@@ -130,11 +133,11 @@ class Snapshot:
 
     def _holders(self) -> list[Tensor]:
         """The tensors whose optimizer state there may be, in a fixed order."""
-        groups = _inner(self.optimizer).param_groups
-        return _masters(self.optimizer) or [w for group in groups for w in group["params"]]
+        groups = inner_optimizer(self.optimizer).param_groups
+        return master_weights(self.optimizer) or [w for group in groups for w in group["params"]]
 
     def _restore_optimizer(self) -> None:
-        inner = _inner(self.optimizer)
+        inner = inner_optimizer(self.optimizer)
         for place, holder in enumerate(self._holders()):
             state, prefix = inner.state.get(holder, {}), f"state/{place}/"
             kept = {
@@ -170,14 +173,14 @@ def _to_host(value: Any, before: Any) -> Any:
     return value.detach().to("cpu", copy=True)
 
 
-def _inner(optimizer: Any) -> Any:
+def inner_optimizer(optimizer: Any) -> Any:
     """The torch optimizer inside the wrappers of Accelerate and DeepSpeed."""
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return optimizer
 
 
-def _masters(optimizer: Any) -> list[Tensor]:
+def master_weights(optimizer: Any) -> list[Tensor]:
     """DeepSpeed's full-precision copies of this rank's weights; empty without DeepSpeed."""
     while hasattr(optimizer, "optimizer"):
         for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):

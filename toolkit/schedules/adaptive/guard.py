@@ -12,7 +12,11 @@ asks for a rollback after
 
 * a loss that is not finite;
 * three lost readings in a row (share 0.5; in an episode 0.1);
-* two lost blocks in a row (share 0.25).
+* two lost blocks in a row (share 0.25);
+* ten *undone* blocks in a row. With b the lowest block mean so far and B the first, a block is
+  undone if B - b > 12 e and its mean lies above max(b + (B - b) / 2, b + 12 e): there was a
+  descent, and half of it is gone. By the other rules, which ask for a quarter of the loss itself,
+  a run that falls back to where it began is never lost.
 
 An *episode* lasts from a rollback to the next block that is as good as the recent ones. Each
 rollback of an episode halves the LR. When the loss is back to normal, all halvings of the episode
@@ -42,6 +46,9 @@ LOST_AT_ONCE_SHARE, LOST_AGAIN_SHARE, LOST_IN_BLOCKS_SHARE = 0.5, 0.1, 0.25
 """Shares of the loss at stake by which a reading is lost, a reading in an episode, and a block."""
 HIGH_READINGS, HIGH_BLOCKS = 3, 2
 """Lost readings in a row, or lost blocks in a row, after which the guard asks for a rollback."""
+UNDONE_SHARE, UNDONE_BLOCKS = 0.5, 10
+"""Share of the descent that an undone block has lost, and undone blocks in a row after which the
+guard asks for a rollback."""
 FEWEST_BLOCKS, RECENT_BLOCKS = 3, 15
 """Blocks that must have passed before anything counts as lost, and recent blocks that are kept."""
 MOST_ROLLBACKS, MOST_HALVINGS = 4, 8
@@ -64,6 +71,9 @@ class Guard(NamedTuple):
         error: standard error of a block's mean.
         high: lost readings in a row so far.
         high_blocks: lost blocks in a row so far.
+        best: the lowest mean of a block since the last level that was accepted; None before one.
+        undone: undone blocks in a row so far.
+        passed: blocks that were neither lost nor undone, of the whole run.
         scale: factor of the LR that the episodes which are over have left.
         strikes: rollbacks of the episode in progress; 0 outside one.
         lasting: whether a rollback of this episode came from divergence, not from a loss that is
@@ -79,6 +89,9 @@ class Guard(NamedTuple):
     error: float = 0.0
     high: int = 0
     high_blocks: int = 0
+    best: float | None = None
+    undone: int = 0
+    passed: int = 0
     scale: float = 1.0
     strikes: int = 0
     lasting: bool = False
@@ -154,12 +167,39 @@ def _end_of_block(guard: Guard, size: int) -> tuple[Guard, Decision]:
         return _strike(guard, True, "rising", mean - min(guard.means), reason)
     usual = median(guard.means) if guard.means else mean
     guard = _learn(guard, mean, size)
+    if _is_undone(guard, mean):
+        return _undone(guard, mean)
+    best = mean if guard.best is None else min(guard.best, mean)
+    guard = guard._replace(best=best, undone=0, passed=guard.passed + 1)
     if mean > usual + guard.error:
         return guard, NO_ACTION
     if guard.strikes:
         scale = max(guard.scale * (CUT if guard.lasting else 1.0), SMALLEST_SCALE)
         guard = guard._replace(scale=scale, strikes=0, lasting=False)
     return guard, Decision("none", None, "snapshot", f"block mean {mean:.4g}: a good state")
+
+
+def _is_undone(guard: Guard, mean: float) -> bool:
+    """Whether a block with this mean, which the guard has learnt, has lost half of the descent."""
+    if not guard.ready or guard.best is None:
+        return False
+    assert guard.initial is not None
+    descent, noise = guard.initial - guard.best, LIMIT_SE * guard.error
+    return descent > noise and mean > guard.best + max(UNDONE_SHARE * descent, noise)
+
+
+def _undone(guard: Guard, mean: float) -> tuple[Guard, Decision]:
+    """Count an undone block, and ask for a rollback after so many."""
+    best = guard.best
+    assert best is not None
+    guard = guard._replace(undone=guard.undone + 1)
+    if guard.undone < UNDONE_BLOCKS:
+        return guard, NO_ACTION
+    reason = (
+        f"{UNDONE_BLOCKS} blocks in a row, the last {mean:.4g}, have lost half of the descent "
+        f"from {guard.initial:.4g} to {best:.4g}"
+    )
+    return _strike(guard, True, "rising", mean - best, reason)
 
 
 def _learn(guard: Guard, mean: float, size: int) -> Guard:
@@ -189,9 +229,10 @@ def _strike(
         pattern, statistic: what was seen, for the decision.
         why: the beginning of the decision's reason.
     """
-    guard = guard._replace(block=() if lasting else guard.block, high=0, high_blocks=0)
+    block = () if lasting else guard.block
+    guard = guard._replace(block=block, high=0, high_blocks=0, undone=0)
     if lasting and guard.strikes >= MOST_ROLLBACKS:
-        guard = guard._replace(means=(), spreads=(), strikes=0, lasting=False)
+        guard = guard._replace(means=(), spreads=(), best=None, strikes=0, lasting=False)
         reason = f"{why}, but {MOST_ROLLBACKS} rollbacks did not help: the level is accepted"
         return guard, Decision(pattern, statistic, "hold", reason)
     guard = guard._replace(

@@ -1,8 +1,10 @@
-"""The adaptive schedule: it finds its base LR, warms up, anneals, and guards the run. Pure.
+"""The adaptive schedule: it finds its LR, anneals it, and guards the run. Pure.
 
 One job, one rule, one statistic each; every rule can be switched off:
 
-* ``search`` (``search.py``) chooses the base LR by trials from the untouched model;
+* ``search`` (``search.py``) finds the smallest harmful LR by trials from the untouched model, and
+  training begins far below it;
+* ``growth`` (``growth.py``) raises the LR while training, by an estimate of the distance;
 * warm-up and anneal carry it to zero by the known budget, or on request;
 * the guard (``guard.py``) goes back to the last good state when the run is lost;
 * without a known budget the rules of the schedule ``open-ended`` (``open_ended.py``) act between
@@ -15,15 +17,20 @@ from typing import ClassVar, Literal, NamedTuple
 
 from toolkit.schedules import open_ended
 from toolkit.schedules._common import check, refusal
+from toolkit.schedules.adaptive import growth as growing
 from toolkit.schedules.adaptive import guard as guarding
 from toolkit.schedules.adaptive import search as searching
+from toolkit.schedules.adaptive.growth import Growth
 from toolkit.schedules.adaptive.guard import Guard
 from toolkit.schedules.adaptive.search import Search
 from toolkit.schedules.open_ended import OpenEnded, OpenEndedMemory, Rules
-from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Reading
+from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Found, Reading
 
-SHORTEST_SEARCH_UPDATES = 300
-"""Budget in updates below which ``auto`` does not search: trials would take too much of it."""
+UNTOUCHED_BLOCKS = 10
+"""Blocks of the guard, neither lost nor undone, before which a run that is lost begins anew from
+the untouched model: one that falls back so early has learnt nothing worth keeping."""
+TOLD_SHARE = 0.1
+"""Share by which the estimate raises the LR before a decision says so; less is silent."""
 OPEN_WARMUP_UPDATES, OPEN_SNAPSHOT_UPDATES = 100, 100
 """Updates of the warm-up of a run without a known end, and between its snapshots, at least."""
 BLOCKS_PER_RUN, SHORTEST_BLOCK_READINGS, LONGEST_BLOCK_READINGS = 60, 8, 32
@@ -40,8 +47,12 @@ class AdaptiveMemory(NamedTuple):
         base_lr: the user's base LR.
         total: the budget in updates; 0 for a run without a known end.
         restores: whether the loop takes and restores snapshots.
-        pretrained: whether the first weights are pretrained.
-        search: the state of the search for a base LR.
+        grows: whether the LR follows an estimate of the distance.
+        momentum: that of SGD; 0 for an optimizer that normalises each coordinate.
+        unit: displacement per coordinate and update at LR 1 in the first update; 0 if not told.
+        search: the state of the search for the edge.
+        growth: the LR, before warm-up, anneal and guard, and what raises it.
+        told: the distance in ``growth`` when a decision last said that it had grown.
         began: updates made when the warm-up began.
         update: updates made at the last reading.
         snapshot: updates made at the last snapshot.
@@ -52,8 +63,12 @@ class AdaptiveMemory(NamedTuple):
     base_lr: float = 0.0
     total: int = 0
     restores: bool = False
-    pretrained: bool = False
+    grows: bool = False
+    momentum: float = 0.0
+    unit: float = 0.0
     search: Search = Search()
+    growth: Growth = Growth()
+    told: float = 0.0
     began: int = 0
     update: int = 0
     snapshot: int = 0
@@ -62,23 +77,39 @@ class AdaptiveMemory(NamedTuple):
 
     @property
     def searching(self) -> bool:
-        """Whether the search for a base LR is in progress."""
-        return self.search.stage not in ("none", "done")
+        """Whether the search for the edge is in progress."""
+        return self.search.stage == "trial"
+
+    @property
+    def lr(self) -> float:
+        """The LR on trial, or that of the run before warm-up, anneal and guard."""
+        if self.searching:
+            return self.search.lr(self.search.exponent)
+        return growing.learning_rate(self.growth) or self.base_lr
+
+    @property
+    def found(self) -> Found | None:
+        """What the search has found; None before its end, and without one."""
+        if self.search.stage != "done":
+            return None
+        first = self.growth.first_lr or self.base_lr
+        return Found(self.base_lr, first, self.began, self.search.trials, self.lr)
 
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Find the base LR, warm up, anneal; go back if the run is lost.
+    """Find an LR below harm, raise it by an estimate of the distance, anneal; go back if lost.
 
-    After the search, with s the factor of the user's LR that it chose, g the factor that the guard
-    leaves, w the warm-up's share and p the progress from the search's end to the end of the budget:
+    After the search, with L the LR that it leaves (growth.py), b the base LR, g the factor that the
+    guard leaves, w the warm-up's share and p the progress from the search's end to the end of the
+    budget:
 
-    * warm-up: f = s g p / w;
-    * anneal: f = s g (1 - p) / (1 - w), or s g (1 - cos(pi (1 - p) / (1 - w))) / 2, but not below
-      min_lr / base LR where s g allows it.
+    * warm-up: f = L / b g p / w;
+    * anneal: f = L / b g (1 - p) / (1 - w), or L / b g (1 - cos(pi (1 - p) / (1 - w))) / 2, but not
+      below min_lr / b where L / b g allows it.
 
-    Without a known budget w is 100 updates, and then f = s g r with r the factor of the rules of
-    ``open-ended``, at their defaults.
+    Without a search L is b. Without a known budget a warm-up takes 100 updates, and then f = L / b
+    g r with r the factor of the rules of ``open-ended``, at their defaults.
 
     >>> schedule = Adaptive(search="off", warmup=0.1)
     >>> memory, decision = schedule.start(0.1, Facts(budget=1000, can=frozenset({"restore"})))
@@ -93,17 +124,20 @@ class Adaptive:
 
     needs: ClassVar[frozenset[str]] = frozenset({"restore"})
 
-    search: Literal["auto", "off", "lr-unknown"] = "auto"
-    """auto looks for a better base LR and keeps the given one where nothing speaks against it;
-    lr-unknown looks without regard to it; off keeps it."""
+    search: Literal["auto", "off"] = "auto"
+    """auto finds the LR, and uses the given one only as the place where the trials begin; off keeps
+    the given one, and does not raise it."""
     search_share: float = 0.1
-    """Share of the budget that trials may take."""
-    warmup: float = 0.04
+    """Share of the budget that trials may take at most; they never take more than 30 updates."""
+    growth: bool = True
+    """Raise the LR while training, by an estimate of the distance, where the loop has one."""
+    warmup: float = 0.0
     """Share of the updates after the search over which the LR rises linearly from 0."""
     anneal: Literal["linear", "cosine", "none"] = "linear"
     """How the LR comes to zero by the end of a known budget."""
     guard: bool = True
-    """Go back to the last good state when a loss is not finite or the run diverges."""
+    """Go back to the last good state when a loss is not finite, or the run diverges or falls
+    back to where it began."""
     min_lr: float = 0.0
     """The LR never goes below this after the warm-up, but in an anneal that was asked for."""
 
@@ -111,30 +145,44 @@ class Adaptive:
         share = "a share, at least 0 and below 1"
         check(
             self,
-            search=(self.search in ("auto", "off", "lr-unknown"), "auto, off or lr-unknown"),
+            search=(self.search in ("auto", "off"), "auto or off"),
             search_share=(0 < self.search_share <= 0.5, "above 0, at most 0.5"),
             warmup=(0 <= self.warmup < 1, share),
             anneal=(self.anneal in ("linear", "cosine", "none"), "linear, cosine or none"),
             min_lr=(0 <= self.min_lr < math.inf, "0 or above"),
         )
 
+    @property
+    def uses(self) -> frozenset[str]:
+        """What it makes use of where a loop can do it, beside its ``needs``."""
+        return frozenset({"distance"} if self.growth and self.search == "auto" else ())
+
     def start(self, base_lr: float, facts: Facts) -> tuple[AdaptiveMemory, Decision]:
         if self.min_lr > base_lr:
             raise refusal("min_lr", self.min_lr, f"at most the base LR, {base_lr:g}")
-        restores = "restore" in facts.can
-        memory = AdaptiveMemory(base_lr, facts.budget or 0, restores, facts.init == "pretrained")
-        if not restores:
+        memory = AdaptiveMemory(
+            base_lr,
+            facts.budget or 0,
+            restores="restore" in facts.can,
+            grows=bool(self.uses & facts.can),
+            momentum=facts.momentum,
+        )
+        if not memory.restores:
             return memory, NO_ACTION
-        if self._searches(facts):
-            state, first = searching.begin()
+        if self._allowance(memory) >= searching.FEWEST_TRIALS * searching.TRIAL_UPDATES:
+            state, first = searching.begin(base_lr)
             return memory._replace(search=state), first
         first = Decision("none", None, "snapshot", "the untouched model")
         return memory, first if self.guard else NO_ACTION
 
     def observe(self, memory: AdaptiveMemory, reading: Reading) -> tuple[AdaptiveMemory, Decision]:
-        memory = memory._replace(update=reading.update)
+        made, memory = reading.update - memory.update, memory._replace(update=reading.update)
         if memory.searching:
             return self._search(memory, reading)
+        if reading.distance is not None and memory.grows and memory.growth.first_lr:
+            share = made / ((memory.total or growing.HORIZON_UPDATES) - memory.began)
+            grown = growing.observe(memory.growth, reading.distance, memory.total, share)
+            memory = memory._replace(growth=grown)
         safety = NO_ACTION
         if self.guard:
             state, safety = guarding.observe(memory.guard, reading, _block(memory.total))
@@ -145,10 +193,11 @@ class Adaptive:
             return memory, Decision("nonfinite", None, "hold", "")
         if safety.pattern == "rising":  # a level that is accepted
             return memory, safety
-        return self._judge(memory, reading, safety)
+        memory, decision = self._judge(memory, reading, safety)
+        return _told(memory, decision) if decision.action == "hold" else (memory, decision)
 
     def factor(self, memory: AdaptiveMemory, progress: float) -> float:
-        chosen = memory.search.factor
+        chosen = memory.lr / memory.base_lr
         if memory.searching:
             return chosen
         warm = self._warm(memory, progress)
@@ -158,6 +207,13 @@ class Adaptive:
             return factor
         # The floor is for the anneal: it raises no LR that search or guard found to be too high.
         return max(factor, min(self.min_lr / memory.base_lr, chosen * memory.guard.factor))
+
+    def weight(self, memory: AdaptiveMemory, progress: float) -> float:
+        """The weight of the next update in the estimate of the distance; 0 in the search."""
+        if memory.searching:
+            return 0.0
+        shape = self._shape(memory, progress, self._warm(memory, progress))
+        return growing.weight(memory.growth, shape)
 
     def _judge(
         self, memory: AdaptiveMemory, reading: Reading, safety: Decision
@@ -177,33 +233,33 @@ class Adaptive:
             memory = memory._replace(snapshot=memory.update)
         return memory, decision
 
-    def _searches(self, facts: Facts) -> bool:
-        """Whether a run begins with a search for a base LR.
-
-        Raises:
-            ValueError: if the search was asked for, and the budget does not pay for one trial.
-        """
-        total = facts.budget
-        if self.search == "off" or not total:
-            return False
-        if self.search == "auto":
-            trials = searching.EDGE_TRIALS[facts.init]
-            pays = self.search_share * total >= trials * searching.SHORT_UPDATES
-            return total >= SHORTEST_SEARCH_UPDATES and pays
-        if self.search_share * total < searching.SHORT_UPDATES:
-            least = math.ceil(searching.SHORT_UPDATES / self.search_share)
-            raise refusal("search", "lr-unknown", f"off for a budget of under {least} updates")
-        return True
+    def _allowance(self, memory: AdaptiveMemory) -> int:
+        """Updates that trials may take; 0 without a search."""
+        if self.search == "off":
+            return 0
+        share = int(self.search_share * memory.total) if memory.total else searching.MOST_UPDATES
+        return min(searching.MOST_UPDATES, share)
 
     def _search(self, memory: AdaptiveMemory, reading: Reading) -> tuple[AdaptiveMemory, Decision]:
-        terms = searching.terms(
-            memory.total, self.search_share, self.search == "auto", memory.pretrained
-        )
-        state, decision = searching.observe(memory.search, reading, terms)
+        unit = 0.0 if reading.distance is None else reading.distance[1]
+        if memory.grows and not memory.unit and growing.is_unit(unit):
+            memory = memory._replace(unit=unit)
+        state, decision = searching.observe(memory.search, reading, self._allowance(memory))
         memory = memory._replace(search=state)
-        if not memory.searching:
-            memory = memory._replace(began=reading.update, snapshot=reading.update)
-        return memory, decision
+        if memory.searching:
+            return memory, decision
+        if state.edge is not None:
+            grown = growing.begin(state.edge_lr, memory.unit, memory.momentum, memory.total)
+            memory = memory._replace(growth=grown)
+        lr = memory.lr
+        memory = memory._replace(began=reading.update, snapshot=reading.update)
+        memory = memory._replace(told=memory.growth.distance)
+        how = f"LR {memory.base_lr:.3g} -> {lr:.3g}"
+        if state.edge is None:
+            how += ", kept"
+        elif not memory.grows:
+            how += ", which nothing raises: there is no estimate of the distance"
+        return memory, decision._replace(reason=f"{decision.reason}; {how}")
 
     def _back(self, memory: AdaptiveMemory, decision: Decision) -> tuple[AdaptiveMemory, Decision]:
         """Go back to the last good state; without one, cut."""
@@ -215,9 +271,14 @@ class Adaptive:
         rules = open_ended.forget(memory.rules, ACTING.lift)
         scale = rules.scale * memory.guard.factor
         reason = f"{decision.reason}: {where}, LR x{scale:.3g} of the schedule's"
-        return memory._replace(rules=rules), decision._replace(reason=reason)
+        # The estimate is of a path that is left, and only grows: after one lost run it has no say.
+        memory = memory._replace(rules=rules, growth=memory.growth._replace(over=True))
+        return memory, decision._replace(reason=reason)
 
     def _may_snapshot(self, memory: AdaptiveMemory) -> bool:
+        early = memory.update - memory.began < (memory.total - memory.began) / 2
+        if self.guard and early and memory.guard.passed < UNTOUCHED_BLOCKS:
+            return False  # readings may be so seldom that a run has no such number of blocks
         apart = memory.total / BLOCKS_PER_RUN if memory.total else OPEN_SNAPSHOT_UPDATES
         due = memory.update - memory.snapshot >= apart
         return memory.restores and due and not memory.rules.trial
@@ -247,6 +308,22 @@ class Adaptive:
         if self.anneal == "linear":
             return left
         return 0.5 * (1 - math.cos(math.pi * left))
+
+
+def _told(memory: AdaptiveMemory, decision: Decision) -> tuple[AdaptiveMemory, Decision]:
+    """Say that the estimate has raised the LR, once it has by ``TOLD_SHARE`` since it was said."""
+    growth, told = memory.growth, memory.told
+    if growth.over or growth.distance <= (1 + TOLD_SHARE) * told:
+        return memory, decision
+    memory = memory._replace(told=growth.distance)
+    if not told:  # the first reading that has told the unit
+        return memory, decision
+    before = growing.learning_rate(growth._replace(distance=told))
+    reason = (
+        f"by the estimate of the distance the LR rises {before:.3g} -> {memory.lr:.3g}, before "
+        "warm-up and anneal"
+    )
+    return memory, Decision(decision.pattern, growth.distance / told, "raise", reason)
 
 
 def _block(total: int) -> int:

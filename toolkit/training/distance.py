@@ -1,0 +1,215 @@
+"""An estimate of how far the weights have to go, for a schedule that raises the LR by it.
+
+At each update, with g the gradient as the optimizer gets it (accumulated, reduced, clipped), x the
+weights before it, x_0 the first ones, w the weight that the schedule gives the update and
+b = sqrt(0.999),
+
+    r = b r + w <g, x_0 - x>          s = b s + w g
+
+and r / |s|_1 estimates the distance per coordinate (Mishchenko and Defazio 2024, *Prodigy*, here
+with one weight for both sums). With q the squared norm of g over n coordinates, sqrt(q / n) is the
+displacement by SGD at LR 1. A parameter group whose LR is a multiple of the first one's is that
+many times easier to move: its part of |s|_1 is multiplied by the ratio of the base LRs.
+
+All of it stays on the device, over every k-th entry of the weights: r, |s|_1, q and n of each rank
+are summed over the ranks with the loss (``meter.py``). With DDP all ranks have the same sums, under
+ZeRO parts of them: the ratios are right in both.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+from weakref import ref
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+
+from toolkit.training.snapshot import inner_optimizer, master_weights
+
+KEPT = math.sqrt(0.999)
+"""Share of both sums that an update leaves."""
+MOST_SHARE = 0.08
+"""Share of the weights' memory that the two buffers take together, where it is enough for ..."""
+FEWEST_ENTRIES = 2**17
+"""... so many entries; else so many are kept, or all."""
+SUMS = 4
+"""How many numbers ``sums`` returns."""
+
+
+class DistanceEstimate:
+    """The sums of this rank, brought up to date by a hook before each step of an optimizer.
+
+    Args:
+        optimizer: any torch optimizer, prepared or not. Its gradients are those of its own
+            parameters, under DeepSpeed of this rank's full-precision master weights.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.weight = 0.0
+        """The weight of the next update; with 0 it leaves the estimate as it is."""
+        inner = inner_optimizer(optimizer)
+        self.momentum = momentum_of(optimizer)
+        self._is_sgd = isinstance(inner, SGD)
+        weights = master_weights(optimizer) or _trainable(inner.param_groups)
+        self.every = _every(weights)
+        """Every which entry of a tensor is looked at."""
+        self._base_lr = _base_lr(inner.param_groups[0])
+        self._parts: list[_Part] = []
+        self._loaded: list[dict[str, Tensor]] = []
+        target = ref(self)
+
+        def look(stepped: Any, *_: Any) -> None:
+            if (alive := target()) is not None:
+                alive._look(stepped)
+
+        inner.register_step_pre_hook(look)
+
+    def reset(self) -> None:
+        """Begin anew: the weights before the next update are the first ones."""
+        self._parts, self._loaded = [], []
+
+    def sums(self) -> Tensor:
+        """r, |s|_1 and q, and n: shape (4,), on the device. No sync."""
+        if not self._parts:
+            return torch.zeros(SUMS)
+        return torch.stack([part.sums() for part in self._parts]).sum(0)
+
+    def told(self, sums: Sequence[float] | None = None) -> tuple[float, float]:
+        """What ``Reading.distance`` says, of ``sums`` that were added up over the ranks.
+
+        None stands for this rank's own, for which the host waits.
+        """
+        r, norm, square, count = self.sums().tolist() if sums is None else sums
+        estimate = r / norm if norm else 0.0
+        if not self._is_sgd:
+            return estimate, 1.0
+        return estimate, math.sqrt(square / count) / (1 - self.momentum) if count else 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums and first weights of this rank as host tensors; empty before an update."""
+        parts = [part.state() for part in self._parts] or self._loaded
+        return {"parts": parts} if parts else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken."""
+        self._parts, self._loaded = [], list(state.get("parts", []))
+
+    @torch.no_grad()
+    def _look(self, stepped: Any) -> None:
+        """Take in what is about to be stepped on. DeepSpeed steps group by group."""
+        known = {part.key: part for part in self._parts}
+        for group in stepped.param_groups:
+            if weights := _trainable([group]):
+                part = known.get(id(weights[0])) or self._begin(weights, _base_lr(group))
+                part.add(self.weight, stepped)
+
+    def _begin(self, weights: list[Tensor], base_lr: float) -> "_Part":
+        """The part of a group that has not been seen since the last reset or load."""
+        part = _Part(weights, self.every, base_lr / self._base_lr)
+        if len(self._parts) < len(self._loaded):
+            part.load(self._loaded[len(self._parts)])
+        self._parts.append(part)
+        return part
+
+
+class _Part:
+    """The estimate over the weights of one parameter group.
+
+    Args:
+        weights: in a fixed order.
+        every: which entries are looked at.
+        ratio: the group's base LR over that of the first group.
+
+    Attributes:
+        key: tells the group again.
+    """
+
+    def __init__(self, weights: list[Tensor], every: int, ratio: float) -> None:
+        self.key = id(weights[0])
+        self._weights, self._every, self._ratio = weights, every, ratio
+        self._first = self._sample(weights)
+        self._running = torch.zeros_like(self._first)
+        self._inner, self._square = self._first.new_zeros(()), self._first.new_zeros(())
+
+    def add(self, weight: float, stepped: Any) -> None:
+        """Take in an update of this weight, before it is made."""
+        gradient = _unscaled(self._sample([_gradient(w) for w in self._weights]), stepped)
+        gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+        self._square = gradient.square().sum()
+        if not weight:
+            return
+        moved = torch.dot(gradient, self._first - self._sample(self._weights))
+        moved = torch.nan_to_num(moved, nan=0.0, posinf=0.0, neginf=0.0)
+        self._inner.mul_(KEPT).add_(moved, alpha=weight)
+        self._running.mul_(KEPT).add_(gradient, alpha=weight)
+
+    def sums(self) -> Tensor:
+        """This group's part of ``DistanceEstimate.sums``."""
+        norm = self._running.abs().sum() * self._ratio
+        count = torch.full_like(norm, self._first.numel())
+        return torch.stack([self._inner, norm, self._square, count])
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies on the host."""
+        kept = {"first": self._first, "running": self._running, "inner": self._inner}
+        return {name: tensor.to("cpu", copy=True) for name, tensor in kept.items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """The inverse of ``state``.
+
+        Raises:
+            ValueError: if it is of other weights.
+        """
+        if state["first"].shape != self._first.shape:
+            raise ValueError("the estimate of the distance was saved for other weights or ranks")
+        for name, tensor in state.items():
+            getattr(self, f"_{name}").copy_(tensor)
+
+    def _sample(self, tensors: list[Tensor]) -> Tensor:
+        """Every k-th entry of each, one after the other, in float32 or wider: shape (n,)."""
+        wide = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
+        return torch.cat([t.detach().reshape(-1)[:: self._every] for t in tensors]).to(wide)
+
+
+def momentum_of(optimizer: Any) -> float:
+    """The momentum of SGD, prepared or not; 0 for other optimizers."""
+    inner = inner_optimizer(optimizer)
+    return float(inner.param_groups[0]["momentum"]) if isinstance(inner, SGD) else 0.0
+
+
+def _base_lr(group: dict[str, Any]) -> float:
+    return float(group.get("initial_lr", group["lr"]))
+
+
+def _trainable(groups: list[dict[str, Any]]) -> list[Tensor]:
+    """The weights that the optimizer moves: not the frozen ones, nor those of a group with LR 0."""
+    return [w for group in groups if _base_lr(group) for w in group["params"] if w.requires_grad]
+
+
+def _every(weights: list[Tensor]) -> int:
+    """Which entries the buffers have room for: all (1), or every k-th."""
+    entries: int = sum(weight.numel() for weight in weights)
+    size: int = sum(weight.numel() * weight.element_size() for weight in weights)
+    wide = 8 if weights and weights[0].dtype == torch.float64 else 4
+    room = max(FEWEST_ENTRIES, MOST_SHARE * size / (2 * wide))
+    return max(1, math.ceil(entries / room))
+
+
+def _gradient(weight: Tensor) -> Tensor:
+    """The gradient as a dense tensor; zeros where there is none."""
+    if weight.grad is None:
+        return torch.zeros_like(weight)
+    return weight.grad.to_dense() if weight.grad.is_sparse else weight.grad
+
+
+def _unscaled(gradient: Tensor, stepped: Any) -> Tensor:
+    """The gradient without the loss scale that a fused optimizer is to take out by itself.
+
+    Such an optimizer skips an update by itself, too: its gradient is 0 here.
+    """
+    if (scale := getattr(stepped, "grad_scale", None)) is not None:
+        gradient = gradient / scale
+    if (skipped := getattr(stepped, "found_inf", None)) is not None:
+        gradient = torch.where(skipped > 0, 0.0, gradient)
+    return gradient

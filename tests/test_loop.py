@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from toolkit import cli
 from toolkit.config import RunConfig, parse, run_folder
 from toolkit.errors import ConfigError
 from toolkit.records.events import decision_of, reading_of
@@ -121,6 +122,8 @@ def test_a_search_is_read_at_every_update_and_neither_judged_nor_kept(
     assert result.updates == 400
     assert result.snapshots.taken >= 2
     assert result.snapshots.bytes > 0
+    folder = run_folder(replace(cfg, eval_every=5), tmp_path)
+    assert cli.main(["replay", str(folder)]) == 0  # no reading is taken to be missing
 
 
 @pytest.mark.long

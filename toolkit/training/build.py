@@ -179,10 +179,6 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     torch.manual_seed(
         derive_seed(config.seed, config.arm, DROPOUT_STREAM, accelerator.process_index)
     )
-    loaders = {
-        name: accelerator.prepare_data_loader(evaluation_loader(split, recipe.eval_batch))
-        for name, split in (("validation", splits.validation), ("test", splits.test))
-    }
     lr = _scheduled(config, model, optimizer, budget, budget / plan.updates_per_epoch)
     return Run(
         config=config,
@@ -195,7 +191,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         meter=LossMeter(accelerator, dtype, lr),
         batch_plan=plan,
         splits=splits,
-        evaluation_loaders=loaders,
+        evaluation_loaders=_evaluation_loaders(accelerator, splits, recipe),
         budget=budget,
         batch_split=batch_split,
         folder=folder,
@@ -203,6 +199,16 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         infinite_at_start=infinite_at_start,
         notes=(*_notes(config, task), *splits.notes),
     )
+
+
+def _evaluation_loaders(
+    accelerator: Accelerator, splits: Splits, recipe: Recipe
+) -> dict[str, "DataLoader[Batch]"]:
+    """This rank's batches of the splits that are evaluated."""
+    return {
+        name: accelerator.prepare_data_loader(evaluation_loader(split, recipe.eval_batch))
+        for name, split in (("validation", splits.validation), ("test", splits.test))
+    }
 
 
 def fresh_model(task: Task, name: str, recipe: Recipe) -> nn.Module:

@@ -190,7 +190,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _finished(folder: Path) -> Result | None:
-    """The result of a run; None if the run is to go on.
+    """The result of a run; None if the run is to go on. Rank 0 alone asks.
 
     That is so, too, if the result is broken and there is a checkpoint: the file is set aside.
 
@@ -203,13 +203,12 @@ def _finished(folder: Path) -> Result | None:
     except ConfigError:
         if not has_any(checkpoints):
             raise
-        if is_rank_zero():
-            aside = file.with_name(f"damaged-{RESULT}")
-            file.replace(aside)
-            say(
-                checkpoints,
-                f"{file} is broken: kept as {aside.name}, going on from the run's checkpoint",
-            )
+        aside = file.with_name(f"damaged-{RESULT}")
+        file.replace(aside)
+        say(
+            checkpoints,
+            f"{file} is broken: kept as {aside.name}, going on from the run's checkpoint",
+        )
         return None
 
 

@@ -12,8 +12,8 @@ displacement by SGD at LR 1. A parameter group whose LR is a multiple of the fir
 many times easier to move: its part of |s|_1 is multiplied by the ratio of the base LRs.
 
 All of it stays on the device, over every k-th entry of the weights: r, |s|_1, q and n of each rank
-are summed over the ranks with the loss (``meter.py``). With DDP all ranks have the same sums, under
-ZeRO parts of them: the ratios are right in both.
+are summed over the ranks with the loss (``loss_meter.py``). With DDP all ranks have the same sums,
+under ZeRO parts of them: the ratios are right in both.
 """
 
 import math

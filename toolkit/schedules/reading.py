@@ -63,14 +63,15 @@ class Facts(NamedTuple):
         epochs: passes over the training split that these are; None where nobody knows.
         init: ``random`` or ``pretrained``, the kind of the first weights.
         can: what the loop does when a decision asks for it, of ``ABILITIES``.
-        momentum: of SGD, whose updates are as large as its gradients; 0 for other optimizers.
+        momentum: of SGD, whose updates are as large as its gradients; None for an optimizer that
+            normalises each coordinate, as Adam's family does.
     """
 
     budget: int | None = None
     epochs: float | None = None
     init: str = "random"
     can: frozenset[str] = frozenset()
-    momentum: float = 0.0
+    momentum: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The facts as a JSON object; it stands in the event with which a run starts."""
@@ -84,7 +85,7 @@ class Facts(NamedTuple):
             KeyError: for a field that is missing, unless it came later.
         """
         values = {field: data[field] for field in cls._fields if field != "momentum"}
-        momentum = data.get("momentum", 0.0)
+        momentum = data.get("momentum")
         return cls(**{**values, "can": frozenset(data["can"]), "momentum": momentum})
 
 

@@ -50,7 +50,6 @@ class DistanceEstimate:
         """The weight of the next update; with 0 it leaves the estimate as it is."""
         inner = inner_optimizer(optimizer)
         self.momentum = momentum_of(optimizer)
-        self._is_sgd = isinstance(inner, SGD)
         weights = master_weights(optimizer) or _trainable(inner.param_groups)
         self.every = _every(weights)
         """Every which entry of a tensor is looked at."""
@@ -82,7 +81,7 @@ class DistanceEstimate:
         """
         r, norm, square, count = self.sums().tolist() if sums is None else sums
         estimate = r / norm if norm else 0.0
-        if not self._is_sgd:
+        if self.momentum is None:
             return estimate, 1.0
         return estimate, math.sqrt(square / count) / (1 - self.momentum) if count else 0.0
 
@@ -172,10 +171,10 @@ class _Part:
         return torch.cat([t.detach().reshape(-1)[:: self._every] for t in tensors]).to(wide)
 
 
-def momentum_of(optimizer: Any) -> float:
-    """The momentum of SGD, prepared or not; 0 for other optimizers."""
+def momentum_of(optimizer: Any) -> float | None:
+    """The momentum of SGD, prepared or not; None for other optimizers."""
     inner = inner_optimizer(optimizer)
-    return float(inner.param_groups[0]["momentum"]) if isinstance(inner, SGD) else 0.0
+    return float(inner.param_groups[0]["momentum"]) if isinstance(inner, SGD) else None
 
 
 def _base_lr(group: dict[str, Any]) -> float:

@@ -8,9 +8,9 @@ whole numbers, with which the trials begin.
 An LR is harmful if a loss is not finite, or rises above that of a harmless trial at a much lower LR
 by a share of the first loss: a few readings do not make harm significant, so its size tells. The
 trials go up or down by decades until there are harmless and harmful LRs, and halve the gap. Short
-trials see *too big*, never *too small*: no two of them are compared to choose an LR. Only where none
-does harm, as under a bounded loss, those clearly behind the best count as too high. On records of
-ten workloads the edge found from LRs of a hundredth to a hundred times the tuned one lies within
+trials see *too big*, never *too small*: no two of them are compared to choose an LR. Only where
+none does harm, as under a bounded loss, those clearly behind the best count as too high. On records
+of ten workloads the edge found from LRs of a hundredth to a hundred times the tuned one lies within
 half a decade of the one found from there, after 17 updates in the mean
 (``benchmarks/tunnel_records.py``).
 

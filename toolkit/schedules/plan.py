@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from toolkit.schedules._common import Period, accumulate, check
 from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Reading
@@ -56,6 +56,9 @@ class Plan:
         ValueError: for a window below 3, a threshold below 0, or multipliers that cannot cut and
             raise.
     """
+
+    every: ClassVar[str] = "epoch"
+    """How often it judges, for whoever asks any schedule."""
 
     window: int = 5
     """Epochs in the moving average and variance."""

@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, SupportsFloat, SupportsInt
 
+LARGEST_LOSS = 1e300
+"""A loss above it, or below its negative, counts as not finite: schedules add up losses."""
+
 
 class Reading(NamedTuple):
     """The loss since the last reading, reduced over all ranks.
@@ -46,13 +49,13 @@ class Reading(NamedTuple):
     def plain(self) -> "Reading":
         """The same in Python's own numbers, which JSON and torch's safe unpickler know.
 
-        A loss that is not finite is left out: it is NaN over no items, and one micro-batch at least
-        counts as not finite.
+        A loss that is not finite, or so large that sums of it would not be, is left out: it is NaN
+        over no items, and one micro-batch at least counts as not finite.
         """
         told = self.distance
         distance = None if told is None else (float(told[0]), float(told[1]))
         loss, count, nonfinite = float(self.loss), float(self.count), int(self.nonfinite)
-        if not (math.isfinite(loss) and math.isfinite(count)):
+        if not (abs(loss) <= LARGEST_LOSS and math.isfinite(count)):
             # Without items there was no loss, which is not one that is not finite.
             nonfinite = max(nonfinite, 1 if count else 0)
             loss, count = math.nan, 0.0

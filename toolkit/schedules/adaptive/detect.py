@@ -12,9 +12,10 @@ An oscillation is a peak of the periodogram that noise would show with a small p
 (Fisher 1929), after the line and positive autocorrelation are taken out.
 
 Every statistic is a ratio, of a change to its standard error or of one spread to another, so that
-neither the unit of the loss nor its sign matters. Training losses are correlated from reading to
-reading, so standard errors come from the means of blocks, not from single readings (an independent
-t-test calls a flat stream with AR(1) noise of 0.9 a descent in a third of all cases).
+neither the unit of the loss nor its sign matters; losses are halved or doubled into [-1, 1] before
+they are squared, which changes no bit and cannot overflow. Training losses are correlated from
+reading to reading, so standard errors come from the means of blocks, not from single readings (an
+independent t-test calls a flat stream with AR(1) noise of 0.9 a descent in a third of all cases).
 ``benchmarks/detectors.py`` prints the error rates.
 
 >>> flat = [1 + 0.1 * (-1) ** reading for reading in range(400)]
@@ -97,7 +98,7 @@ def trend(losses: Sequence[float]) -> Trend | None:
     size = len(losses) // BLOCKS
     if size < 2:
         return None
-    winsorised = winsorise(losses[len(losses) - size * BLOCKS :])
+    winsorised, halvings = _halved(winsorise(losses[len(losses) - size * BLOCKS :]))
     means = [fmean(winsorised[start : start + size]) for start in range(0, len(winsorised), size)]
     places = [place - (BLOCKS - 1) / 2 for place in range(BLOCKS)]
     square = sum(place * place for place in places)
@@ -107,7 +108,8 @@ def trend(losses: Sequence[float]) -> Trend | None:
     error = math.sqrt(rest / (BLOCKS - 2) / square)
     rounding = ROUNDING_SHARE * max(map(abs, winsorised))
     change, error = (0.0 if abs(x) <= rounding else x * BLOCKS for x in (slope, error))
-    return Trend(change, error, _spread_around(winsorised, slope / size))
+    spread = _spread_around(winsorised, slope / size)
+    return Trend(*(math.ldexp(x, halvings) for x in (change, error, spread)))
 
 
 def is_descent(line: Trend) -> bool:
@@ -154,8 +156,9 @@ def oscillation(losses: Sequence[float]) -> Oscillation | None:
     count = len(losses)
     if count < 4 * LONGEST_PERIOD_READINGS:
         return None
-    rest = _whitened(_without_line(winsorise(losses)))
-    rounding = ROUNDING_SHARE * max(map(abs, losses))
+    halved, _ = _halved(losses)
+    rest = _whitened(_without_line(winsorise(halved)))
+    rounding = ROUNDING_SHARE * max(map(abs, halved))
     if max(map(abs, rest)) <= rounding:
         return None
     first = math.ceil(len(rest) / LONGEST_PERIOD_READINGS)
@@ -164,6 +167,12 @@ def oscillation(losses: Sequence[float]) -> Oscillation | None:
     share = powers[strongest] / sum(powers)
     p = min(1.0, len(powers) * (1 - share) ** (len(powers) - 1))
     return Oscillation(len(rest) / (first + strongest), p)
+
+
+def _halved(losses: Sequence[float]) -> tuple[list[float], int]:
+    """The losses in the unit in which the largest is from 1/2 to 1, and its power of 2."""
+    _, halvings = math.frexp(max(map(abs, losses)))
+    return [math.ldexp(loss, -halvings) for loss in losses], halvings
 
 
 def _spread_around(losses: Sequence[float], slope: float) -> float:

@@ -12,8 +12,8 @@ An oscillation is a peak of the periodogram that noise would show with a small p
 (Fisher 1929), after the line and positive autocorrelation are taken out.
 
 Every statistic is a ratio, of a change to its standard error or of one spread to another, so that
-neither the unit of the loss nor its sign matters; losses are halved or doubled into [-1, 1] before
-they are squared, which changes no bit and cannot overflow. Training losses are correlated from
+neither the unit of the loss nor its sign matters; losses whose squares would overflow or vanish are
+taken in a unit in which they do not. Training losses are correlated from
 reading to reading, so standard errors come from the means of blocks, not from single readings (an
 independent t-test calls a flat stream with AR(1) noise of 0.9 a descent in a third of all cases).
 ``benchmarks/detectors.py`` prints the error rates.
@@ -41,6 +41,8 @@ PLATEAU_MAX_FALL_SD = 0.9
 """The largest fall over a window, in standard deviations of a reading, that a plateau may hide."""
 ROUNDING_SHARE = 1e-12
 """Share of the largest loss below which a change is an error of arithmetic."""
+USUAL_HALVINGS = 400
+"""Losses from 2^-400 to 2^400 can be squared, and added up, as they are."""
 LONGEST_PERIOD_READINGS = 8
 """Periods of oscillations that are looked for are 2 to so many readings long."""
 SD_PER_MAD = 1.4826
@@ -170,8 +172,10 @@ def oscillation(losses: Sequence[float]) -> Oscillation | None:
 
 
 def _halved(losses: Sequence[float]) -> tuple[list[float], int]:
-    """The losses in the unit in which the largest is from 1/2 to 1, and its power of 2."""
+    """The losses in a unit in which they can be squared, and its power of 2; 0 for usual losses."""
     _, halvings = math.frexp(max(map(abs, losses)))
+    if abs(halvings) <= USUAL_HALVINGS:
+        return list(losses), 0
     return [math.ldexp(loss, -halvings) for loss in losses], halvings
 
 

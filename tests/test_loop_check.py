@@ -111,12 +111,17 @@ def test_a_schedule_that_gets_no_reading_says_so_once(
     assert "FeedLoss before Trainer" in words
 
 
-def test_one_reading_an_epoch_is_enough_and_open_loop_schedules_need_none() -> None:
+def test_readings_may_be_seldom_and_open_loop_schedules_need_none() -> None:
     opt = optimizer(0.1)
     lr = ScheduledLR(opt, Reads(), 3000, epochs=3)
     for number in range(1, 3001):
         if number % 1000 == 0:
             lr.observe(Reading.of(number, number / 1000, 1.0))
+        update(opt, lr)
+    opt = optimizer(0.1)
+    lr = ScheduledLR(opt, Reads(), 1000)
+    lr.expect_readings(every=1000)
+    for _ in range(1000):
         update(opt, lr)
     opt = optimizer(0.1)
     lr = ScheduledLR(opt, Linear(), 3000)

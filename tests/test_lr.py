@@ -2,7 +2,7 @@
 
 import json
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -264,6 +264,37 @@ def test_numbers_of_numpy_and_torch_leave_a_state_that_can_be_loaded(
     torch.save(state, tmp_path / "lr.pt")
     assert torch.load(tmp_path / "lr.pt", weights_only=True) == state
     assert json.loads(json.dumps(state, allow_nan=False)) == state
+
+
+class Numpy(NamedTuple):
+    best: Any = np.float32(3)
+    losses: tuple[Any, ...] = ()
+
+
+class OfNumpy(Constant):
+    """A user's schedule that reckons in numpy."""
+
+    def start(self, base_lr: float, facts: Facts) -> Any:
+        return Numpy(), NO_ACTION
+
+    def observe(self, memory: Any, reading: Reading) -> Any:
+        losses = (*memory.losses, np.float64(reading.loss))
+        statistic: Any = np.float32(np.inf if len(losses) > 1 else 2.5)
+        return Numpy(np.min(losses), losses), Decision("none", statistic, "hold", "")
+
+
+def test_a_schedule_may_reckon_in_numpy(tmp_path: Any) -> None:
+    lr = ScheduledLR(optimizer(0.1), OfNumpy(), 100)
+    decisions = [lr.observe(Reading.of(number, 0.1, 1.0)) for number in (1, 2)]
+    assert json.dumps([decision.statistic for decision in decisions]) == "[2.5, null]"
+    torch.save(lr.state_dict(), tmp_path / "lr.pt")
+    memory = torch.load(tmp_path / "lr.pt", weights_only=True)["memory"]
+    assert json.loads(json.dumps(memory)) == {"best": 1.0, "losses": [1.0, 1.0]}
+
+
+def test_a_distance_that_is_not_finite_is_not_told() -> None:
+    for told in ((math.inf, 1.0), (0.5, math.nan)):
+        assert Reading(1, 0.1, 2.0, 8.0, 0, distance=told).plain().distance is None
 
 
 @pytest.mark.parametrize("lost", [math.inf, -math.inf, math.nan])

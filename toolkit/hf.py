@@ -73,6 +73,7 @@ class FeedLoss:
             raise ValueError(f"read_every = {read_every}: it must be 1 or above")
         if "restore" in self.lr_scheduler.facts.can and not self.lr_scheduler.updates:
             self.lr_scheduler.can_also("rewind")
+        self.lr_scheduler.expect_readings(read_every)
         self.loss_meter = LossMeter(self.accelerator, lr=self.lr_scheduler)
         self.add_callback(_Reader(self, read_every))  # type: ignore[attr-defined]
 

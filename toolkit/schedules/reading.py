@@ -50,10 +50,12 @@ class Reading(NamedTuple):
         """The same in Python's own numbers, which JSON and torch's safe unpickler know.
 
         A loss that is not finite, or so large that sums of it would not be, is left out: it is NaN
-        over no items, and one micro-batch at least counts as not finite.
+        over no items, and one micro-batch at least counts as not finite. A distance that is not
+        finite is not told.
         """
-        told = self.distance
-        distance = None if told is None else (float(told[0]), float(told[1]))
+        distance = None
+        if self.distance is not None and all(map(math.isfinite, self.distance)):
+            distance = float(self.distance[0]), float(self.distance[1])
         loss, count, nonfinite = float(self.loss), float(self.count), int(self.nonfinite)
         if not (abs(loss) <= LARGEST_LOSS and math.isfinite(count)):
             # Without items there was no loss, which is not one that is not finite.

@@ -180,6 +180,9 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         derive_seed(config.seed, config.arm, DROPOUT_STREAM, accelerator.process_index)
     )
     lr = _scheduled(config, model, optimizer, budget, budget / plan.updates_per_epoch)
+    lr.expect_readings(config.read_every)
+    if config.sees == "validation":
+        lr.expect_readings(config.eval_every or plan.updates_per_epoch)
     return Run(
         config=config,
         task=task,

@@ -45,6 +45,10 @@ class LoopCheck:
         self._said: set[str] = set()
         self.begin()
 
+    def expect_readings(self, every: int) -> None:
+        """Readings are so many updates apart: without one by then nothing is wrong yet."""
+        self._patience = max(self._patience, every)
+
     def begin(self) -> None:
         """Forget what was seen so far: a state has been loaded."""
         self._version, self._changes = self._versions(), 0
@@ -77,8 +81,8 @@ class LoopCheck:
                 "no reading",
                 f"{self._name} has seen no loss in {self._updates} updates, so it cannot act: call "
                 "lr.observe(Reading.of(update, epoch, loss)) before lr.step(), or in Hugging "
-                "Face's Trainer name the mixin toolkit.FeedLoss before Trainer; if readings come "
-                "once an epoch, give ScheduledLR(epochs=...)",
+                "Face's Trainer name the mixin toolkit.FeedLoss before Trainer; if readings are to "
+                "come more seldom, say so with lr.expect_readings(every=UPDATES)",
             )
 
     def read(self, reading: Reading, made: int) -> None:

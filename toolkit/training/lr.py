@@ -116,6 +116,14 @@ class ScheduledLR(LRScheduler):
         self.memory, self.decision = begin(self.schedule, self.base_lr, self.facts)
         self._write()
 
+    def expect_readings(self, every: int) -> None:
+        """Say that readings come this many updates apart.
+
+        A warning for a loop that forgets ``observe`` then waits as long; otherwise it comes after a
+        tenth of the budget or an epoch, and 100 updates at least.
+        """
+        self._check.expect_readings(every)
+
     @property
     def base_lr(self) -> float:
         """The base LR of the schedule: that of the first parameter group with one above 0."""
@@ -141,7 +149,7 @@ class ScheduledLR(LRScheduler):
         reading = reading.plain()
         self._check.read(reading, self.updates + self._stepped)
         if self.estimate is not None and reading.distance is None:
-            reading = self._with_distance(self.estimate, reading)
+            reading = self._with_distance(self.estimate, reading).plain()
         self.memory, self.decision = observe(self.schedule, self.memory, reading)
         self._obey(reading.update)
         return self.decision

@@ -141,15 +141,14 @@ def test_a_finished_trainer_resumes_with_the_lr_that_it_had(hf: Any, tmp_path: P
     assert again.optimizer.param_groups[0]["lr"] == last
 
 
-@pytest.mark.parametrize("lost", [["scheduler.pt"], ["scheduler.pt", "optimizer.pt"]])
+@pytest.mark.parametrize("lost", ["scheduler.pt", "optimizer.pt"])
 def test_a_trainer_does_not_go_on_without_its_schedules_state(
-    hf: Any, tmp_path: Path, lost: list[str]
+    hf: Any, tmp_path: Path, lost: str
 ) -> None:
     hf.build(str(tmp_path), save_steps=4).train()
-    for name in lost:
-        (tmp_path / "checkpoint-8" / name).unlink()
+    (tmp_path / "checkpoint-8" / lost).unlink()
     resumed = hf.build(str(tmp_path))
-    with pytest.raises(ValueError, match=r"after update 8, .* has no state of the ScheduledLR"):
+    with pytest.raises(ValueError, match=r"after update 8, .* no state of the ScheduledLR"):
         resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
 
 

@@ -129,8 +129,8 @@ class _Reader(TrainerCallback):
         if state.global_step and not lr.updates:
             raise ValueError(
                 f"the Trainer goes on after update {state.global_step}, its schedule would begin "
-                "anew: the checkpoint has no state of the ScheduledLR (scheduler.pt, which "
-                "save_only_model leaves out)"
+                "anew: no state of the ScheduledLR was loaded, which takes scheduler.pt and the "
+                "optimizer's file in the checkpoint (save_only_model leaves them out)"
             )
         if lr.held and self.trainer.accelerator.num_processes > 1:
             lr.held.clear()

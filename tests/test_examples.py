@@ -15,7 +15,8 @@ from accelerate.state import AcceleratorState, GradientState
 
 import toolkit
 from tests.conftest import ROOT, Launch
-from toolkit.schedules import SCHEDULES, Adaptive
+from toolkit.errors import RunError
+from toolkit.schedules import SCHEDULES, Adaptive, Cosine
 from toolkit.schedules.reading import Decision, Reading
 from toolkit.training.lr import ScheduledLR
 
@@ -124,6 +125,53 @@ def test_the_trainer_resumes_to_the_same_weights(hf: Any, tmp_path: Path) -> Non
     assert resumed.seen == whole.seen[20:]
     assert resumed.lr_scheduler.state_dict() == whole.lr_scheduler.state_dict()
     assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_a_finished_trainer_resumes_with_the_lr_that_it_had(hf: Any, tmp_path: Path) -> None:
+    whole = watched(hf, tmp_path, max_steps=4, save_steps=4)
+    whole.lr_scheduler = ScheduledLR(whole.optimizer, Cosine(), 4)
+    whole.train()
+    again = watched(hf, tmp_path, max_steps=4, save_steps=4)
+    again.lr_scheduler = ScheduledLR(again.optimizer, Cosine(), 4)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    last = whole.lr_scheduler.used[0]
+    assert last < 0.01 / 2
+    # The Trainer notices within an epoch only after one more update that it is at its end.
+    assert [lr for *_, lr in again.seen] == [last]
+    assert again.optimizer.param_groups[0]["lr"] == last
+
+
+@pytest.mark.parametrize("lost", ["scheduler.pt", "optimizer.pt"])
+def test_a_trainer_does_not_go_on_without_its_schedules_state(
+    hf: Any, tmp_path: Path, lost: str
+) -> None:
+    hf.build(str(tmp_path), save_steps=4).train()
+    (tmp_path / "checkpoint-8" / lost).unlink()
+    resumed = hf.build(str(tmp_path))
+    with pytest.raises(ValueError, match=r"after update 8, .* no state of the ScheduledLR"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+
+
+def test_a_trainer_without_the_mixin_says_that_its_schedule_sees_no_loss(
+    hf: Any, tmp_path: Path
+) -> None:
+    pair = (fed := hf.build(str(tmp_path))).optimizer, fed.lr_scheduler
+    changes = {"train_dataset": fed.train_dataset, "optimizers": pair}
+    plain = hf.Trainer(fed.model, hf.arguments(str(tmp_path), save_strategy="no"), **changes)
+    with pytest.warns(UserWarning, match="Plateau has seen no loss in 31 updates.*FeedLoss before"):
+        plain.train()
+    with pytest.raises(TypeError, match=r"class Reversed\(FeedLoss, Trainer\)"):
+        type("Reversed", (hf.Trainer, toolkit.FeedLoss), {})
+
+
+def test_a_training_step_that_leaves_the_mixin_out_is_an_error(hf: Any, tmp_path: Path) -> None:
+    class Own(hf.ScheduledTrainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            loss: torch.Tensor = hf.Trainer.training_step(self, *args, **kwargs)
+            return loss
+
+    with pytest.raises(RunError, match=r"up to update 1: .*super\(\).training_step"):
+        hf.build(str(tmp_path), Own, save_strategy="no").train()
 
 
 @pytest.mark.long

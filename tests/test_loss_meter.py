@@ -55,6 +55,19 @@ def test_float64_stays_float64() -> None:
     assert meter.read(1, 0.1)[0].loss == 1 + 1e-12
 
 
+@pytest.mark.parametrize("losses", [(3e38, 3e38), (-3e38, -3e38, 3.0), (3e38, 3e38, math.nan)])
+def test_a_sum_past_the_largest_float32_is_a_loss_that_is_not_finite(
+    meter: LossMeter, losses: tuple[float, ...]
+) -> None:
+    for loss in losses:
+        meter.add(torch.tensor(loss), 2)
+    reading, _ = meter.read(1, 0.1)
+    assert math.isnan(reading.loss)
+    assert (reading.count, reading.nonfinite) == (0.0, 1)
+    meter.add(torch.tensor(4.0), 4)
+    assert meter.read(2, 0.2)[0] == Reading(2, 0.2, 1.0, 4.0, 0)
+
+
 def test_a_request_to_stop_is_passed_on(meter: LossMeter) -> None:
     meter.add(torch.tensor(1.0), 1)
     assert meter.read(1, 0.1, stop=True)[1]

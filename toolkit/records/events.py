@@ -40,12 +40,12 @@ class ReadingEvent(NamedTuple):
 
 
 class EvaluationEvent(NamedTuple):
-    """The metrics of a split, ``validation`` or ``test``, after an update."""
+    """The metrics of a split, ``validation`` or ``test``, after an update; None: not finite."""
 
     update: int
     epoch: float
     split: str
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | None]
     time: float
 
 

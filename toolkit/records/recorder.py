@@ -150,7 +150,7 @@ class Recorder:
         self._write({**to_event(reading, decision, rates[0], factor), "t": time.time()})
 
     def evaluation(
-        self, split: str, update: int, epoch: float, metrics: Mapping[str, float]
+        self, split: str, update: int, epoch: float, metrics: Mapping[str, float | None]
     ) -> None:
         """Log the metrics of a split, and after the validation split what the run has cost."""
         place = {"update": update, "epoch": epoch}

@@ -17,15 +17,15 @@ REPEAT = "repeat the run with --fresh, or remove its folder"
 
 
 class Metrics(NamedTuple):
-    """Metric -> value; of each split the first metric is the headline.
+    """Metric -> value, None where it was not finite; of each split the first is the headline.
 
     Attributes:
         test: at the last update; empty for a diverged run.
         validation: in the last evaluation; empty for a run that diverged before the first.
     """
 
-    test: Mapping[str, float]
-    validation: Mapping[str, float]
+    test: Mapping[str, float | None]
+    validation: Mapping[str, float | None]
 
 
 class Timing(NamedTuple):
@@ -267,8 +267,9 @@ def _numbers(data: Mapping[str, Any]) -> dict[str, Any]:
         "timing.train_seconds": data["timing"].get("train_seconds"),
     }
     if data["status"] == "done":
-        test = data["metrics"].get("test") or {"?": None}
-        numbers |= {f"metrics.test.{name}": value for name, value in test.items()}
+        test = data["metrics"].get("test") or {"?": math.nan}
+        finite = {name: value for name, value in test.items() if value is not None}
+        numbers |= {f"metrics.test.{name}": value for name, value in finite.items()}
     return numbers
 
 

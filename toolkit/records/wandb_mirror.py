@@ -127,7 +127,8 @@ def mirror(folder: Path, over: threading.Event, begin: int = 0, offline: bool = 
 def values(event: Event) -> dict[str, float]:
     """What W&B gets of an event, beside its axes; empty for events that are not numbers."""
     if isinstance(event, EvaluationEvent):
-        return {f"{event.split}/{name}": value for name, value in event.metrics.items()}
+        finite = {name: value for name, value in event.metrics.items() if value is not None}
+        return {f"{event.split}/{name}": value for name, value in finite.items()}
     if isinstance(event, TimingEvent):
         return {f"{TIMING}/{name}": value for name, value in event.values.items()}
     if isinstance(event, OtherEvent):
@@ -275,7 +276,8 @@ def _finish(run: Any, folder: Path, decisions: list[list[Any]], seconds: float, 
     if result is not None:
         score = next(iter(result.metrics.test.values()), 0.0)  # a diverged run scores 0
         axes = {"update": result.updates, "epoch": result.epoch}
-        run.log({**axes, "wall_clock": seconds, "score": score})
+        scored = {} if score is None else {"score": score}
+        run.log({**axes, "wall_clock": seconds, **scored})
         stored = result.to_json()
         configuration = {name: stored[name] for name in CONFIG_FIELDS}
         run.config.update(configuration, allow_val_change=True)

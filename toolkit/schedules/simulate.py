@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from toolkit.errors import ConfigError
 from toolkit.schedules import Schedule
+from toolkit.schedules._common import finite
 from toolkit.schedules.reading import Decision, Facts, Reading
 
 CHANGED = (
@@ -167,6 +168,10 @@ def _pair(schedule: object, function: str, result: Any) -> tuple[Any, Decision]:
     if type(result) is not tuple or len(result) != 2 or not isinstance(result[1], Decision):
         raise ConfigError(f"{name}.{function} does not return (memory, decision): {CHANGED}")
     memory, decision = result
+    if (
+        decision.statistic is not None
+    ):  # it is for the log, which knows only Python's finite numbers
+        decision = decision._replace(statistic=finite(float(decision.statistic)))
     if decision.action in ("anneal", "judge") and (decision.amount or 0) < 1:
         raise ConfigError(
             f"{name} decides on '{decision.action}' with amount = {decision.amount}: it is the "

@@ -100,7 +100,7 @@ class Run:
     """This rank was asked to stop; it does so when a reading has told the others."""
     stop_agreed: bool = False
     """All ranks know that one was asked to stop: none makes another update."""
-    last_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    last_metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """Of the latest evaluation of each split, on rank 0; elsewhere without metrics."""
     check_claim: Callable[[], object] = lambda: None
     """Called on every rank before anything is written that others may read: ends a process whose
@@ -180,6 +180,9 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         derive_seed(config.seed, config.arm, DROPOUT_STREAM, accelerator.process_index)
     )
     lr = _scheduled(config, model, optimizer, budget, budget / plan.updates_per_epoch)
+    lr.expect_readings(config.read_every)
+    if config.sees == "validation":
+        lr.expect_readings(config.eval_every or plan.updates_per_epoch)
     return Run(
         config=config,
         task=task,

@@ -17,7 +17,7 @@ under ZeRO parts of them: the ratios are right in both.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import ref
 
@@ -53,7 +53,8 @@ class DistanceEstimate:
         weights = master_weights(optimizer) or _trainable(inner.param_groups)
         self.every = _every(weights)
         """Every which entry of a tensor is looked at."""
-        self._base_lr = _base_lr(inner.param_groups[0])
+        self.base_lr = base_lr_of(inner.param_groups)
+        """The base LR that those of the groups are compared with."""
         self._parts: list[_Part] = []
         self._loaded: list[dict[str, Tensor]] = []
         target = ref(self)
@@ -105,7 +106,7 @@ class DistanceEstimate:
 
     def _begin(self, weights: list[Tensor], base_lr: float) -> "_Part":
         """The part of a group that has not been seen since the last reset or load."""
-        part = _Part(weights, self.every, base_lr / self._base_lr)
+        part = _Part(weights, self.every, base_lr / self.base_lr)
         if len(self._parts) < len(self._loaded):
             part.load(self._loaded[len(self._parts)])
         self._parts.append(part)
@@ -177,7 +178,22 @@ def momentum_of(optimizer: Any) -> float | None:
     return float(inner.param_groups[0]["momentum"]) if isinstance(inner, SGD) else None
 
 
-def _base_lr(group: dict[str, Any]) -> float:
+def base_lr_of(groups: Sequence[Mapping[str, Any]]) -> float:
+    """The base LR of an optimizer: that of the first of its groups that has one above 0.
+
+    Raises:
+        ValueError: if there is none, or one is not a finite number of 0 or above.
+    """
+    rates = [_base_lr(group) for group in groups]
+    for place, rate in enumerate(rates):
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"the LR of parameter group {place} is {rate}: it must be 0 or above")
+    if not any(rates):
+        raise ValueError("the LR of every parameter group is 0: nothing would be trained")
+    return next(rate for rate in rates if rate)
+
+
+def _base_lr(group: Mapping[str, Any]) -> float:
     return float(group.get("initial_lr", group["lr"]))
 
 

@@ -27,7 +27,12 @@ from toolkit.task import Batch, Split
 from toolkit.training import checkpoint, checkpoint_folder, divergence
 from toolkit.training.batches import training_batches
 from toolkit.training.build import Run
-from toolkit.training.evaluation import evaluation_mode, validation_reading
+from toolkit.training.evaluation import (
+    evaluation_mode,
+    note_missing,
+    plain_metrics,
+    validation_reading,
+)
 from toolkit.training.outcome import last_weights, result_of
 from toolkit.training.ranks import check_same_rates, from_rank_zero, mean_items
 
@@ -59,11 +64,13 @@ def fit(run: Run) -> Result | None:
     return result
 
 
-def evaluate(run: Run, split: str) -> dict[str, float]:
+def evaluate(run: Run, split: str) -> dict[str, float | None]:
     """The metrics of ``validation`` or ``test``, over all ranks; empty on every rank but 0.
 
+    One that is not a finite number is None; that is said, and noted for the result.
+
     Raises:
-        RunError: on every rank, if the task's metrics raise an error on rank 0.
+        RunError: on every rank, if the task's metrics raise an error on rank 0, or are no numbers.
     """
     data: Split = getattr(run.splits, split)
     gathered = []
@@ -73,7 +80,7 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
             # Each rank had batches of its own; the last round may have filled up with repetitions,
             # which this leaves out.
             gathered.append([part.cpu() for part in run.accelerator.gather_for_metrics(outputs)])
-        metrics: dict[str, float] = {}
+        metrics: dict[str, float | None] = {}
         error: Exception | None = None
         if run.accelerator.is_main_process:
             predictions, labels = (
@@ -82,16 +89,17 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
             metrics, error = _metrics(run, data, predictions, labels)
         if fault := from_rank_zero("" if error is None else error_text(error)):
             raise RunError(f"the metrics of the split {split} failed: {fault}") from error
+    note_missing(run, split, metrics)
     run.record.evaluation(split, run.update, run.epoch, metrics)
     return metrics
 
 
 def _metrics(
     run: Run, data: Split, predictions: Any, labels: Any
-) -> tuple[dict[str, float], Exception | None]:
+) -> tuple[dict[str, float | None], Exception | None]:
     """The task's metrics, or what they failed with: the other ranks wait to hear of it."""
     try:
-        return run.task.metrics(predictions, labels, data), None
+        return plain_metrics(run.task.metrics(predictions, labels, data)), None
     except Exception as error:
         return {}, error
 

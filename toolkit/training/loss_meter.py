@@ -71,7 +71,8 @@ class LossMeter:
         Returns:
             The reading, the same to the bit on every rank, and whether any rank was asked to stop.
             Its loss is the mean over the items of all micro-batches with a finite loss; NaN if
-            there is none.
+            there is none, or if their sum is past the largest number of its type: that counts as a
+            loss that is not finite.
         """
         self._sums[3] = stop
         sums = self._sums
@@ -85,4 +86,4 @@ class LossMeter:
         self._sums.zero_()
         loss = total / count if count else float("nan")
         reading = Reading(update, epoch, loss, count, int(nonfinite), distance=distance)
-        return reading, stops > 0
+        return reading.plain(), stops > 0

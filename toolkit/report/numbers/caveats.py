@@ -17,7 +17,7 @@ ALIKE: Mapping[str, tuple[Callable[[RunRecord], Any], str]] = {
 
 def warnings(study: StudyRecord) -> list[str]:
     """Each as one sentence without a full stop: runs that differ in what should be alike, and runs
-    that are missing, diverged, or of code that no commit holds."""
+    that are missing, diverged, without a score, or of code that no commit holds."""
     found = []
     for what, (of, advice) in ALIKE.items():
         by_value: dict[str, list[RunRecord]] = defaultdict(list)
@@ -43,6 +43,12 @@ def warnings(study: StudyRecord) -> list[str]:
         found.append(f"{len(study.unfinished)} runs have no result, such as {names}")
     if diverged := [run for run in study.runs if run.diverged]:
         found.append(f"{len(diverged)} runs diverged and score 0, such as {diverged[0].folder}")
+    if scoreless := [run for run in study.runs if run.scoreless]:
+        first = scoreless[0]
+        found.append(
+            f"{len(scoreless)} runs score 0, as their {first.metric} on test was not a number, "
+            f"such as {first.folder}"
+        )
     changed = dict.fromkeys(name for run in study.runs for name in run.result.code.uncommitted)
     if changed:
         names = ", ".join([*changed][:5])

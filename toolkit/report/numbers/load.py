@@ -106,16 +106,23 @@ class RunRecord:
         return next(iter(metrics.test or metrics.validation), "")
 
     @property
+    def scoreless(self) -> bool:
+        """Whether it came to its end, but its headline metric on the test split is no number."""
+        return not self.diverged and self.result.metrics.test[self.metric] is None
+
+    @property
     def score(self) -> float:
-        """The headline metric on the test split at the last update; 0 for a diverged run."""
-        return 0.0 if self.diverged else float(self.result.metrics.test[self.metric])
+        """The headline metric on the test split at the last update; 0 for a diverged run, and where
+        it is no number."""
+        return 0.0 if self.diverged else float(self.result.metrics.test[self.metric] or 0.0)
 
     @property
     def validation_score(self) -> float:
-        """The headline metric in the last evaluation on validation; 0 for a diverged run."""
+        """The headline metric in the last evaluation on validation; 0 for a diverged run, and where
+        it is no number."""
         if self.diverged:
             return 0.0
-        return float(self.result.metrics.validation.get(self.metric, 0.0))
+        return float(self.result.metrics.validation.get(self.metric) or 0.0)
 
     @property
     def speed_class(self) -> tuple[str, ...]:

@@ -55,13 +55,6 @@ EFFICIENTNET = replace(FIELD, optimizer="adamw", lr=1e-3, weight_decay=0.05, cha
 """From scratch at 32 px no trustworthy published figure is known. With FIELD's SGD at 0.1 timm's
 model stays at chance; with AdamW it trains."""
 
-SMALL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "resnet8": ("resnetv2_18", {"layers": (1, 1, 1), "channels": (16, 32, 64), "stem_chs": 16}),
-}
-"""Our name -> timm's name and the settings that make it small: minutes on a core. resnet8: the
-smallest net of the family for CIFAR-10 (He et al. 2016, "Deep residual learning", section 4.2, with
-n = 1), with the activation before the convolution."""
-
 PLAN = CifarRecipe(optimizer="adam", lr=0.01, weight_decay=1e-4, epochs=50, global_batch=64)
 """The project plan's table; it names timm's models, so they are taken as timm ships them."""
 
@@ -89,19 +82,14 @@ class Cifar10(ImageClassification):
         return (source_of(FOLDER, HUB),)
 
     def model(self, name: str, recipe: CifarRecipe) -> nn.Module:
-        known, settings = SMALL.get(name, (name, {}))
-        if settings and recipe.init == "pretrained":
-            raise ConfigError(f"recipe.init = pretrained: nobody has published weights of {name}")
-        pretrained = recipe.init == "pretrained"
-        model = timm_model(known, self.classes, pretrained=pretrained, **settings)
+        model = timm_model(name, self.classes, pretrained=recipe.init == "pretrained")
         if recipe.stem == "cifar":
             model = keep_resolution(name, model)
         return model.to(memory_format=torch.channels_last) if recipe.channels_last else model
 
     def export(self, model: nn.Module, name: str, recipe: CifarRecipe, folder: Path) -> str | None:
-        # timm would make its own stem or sizes again, and load the weights into those.
-        changed = recipe.stem == "cifar" or name in SMALL
-        return None if changed else super().export(model, name, recipe, folder)
+        # timm would make its own stem again, and load the weights into that.
+        return None if recipe.stem == "cifar" else super().export(model, name, recipe, folder)
 
     def splits(self, name: str, recipe: CifarRecipe) -> Splits:
         source = _load()
@@ -140,9 +128,6 @@ def keep_resolution(name: str, model: nn.Module) -> nn.Module:
         case nn.Module(conv1=nn.Conv2d() as conv, maxpool=nn.Module()):
             model.conv1 = _stride_one(conv)
             model.maxpool = nn.Identity()
-        case nn.Module(stem=nn.Module(conv=nn.Conv2d() as conv, pool=nn.Module()) as stem):
-            stem.conv = _stride_one(conv)
-            stem.pool = nn.Identity()
         case nn.Module(conv_stem=nn.Conv2d() as conv):
             model.conv_stem = _stride_one(conv)
         case _:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from toolkit.data import ROOT_VARIABLE, load_splits, place_of, source_of
 from toolkit.errors import ConfigError, MissingDataError
 from toolkit.fingerprint import of_path
-from toolkit.task import INTRODUCED_AT, NAMES_DATA, Batch, Recipe, Split, Splits, Task
+from toolkit.task import NAMES_DATA, Batch, Recipe, Split, Splits, Task
 
 from .glove import Glove, read_glove, tokenise
 from .lstm import WordLstm
@@ -50,12 +50,6 @@ class ImdbRecipe(TextRecipe):
 
     train_examples: int | None = None
     """Train on so many reviews, drawn by a fixed seed; by default on all."""
-    test_examples: int | None = field(default=None, metadata={INTRODUCED_AT: None})
-    """Test on so many of the official test reviews, drawn by a fixed seed; by default on all."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._positive("train_examples", "test_examples")
 
 
 @dataclass(frozen=True)
@@ -239,11 +233,10 @@ def _splits(
 ) -> Splits:
     """The three splits from the tokens and labels of the official two."""
     order = np.random.default_rng(SPLIT_SEED).permutation(len(labels["train"]))
-    tested = np.random.default_rng(SPLIT_SEED).permutation(len(labels["test"]))
     rows = {
         "train": order[VALIDATION:][: recipe.train_examples],
         "validation": order[:VALIDATION],
-        "test": np.sort(tested[: recipe.test_examples]),
+        "test": np.arange(len(labels["test"])),
     }
 
     def part(name: str) -> TokenSplit:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from toolkit.data import ROOT_VARIABLE, hub_reachable
 from toolkit.errors import ConfigError
-from toolkit.task import INTRODUCED_AT, Batch, Recipe
+from toolkit.task import Batch, Recipe
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,10 +35,6 @@ HIDDEN_DROPOUT = ("hidden_dropout_prob", "hidden_dropout", "mlp_dropout", "dropo
 """What transformers' configurations call the dropout of the hidden layers."""
 
 
-HEAD_WIDTH = 32
-"""Units of an attention head, where the recipe sets the encoder's width."""
-
-
 @dataclass(frozen=True)
 class TextRecipe(Recipe):
     """A recipe for a text encoder."""
@@ -51,20 +47,12 @@ class TextRecipe(Recipe):
     """Keep the encoder's first layers only; by default all. Far cheaper, and most of the quality
     stays (Sajjad et al. 2023, "On the effect of dropping layers of pre-trained transformer models",
     top-layer dropping)."""
-    width: int | None = field(default=None, metadata={INTRODUCED_AT: None})
-    """Make an encoder with random weights so wide, with heads of 32 units and feed-forward layers
-    of four times the width; by default as it was published."""
     group_by_length: bool = True
     """Batches of similar length: less padding, the same epochs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._positive("max_length", "first_layers", "width")
-        if self.width is not None and (self.init != "random" or self.width % HEAD_WIDTH):
-            raise ValueError(
-                f"recipe.width = {self.width}: it must be a multiple of {HEAD_WIDTH}, and "
-                f"recipe.init = random, not {self.init}"
-            )
+        self._positive("max_length", "first_layers")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"recipe.dropout = {self.dropout:g}: it must be at least 0, below 1")
 
@@ -112,7 +100,7 @@ def encoder_of(
         ConfigError: if the configuration, or with ``init = pretrained`` the weights, are missing;
             if the recipe sets a dropout that this kind of model does not have, or more layers.
     """
-    settings |= _dropout_of(name, recipe) | _layers_of(name, recipe) | _width_of(name, recipe)
+    settings |= _dropout_of(name, recipe) | _layers_of(name, recipe)
     if recipe.init == "random":
         return auto_class.from_config(config_of(name, **settings))
     settings |= {"dtype": torch.float32, "output_loading_info": True}
@@ -160,23 +148,6 @@ def _layers_of(name: str, recipe: TextRecipe) -> dict[str, int]:
     if recipe.first_layers > most:
         raise ConfigError(f"recipe.first_layers = {recipe.first_layers}: {name} has {most}")
     return {"num_hidden_layers": recipe.first_layers}
-
-
-def _width_of(name: str, recipe: TextRecipe) -> dict[str, int]:
-    """The recipe's width, as the model's configuration has it."""
-    if recipe.width is None:
-        return {}
-    sizes = {
-        "hidden_size": recipe.width,
-        "num_attention_heads": recipe.width // HEAD_WIDTH,
-        "intermediate_size": 4 * recipe.width,
-    }
-    config = config_of(name)
-    if missing := [field for field in sizes if not hasattr(config, field)]:
-        raise ConfigError(
-            f"recipe.width = {recipe.width}: the configuration of {name} has no {missing[0]}"
-        )
-    return sizes
 
 
 def _dropout_of(name: str, recipe: TextRecipe) -> dict[str, float]:

@@ -268,37 +268,6 @@ def test_first_layers_are_those_of_the_whole_encoder(root: Path, real_data: Path
         parse(["imdb/lstm-glove", "--recipe.first-layers", "1"])
 
 
-def test_an_encoder_of_random_weights_is_as_wide_as_the_recipe_says(
-    root: Path, real_data: Path
-) -> None:
-    name = f"{tiny_bert(root / 'tiny', real_data, layers=2)}"
-    flags = ["--recipe.init", "random", "--recipe.width", "64", "--recipe.first-layers", "1"]
-    recipe = parse([f"imdb/{name}", *flags]).recipe
-    model: Any = imdb.model(name, recipe)
-    (layer,) = model.bert.encoder.layer
-    assert layer.intermediate.dense.weight.shape == (256, 64)
-    assert model.config.num_attention_heads == 2
-    FunnelConfig(d_model=8, n_head=2).save_pretrained(root / "funnel")
-    with pytest.raises(ConfigError, match=r"recipe\.width = 64: .*funnel has no"):
-        imdb.model(f"{root}/funnel", replace(recipe, first_layers=None))  # type: ignore[call-arg]
-    for wrong in (["--recipe.width", "65", *flags[:2]], ["--recipe.width", "64"]):
-        with pytest.raises(
-            ConfigError, match=r"recipe\.width = .*a multiple of 32, and recipe.init"
-        ):
-            parse(["imdb/bert-base-uncased", *wrong])
-
-
-def test_a_part_of_the_test_reviews_is_drawn_once(root: Path, real_data: Path) -> None:
-    name = f"{tiny_bert(root / 'tiny', real_data)}"
-    whole = parse([f"imdb/{name}"]).recipe
-    part = replace(whole, test_examples=5)  # type: ignore[call-arg]
-    all_of_it, *drawn = (imdb.splits(name, recipe) for recipe in (whole, part, part))
-    assert [len(splits.test) for splits in drawn] == [5, 5] < [len(all_of_it.test)] * 2
-    assert len(drawn[0].train) == len(all_of_it.train)
-    first, again = (splits.test.__getitems__([*range(5)])["input_ids"] for splits in drawn)
-    assert torch.equal(first, again)
-
-
 def test_reviews_longer_than_the_model_takes_are_refused(root: Path) -> None:
     recipe = parse(["imdb/bert-base-uncased", "--recipe.max-length", "513"]).recipe
     with pytest.raises(ConfigError, match="bert-base-uncased takes 512 tokens at most"):

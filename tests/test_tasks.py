@@ -127,16 +127,6 @@ def test_stems(name: str) -> None:
     assert models["cifar"](images).shape == (1, 10)
 
 
-def test_resnet8_has_the_published_size() -> None:
-    """He et al. 2016, table 6, gives 0.27 M weights for 20 layers; 8 of them have 77,850 here, with
-    the 1 x 1 convolutions of the shortcuts."""
-    model = cifar10.model("resnet8", parse(["cifar10/resnet8"]).recipe)
-    assert sum(weight.numel() for weight in model.parameters()) == 77_850
-    assert model.forward_features(torch.zeros(1, 3, 32, 32)).shape == (1, 64, 8, 8)  # type: ignore[operator]
-    with pytest.raises(ConfigError, match="nobody has published weights of resnet8"):
-        cifar10.model("resnet8", parse(["cifar10/resnet8", "--recipe.init", "pretrained"]).recipe)
-
-
 def test_a_stem_nobody_knows_is_refused() -> None:
     recipe = parse(["cifar10/vit_tiny_patch16_224"]).recipe
     with pytest.raises(ConfigError, match="vit_tiny_patch16_224 has no known stem; use imagenet"):

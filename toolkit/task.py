@@ -81,11 +81,6 @@ class Recipe:
                 raise ValueError(f"recipe.{field} = {value:g}: it must be a number above 0")
 
 
-INTRODUCED_AT = "introduced_at"
-"""Key in the metadata of a dataclass field of a recipe, a schedule or ``RunConfig`` that came after
-runs had been stored without it: ``field(default=x, metadata={"introduced_at": x})``. Its value is
-the default that the field was introduced with, at which it changes nothing. At that value it is not
-in a run id, so earlier ids stay valid, whatever its default is today."""
 NAMES_DATA = "names_data"
 """Key in the metadata of a field of a recipe that says where data lie: ``field(default="x",
 metadata={"names_data": True})``. In a run id the fingerprint of the data stands for it."""

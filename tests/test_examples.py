@@ -252,7 +252,9 @@ def test_what_the_trainer_cannot_do_is_said(hf: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.ranks
-def test_two_ranks_of_the_trainer_see_one_loss_and_resume(launch: Launch, tmp_path: Path) -> None:
+def test_two_ranks_of_the_trainer_see_one_loss_resume_and_rewind(
+    launch: Launch, tmp_path: Path
+) -> None:
     done = launch("cpu2", str(ROOT / "tests/programs/hf_ranks.py"), str(tmp_path))
     assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
@@ -267,3 +269,22 @@ def test_two_ranks_of_the_trainer_see_one_loss_and_resume(launch: Launch, tmp_pa
     for rank in (first, second):
         assert rank["resumed"] == rank["seen"][20:]
         assert rank["same_weights"]
+    _check_that_trials_rewind(first, second)
+
+
+def _check_that_trials_rewind(*ranks: dict[str, Any]) -> None:
+    """Each rank sees its own first batches in every trial, and then goes on in its loader."""
+    runs = [rank["searching"] for rank in ranks]
+    assert runs[0]["seen"] == runs[1]["seen"]
+    actions = [action for *_, action, _ in runs[0]["seen"]]
+    end = actions.index("restore")
+    starts = [0, *(i + 1 for i, action in enumerate(actions[:end]) if action == "trial")]
+    assert len(starts) > 2
+    for rank, run in zip(ranks, runs, strict=True):
+        batches = run["batches"]
+        for begin, stop in zip(starts, [*starts[1:], end + 1], strict=True):
+            assert batches[begin:stop] == batches[: stop - begin]
+        assert len(set(batches[:5])) == 5
+        assert batches[:5] == rank["batches"][:5]
+        assert batches[end + 1 :] == rank["batches"][end + 1 :]
+    assert not {*runs[0]["batches"][:5]} & {*runs[1]["batches"][:5]}

@@ -27,7 +27,7 @@ from toolkit.training.ranks import BatchSplit, make_accelerator, split_global_ba
 
 
 def config(*flags: str) -> RunConfig:
-    fast = ["--wandb", "off", "--progress", "False"]
+    fast = ["--wandb", "off", "--save-every", "0", "--progress", "False"]
     budget = [] if "--recipe.epochs" in flags else ["--recipe.updates", "30"]
     return parse(["digits/vit_micro", *budget, *fast, *flags])
 

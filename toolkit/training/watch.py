@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,9 +98,11 @@ class Looks:
         silent, parts = self.silent(), []
         for rank in self.hung():
             place = self.places[rank]
-            where = "" if place is None else f" at {place.at}"
-            alive = "gives no sign of life, last seen" if rank in silent else "hangs"
-            parts.append(f"rank {rank} {alive}{where}")
+            state = "gives no sign of life" if rank in silent else "hangs"
+            seen = ", last seen" if rank in silent else ""
+            parts.append(
+                f"rank {rank} {state}" + ("" if place is None else f"{seen} at {place.at}")
+            )
         return (
             f"no rank got any further for {timeout:g} s: {'; '.join(parts)}. The same command "
             "continues; if it is only slow, --rank-timeout gives it longer"
@@ -117,6 +120,7 @@ def watched(run: Run) -> Iterator[None]:
         yield
         return
     store = torch.distributed.PrefixStore(f"toolkit/watch/{next(_runs)}", _store())
+    store.set_timeout(timedelta(seconds=run.config.rank_timeout))
     watch = Watch(store, rank, ranks, run.config.rank_timeout, lambda: _steps(run))
     main = threading.get_ident()
 
@@ -162,15 +166,17 @@ class Watch:
         for number in count():
             if self.over.wait(self.timeout / LOOKS):
                 return
+            place, ranks = _place(number, self.steps(), main), range(len(self.looks.places))
             try:
-                self.store.set(str(self.rank), json.dumps(_place(number, self.steps(), main)))
-                seen = [self._seen(rank) for rank in range(len(self.looks.places))]
-            except RuntimeError:  # the process that held the store has ended, and so will this one
-                return
+                self.store.set(str(self.rank), json.dumps(place))
+                seen, alone = [self._seen(rank) for rank in ranks], False
+            except RuntimeError:  # whoever held the store has ended, and said why
+                seen, alone = [place if rank == self.rank else None for rank in ranks], True
             self.looks.add(seen)
             if self.looks.stuck:
-                alive = set(range(len(seen))) - set(self.looks.silent())
-                end(self.looks.message(self.timeout), self.rank == min(alive, default=self.rank))
+                alive = set(ranks) - set(self.looks.silent())
+                speaks = not alone and self.rank == min(alive, default=self.rank)
+                end(self.looks.message(self.timeout), speaks)
                 return
 
     def _seen(self, rank: int) -> Place | None:

@@ -18,6 +18,7 @@ from tests.programs.signalled import UPDATES, Sender
 from toolkit import signals, train
 from toolkit.process import INTERRUPTED, PREEMPTED
 from toolkit.signals import STOP_SIGNALS, stop_on_signal
+from toolkit.studies import claims
 from toolkit.training import checkpoint
 from toolkit.training.build import SAVE_SECONDS, Run
 
@@ -35,7 +36,16 @@ LAUNCHES = {
 }
 STOPPED_AT = {**UPDATES, "start": 1, "checkpoint": 13, "evaluation": 40, "test": 120}
 """The update after which it is saved: a checkpoint is due after the 12th."""
-PATIENCE = 120
+PATIENCE = 300
+
+
+@pytest.fixture(autouse=True)
+def in_the_foreground() -> Iterator[None]:
+    """A shell that starts pytest in the background has it and its children ignore INT."""
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -139,8 +149,8 @@ def whole(launch: Launch, folder: Path, config: str) -> dict[str, Any]:
 def wait_for_the_orphan(run: Path) -> None:
     """Until the process that the launcher has left behind has let go of its run."""
     deadline = time.monotonic() + PATIENCE
-    while not any(file.stat().st_mtime == 0 for file in run.glob("claim-*")):
-        assert time.monotonic() < deadline, list(run.iterdir())
+    while (claim := claims.current(run)) is None or not claim.released:
+        assert time.monotonic() < deadline, claim
         time.sleep(0.05)
 
 

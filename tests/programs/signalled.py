@@ -82,6 +82,8 @@ def send():
 
 def main():
     """Run the command line."""
+    # Whoever started the tests in the background has their processes ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sender = Sender(os.environ.get("PHASE"), send)
 
     def before(function, phase):

@@ -127,8 +127,10 @@ def watched(run: Run) -> Iterator[None]:
     def end(message: str, speaks: bool) -> None:
         if speaks:
             print(f"error: {message}", file=sys.stderr, flush=True)
-        run.record.status("failed", run.update)
-        os._exit(FAILED)  # the main thread waits for a rank that will not come
+        try:
+            run.record.status("failed", run.update)
+        finally:
+            os._exit(FAILED)  # the main thread waits for a rank that will not come
 
     thread = threading.Thread(target=watch.look_on, args=(main, end), daemon=True)
     thread.start()

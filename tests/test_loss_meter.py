@@ -18,7 +18,7 @@ def meter() -> LossMeter:
 def test_the_mean_is_weighted_by_counts(meter: LossMeter) -> None:
     meter.add(torch.tensor(30.0), 10)
     meter.add(torch.tensor(2.0), 2)
-    assert meter.read(5, 0.5) == (Reading(5, 0.5, 32 / 12, 12.0, 0), False)
+    assert meter.read(5, 0.5) == (Reading(5, 0.5, 32 / 12, 12.0, 0), (False, False))
 
 
 def test_reading_starts_anew(meter: LossMeter) -> None:
@@ -70,6 +70,7 @@ def test_a_sum_past_the_largest_float32_is_a_loss_that_is_not_finite(
 
 def test_a_request_to_stop_is_passed_on(meter: LossMeter) -> None:
     meter.add(torch.tensor(1.0), 1)
-    assert meter.read(1, 0.1, stop=True)[1]
+    assert meter.read(1, 0.1, stop=True)[1] == (True, False)
     meter.add(torch.tensor(1.0), 1)
-    assert not meter.read(2, 0.2)[1]
+    assert meter.read(2, 0.2, save=True)[1] == (False, True)
+    assert meter.read(3, 0.3)[1] == (False, False)

@@ -30,7 +30,7 @@ each_rival = pytest.mark.parametrize("optimizer", RIVALS)
 def config(optimizer: str, *flags: str) -> RunConfig:
     recipe = ("--recipe.optimizer", optimizer, "--recipe.lr", RIVALS[optimizer][1])
     budget = ("--recipe.updates", "60", "--recipe.decay", "matrices")
-    silent = ("--wandb", "off", "--progress", "False")
+    silent = ("--wandb", "off", "--save-every", "0", "--progress", "False")
     return parse(["digits/vit_micro", *recipe, *budget, *silent, *flags])
 
 

@@ -155,7 +155,7 @@ def test_a_run_of_the_loop_is_reproduced_and_explained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rule = ["schedule:plateau", "--schedule.every", "1", "--schedule.patience", "1"]
-    quiet = ["--wandb", "off", "--progress", "False", "--recipe.epochs", "2"]
+    quiet = ["--wandb", "off", "--save-every", "0", "--progress", "False", "--recipe.epochs", "2"]
     run = build(parse(["digits/vit_micro", *quiet, *rule]), tmp_path)
     loop.fit(run)
     loop.release(run)

@@ -362,3 +362,39 @@ def test_a_study_refuses_what_it_cannot_judge() -> None:
         Study("demo", "?", study.configs, (Contrast(config.target, 0.01, "greedy", "cosine"),))
     with pytest.raises(ConfigError, match="has study = 'demo'"):
         Study("mine", "?", study.configs)
+
+
+JOB = """
+import os, signal, sys
+from toolkit.studies import pool
+worker = '''
+import signal, sys, time
+from pathlib import Path
+def save(*_):
+    time.sleep(0.3)
+    Path("saved").touch()
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+Path("ready").touch()
+time.sleep(60)
+'''
+pool._command = lambda flags: [sys.executable, "-c", worker]
+job = pool.Job(())
+def at_the_limit(*_):  # as submitit does
+    job.checkpoint()
+    sys.exit(3)
+signal.signal(signal.SIGUSR2, at_the_limit)
+job()
+"""
+
+
+@pytest.mark.processes
+def test_a_job_at_its_time_limit_lets_its_worker_save(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    with subprocess.Popen([sys.executable, "-c", JOB], cwd=tmp_path) as job:
+        while not (tmp_path / "ready").exists():
+            assert job.poll() is None
+            time.sleep(0.02)
+        job.send_signal(signal.SIGUSR2)
+        assert job.wait(PATIENCE) == 3
+    assert (tmp_path / "saved").exists()

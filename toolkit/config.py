@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
@@ -17,6 +18,8 @@ from toolkit.schedules.simulate import CHANGED, check_protocol, needs_of
 from toolkit.task import Recipe
 
 DEFAULT_SCHEDULE = Cosine()
+RANK_TIMEOUT = 600.0
+"""Seconds in which a rank gets somewhere unless it hangs; as long as NCCL waits by default."""
 RUNS = Path("runs")
 WEIGHTS = Path("weights") / "model.safetensors"
 """Where the folder of a finished run has the trained weights."""
@@ -53,9 +56,12 @@ class RunConfig:
     eval_every: int | None = None
     """Updates between evaluations on the validation split; by default once per epoch."""
     save_every: int | None = None
-    """Updates between checkpoints, 0 for none; by default at each evaluation."""
+    """Updates between checkpoints, 0 for none; by default a tenth of the budget, and 10 minutes at
+    most. But for 0 there is one after the last update, too."""
     keep_checkpoints: int = 2
     """Checkpoints that stay: the newest, and those to go back to should it be damaged."""
+    rank_timeout: float = RANK_TIMEOUT
+    """Seconds without progress on any rank after which one counts as hung, which ends the run."""
     keep_weights: bool = True
     """Leave the trained weights in the run's folder, for toolkit export."""
     study: str = "single"
@@ -75,6 +81,10 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"{name} = {value}: it must be {bound} or above")
+        if not 0 < self.rank_timeout < math.inf:
+            raise ValueError(
+                f"rank_timeout = {self.rank_timeout:g}: it must be above 0, and finite"
+            )
         if self.sees == "validation" and (needs := needs_of(self.schedule)):
             raise ValueError(
                 f"sees = validation: {schedule_name(self.schedule)} may ask for more than an LR "
@@ -86,7 +96,8 @@ class RunConfig:
 
 
 NOT_PART_OF_THE_EXPERIMENT = (
-    *("save_every", "keep_checkpoints", "keep_weights", "study", "wandb", "progress"),
+    *("save_every", "keep_checkpoints", "rank_timeout", "keep_weights"),
+    *("study", "wandb", "progress"),
 )
 PUBLISHED = "published "
 """Begins the fingerprint of data that are as their task publishes them: it is not in a run id."""

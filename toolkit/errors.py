@@ -20,6 +20,10 @@ class RunError(RuntimeError):
     """The run could not be carried out; exit code 1."""
 
 
+class StoppedError(RunError):
+    """The process was asked to stop before it had begun with a run; exit code 75."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's words; empty if it has none."""
     return next(iter(str(error).strip().splitlines()), "")

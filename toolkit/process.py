@@ -2,19 +2,16 @@
 
 import gc
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from toolkit.errors import ConfigError, RunError
+from toolkit.errors import ConfigError, RunError, StoppedError
 
 DONE, FAILED, WRONG, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
-"""Exit codes: finished; the run failed; wrong usage or configuration; stopped, to be continued;
-interrupted by the user where there is nothing to continue."""
+"""Exit codes: finished; the run failed; wrong usage or configuration; stopped by a signal, to be
+continued; stopped by the user's Ctrl-C, to be continued if anything had begun."""
 TINY_WEIGHTS = 100_000
 """Weights below which a model is tiny: it trains on one thread."""
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def is_rank_zero() -> bool:
@@ -67,39 +64,12 @@ def leave_process_group(failed: bool = False) -> None:
         distributed.destroy_process_group()
 
 
-@contextmanager
-def stop_on_signal(ask: Callable[[], object], once: bool = True) -> Iterator[None]:
-    """Call ``ask`` on SIGTERM and SIGINT for the time of the block, in place of what they do.
-
-    Args:
-        ask: called in the main thread, between two of its operations: it should only take note.
-        once: after the first signal the next one acts as if this were not there. If not, each
-            calls ``ask``, and nothing but the end of the block ends it.
-    """
-    previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def handle(*_: object) -> None:
-        ask()
-        if once:
-            restore()
-
-    for number in STOP_SIGNALS:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        restore()
-
-
 def run_command(command: Callable[[], int]) -> int:
     """Carry out a command, print what ends it in one line, and return its exit code.
 
     Args:
-        command: returns an exit code. A ``ConfigError`` of it is code 2, a ``RunError`` 1; a reader
+        command: returns an exit code. A ``ConfigError`` of it is code 2, a ``RunError`` 1, and
+            a ``StoppedError`` 75; a reader
             of the output that has left (``| head``) is 1, without a word.
     """
     try:
@@ -108,6 +78,10 @@ def run_command(command: Callable[[], int]) -> int:
         return code
     except ConfigError as error:
         code = print_error(error, WRONG)
+    except StoppedError as stopped:
+        if is_rank_zero():
+            print(stopped, flush=True)
+        code = PREEMPTED
     except RunError as error:
         code = print_error(error, FAILED)
     except KeyboardInterrupt:

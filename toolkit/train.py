@@ -1,7 +1,8 @@
 """Train one run: ``[accelerate launch ...] -m toolkit.train TARGET [flags] [schedule:NAME ...]``.
 
 The same command continues an unfinished run and prints the result of a finished one; ``--fresh``
-starts over. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 pre-empted.
+starts over. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 pre-empted, 130
+interrupted by Ctrl-C. Where a launcher hides them, ``state.json`` in the run's folder says so.
 """
 
 import shutil
@@ -27,6 +28,7 @@ from toolkit.process import (
 )
 from toolkit.records.config_file import check_folder, folders_of_any_data
 from toolkit.records.result import RESULT, Result, read_result
+from toolkit.signals import stop_on_signal
 from toolkit.studies import claims
 from toolkit.studies.claims import Hold
 from toolkit.training.checkpoint_folder import CHECKPOINTS, finish, has_any, say
@@ -49,7 +51,8 @@ def main(
             return _show_without_data(asked, error)
         return train(config, fresh, after_update)
 
-    return run_command(command)
+    with stop_on_signal() as asked:
+        return asked.exit_code(run_command(command))
 
 
 def train(
@@ -73,7 +76,7 @@ def train(
         from toolkit.training.ranks import agreed, meet_ranks
 
         set_threads()
-        meet_ranks()
+        meet_ranks(config.rank_timeout)
         decide = agreed
     with ExitStack() as stack:
         stack.push(partial(_leave_no_trace, folder))

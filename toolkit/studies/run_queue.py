@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from toolkit import signals
 from toolkit.config import RunConfig, resolve, run_folder, schedule_name
 from toolkit.config import to_json as config_to_json
 from toolkit.errors import ConfigError, MissingDataError, RunError
@@ -33,6 +34,7 @@ from toolkit.records.events import entrant
 from toolkit.records.json_files import write_json
 from toolkit.records.recorder import write_status
 from toolkit.records.result import RESULT
+from toolkit.signals import stop_on_signal
 from toolkit.studies import claims
 from toolkit.studies.study import Study
 
@@ -119,7 +121,8 @@ def work(
         done: called after every run.
 
     Returns:
-        An exit code: done, failed if a run was given up, pre-empted if asked to stop.
+        An exit code: done, failed if a run was given up, pre-empted or interrupted if asked to
+        stop.
 
     Raises:
         ConfigError: if a run cannot be carried out as configured.
@@ -130,14 +133,17 @@ def work(
         from toolkit.training.ranks import meet_ranks
 
         meet_ranks()
-    code = _lead(todo, lease, wait, done) if is_rank_zero() else _follow(todo)
+    with stop_on_signal() as asked:
+        code = _lead(todo, lease, wait, done) if is_rank_zero() else _follow(todo)
     leave_process_group()
-    return code
+    return asked.exit_code(code)
 
 
 def _lead(todo: Sequence[Item], lease: float, wait: bool, done: Callable[[], object]) -> int:
     """Choose the runs, and tell the other ranks; see ``work``."""
     while left := [item for item in todo if item.open]:
+        if signals.asked():
+            return _tell_end(PREEMPTED)
         statuses = []
         for status in _one_pass(todo, left, lease):
             done()
@@ -202,6 +208,9 @@ def _one_pass(todo: Sequence[Item], left: Sequence[Item], lease: float) -> Itera
         The status of each run that was free and has been attempted.
     """
     for item in left:
+        if signals.asked():  # between two runs: neither has anything to save
+            yield "preempted"
+            return
         status = None
         with claims.take(item.folder, lease) as hold:
             if hold is not None and item.open:

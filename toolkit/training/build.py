@@ -6,6 +6,8 @@ own, and the schedule is given the optimizer that Accelerate has prepared, for t
 """
 
 import hashlib
+import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from toolkit import signals
 from toolkit.config import RUNS, RunConfig, resolve, run_folder
 from toolkit.errors import ConfigError
 from toolkit.identity import with_fingerprint
@@ -36,6 +39,8 @@ from toolkit.training.ranks import (
     split_global_batch,
 )
 
+SAVES, SAVE_SECONDS = 10, 600.0
+"""By default there is a checkpoint after a tenth of the budget, and after so many seconds."""
 INIT_STREAM, DROPOUT_STREAM = 2, 3
 """Numbers of the streams of random numbers for first weights and dropout; see ``batches``."""
 
@@ -90,6 +95,15 @@ class Run:
     """Optimizer updates made so far."""
     saved_at: int = 0
     """Update of the newest checkpoint; 0 if there is none."""
+    saved_when: float = field(default_factory=time.monotonic)
+    """When that was written, or this process began: by this rank's ``time.monotonic``."""
+    save_agreed: bool = False
+    """All ranks know that rank 0 has seen no checkpoint for ``SAVE_SECONDS``."""
+    evaluated: int = 0
+    """Update of the latest evaluation on the validation split; 0 if there was none."""
+    steps: int = 0
+    """Counts what this rank gets done, updates as batches of an evaluation: it stands still in a
+    rank that is hung (see ``watch``)."""
     readings: int = 0
     """Readings of the training loss so far."""
     nonfinite_readings: int = 0
@@ -97,7 +111,8 @@ class Run:
     lost: str = ""
     """Why the run counts as diverged, in words; empty while it does not. See ``divergence``."""
     stop_asked: bool = False
-    """This rank was asked to stop; it does so when a reading has told the others."""
+    """This rank was asked to stop, other than by a signal; it does so when a reading has told the
+    others."""
     stop_agreed: bool = False
     """All ranks know that one was asked to stop: none makes another update."""
     last_metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
@@ -120,6 +135,11 @@ class Run:
         self.stop_asked = True
 
     @property
+    def stop_wanted(self) -> bool:
+        """Whether this rank was asked to stop, in whichever way."""
+        return self.stop_asked or signals.asked()
+
+    @property
     def epoch(self) -> float:
         """Passes over the training split so far."""
         return self.update / self.batch_plan.updates_per_epoch
@@ -135,10 +155,28 @@ class Run:
         return self.config.eval_every or self.batch_plan.updates_per_epoch
 
     @property
+    def evaluation_due(self) -> bool:
+        """Whether the weights, as they are now, are to be evaluated on the validation split."""
+        due = self.update == self.budget or self.update % self.eval_every == 0
+        return due and self.update > self.evaluated and not self.lr.searching
+
+    @property
     def checkpoint_due(self) -> bool:
-        """Whether updates enough have passed since the newest checkpoint."""
-        every = self.eval_every if self.config.save_every is None else self.config.save_every
-        return every > 0 and self.update // every > self.saved_at // every
+        """Whether updates or time enough have passed since the newest checkpoint, or this is the
+        end of training, where it spares the run the way back from the test split."""
+        every = self.config.save_every
+        if every is None:
+            every = math.ceil(self.budget / SAVES)
+        if every == 0 or self.update == self.saved_at:
+            return False
+        passed = self.update // every > self.saved_at // every
+        return passed or self.save_agreed or self.update == self.budget
+
+    @property
+    def overdue(self) -> bool:
+        """Whether rank 0, whose clock counts, has seen no checkpoint for too long."""
+        by_time = self.config.save_every is None and self.accelerator.is_main_process
+        return by_time and time.monotonic() - self.saved_when >= SAVE_SECONDS
 
 
 def build(config: RunConfig, runs: Path = RUNS) -> Run:

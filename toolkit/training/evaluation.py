@@ -90,6 +90,7 @@ def validation_reading(run: Run) -> Reading:
         for ids, own in evaluation_shards(split, size, rank, ranks):
             batch = send_to_device(split.__getitems__(ids), run.accelerator.device)
             total, count = run.task.loss(run.model, batch)
+            run.steps += 1
             if own:
                 meter.add(total, count)
         reading, _ = meter.read(run.update, run.epoch)  # waits for the device

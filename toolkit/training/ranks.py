@@ -12,10 +12,11 @@ back from the engine that was made, for it would otherwise override some without
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import (
     GradientAccumulationPlugin,
     broadcast_object_list,
@@ -23,6 +24,7 @@ from accelerate.utils import (
 )
 from torch import Tensor, nn
 
+from toolkit.config import RANK_TIMEOUT
 from toolkit.errors import ConfigError, RunError
 from toolkit.process import is_rank_zero
 from toolkit.task import Batch, Recipe
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from toolkit.training.build import Run
 
 Value = TypeVar("Value")
+LEAST_PATIENCE = 1800.0
+"""Seconds that a collective waits at least, for data may be prepared by one rank meanwhile."""
 
 
 class BatchSplit(NamedTuple):
@@ -75,10 +79,14 @@ def split_global_batch(global_batch: int, micro_batch: int | None, ranks: int) -
     return BatchSplit(ranks, micro_batch, share // micro_batch)
 
 
-def meet_ranks() -> None:
+def meet_ranks(rank_timeout: float = RANK_TIMEOUT) -> None:
     """Bring the ranks together, for what they must agree on before there is a run.
 
     A collective: all ranks call it, or none; ``make_accelerator`` does if nobody has.
+
+    Args:
+        rank_timeout: of the run (see ``watch``). Collectives wait three times as long, so that the
+            watch, which knows what is wrong, comes first; before it has begun that is all there is.
 
     Raises:
         ConfigError: if there are more ranks than devices, or DeepSpeed is asked for and missing.
@@ -94,8 +102,8 @@ def meet_ranks() -> None:
         _prepare_deepspeed()
     # cpu=True would turn DeepSpeed off without a word; there gloo has to be asked for.
     gloo = {"backend": "gloo"} if no_device and _under_deepspeed() else {}
-    kwargs = InitProcessGroupKwargs(**gloo).to_kwargs()
-    PartialState(cpu=no_device and not _under_deepspeed(), **kwargs)
+    patience = timedelta(seconds=max(3 * rank_timeout, LEAST_PATIENCE))
+    PartialState(cpu=no_device and not _under_deepspeed(), timeout=patience, **gloo)
 
 
 def from_rank_zero(value: Any) -> Any:
@@ -214,6 +222,14 @@ def mean_items(run: "Run", window: "Sequence[Batch]") -> Tensor | None:
     local = torch.tensor(float(items), device=run.accelerator.device)
     total: Tensor = run.accelerator.reduce(local, "sum")
     return total.clamp(min=1) / (run.batch_split.ranks * run.batch_split.accumulation)
+
+
+def any_rank(run: "Run", said: bool) -> bool:
+    """Whether any rank says so. A collective: all ranks call it. It waits for the device."""
+    if run.accelerator.num_processes == 1:
+        return said
+    votes = torch.tensor(float(said), device=run.accelerator.device)
+    return bool(run.accelerator.reduce(votes, "sum").item())
 
 
 def check_same_rates(run: "Run") -> None:

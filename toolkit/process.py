@@ -14,6 +14,8 @@ DONE, FAILED, WRONG, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
 interrupted by the user where there is nothing to continue."""
 TINY_WEIGHTS = 100_000
 """Weights below which a model is tiny: it trains on one thread."""
+OWN_FAULT = "a fault of the toolkit"
+"""What the line says of an error that is nobody's but the toolkit's."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 

@@ -116,7 +116,13 @@ class Fuzzer:
         os.chdir(self.case)
         out, err = _stream("strict"), _stream("backslashreplace")
         self.watch.outside.clear()
-        self.watch.inside = (str(self.case) + os.sep, str(self.home / "cache"), CACHE, "/dev/", "/proc/")
+        self.watch.inside = (
+            str(self.case) + os.sep,
+            str(self.home / "cache"),
+            CACHE,
+            "/dev/",
+            "/proc/",
+        )
         try:
             with _limit(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 failed = _failure(self.kinds[kind], dice, err, show)
@@ -128,9 +134,7 @@ class Fuzzer:
         return failed
 
 
-def _failure(
-    kind: Kind, dice: random.Random, err: io.TextIOWrapper, show: bool
-) -> str | None:
+def _failure(kind: Kind, dice: random.Random, err: io.TextIOWrapper, show: bool) -> str | None:
     """How a case failed."""
     try:
         kind(dice)
@@ -240,8 +244,14 @@ def _report(fuzzer: Fuzzer, seed: int, todo: list[tuple[str, int]], markdown: bo
             failures.setdefault(text.split(":  ")[0][:90], []).append((kind, number, text))
     for same in sorted(failures.values(), key=len, reverse=True):
         kind, number, text = same[0]
-        print(f"{len(same):>5} x {text}\n        --kind '{kind}' --number {number}", file=sys.stderr)
-    line = "| {} | {:,} | {} | {:.1f} |" if markdown else "{:<20} {:>7,} cases {:>5} failed {:>7.1f} ms a case"
+        print(
+            f"{len(same):>5} x {text}\n        --kind '{kind}' --number {number}", file=sys.stderr
+        )
+    line = (
+        "| {} | {:,} | {} | {:.1f} |"
+        if markdown
+        else "{:<20} {:>7,} cases {:>5} failed {:>7.1f} ms a case"
+    )
     if markdown:
         print("| kind | cases | failed | ms a case |\n|---|---|---|---|")
     for kind, count in counts.items():

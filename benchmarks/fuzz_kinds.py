@@ -54,13 +54,13 @@ def refused(call: Callable[[], Any]) -> bool:
     """Whether a call ended as a user's error, in one line.
 
     Raises:
-        Swallowed: for an error that is not one line.
+        Swallowed: for an error without words.
     """
     try:
         call()
     except (ConfigError, RunError) as error:
-        if len(str(error).splitlines()) != 1:
-            raise Swallowed(f"an error of {len(str(error).splitlines())} lines: {error}") from error
+        if not str(error).strip():
+            raise Swallowed("an error without words") from error
         return True
     return False
 

@@ -29,7 +29,26 @@ SMALL = {"VALIDATION": 3, "HOLDOUT": 3}
 """Constants of tasks whose data sets are large, as small as these."""
 WORDS = ("the", "film", "was", "good", "bad")
 ODD: Sequence[Any] = (
-    *(None, True, False, 0, 1, 3, -1, 10, 1.0, 0.5, float("nan"), "0", "x", "", [], [1], {}, {"a": 1}),
+    *(
+        None,
+        True,
+        False,
+        0,
+        1,
+        3,
+        -1,
+        10,
+        1.0,
+        0.5,
+        float("nan"),
+        "0",
+        "x",
+        "",
+        [],
+        [1],
+        {},
+        {"a": 1},
+    ),
     *({"text": [], "answer_start": []}, {"text": ["a"], "answer_start": [0]}, b"x", 2**70),
 )
 """What may stand in a cell."""
@@ -147,7 +166,11 @@ def _module(name: str) -> Any:
 
 
 def _labels(splits: Sequence[Any]) -> list[int]:
-    return [int(label) for split in splits for label in split.__getitems__(list(range(len(split))))["label"]]
+    return [
+        int(label)
+        for split in splits
+        for label in split.__getitems__(list(range(len(split))))["label"]
+    ]
 
 
 def _same(found: Sequence[int], labels: Sequence[Any]) -> bool:
@@ -200,7 +223,9 @@ def _write(file: Path, columns: Columns, kind: str) -> bool:
         elif kind == "csv":
             pd.DataFrame(columns).to_csv(file, index=False)
         else:
-            rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+            rows = [
+                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+            ]
             file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         return False

@@ -3,21 +3,33 @@
 import hashlib
 import io
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from dataclasses import (
+    asdict,
+    dataclass,
+    field,
+    fields,
+    is_dataclass,
+    make_dataclass,
+    replace,
+)
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, Union, get_type_hints
 
 from toolkit import task, userfile
-from toolkit.errors import ConfigError, OlderVersionError, unknown
+from toolkit.errors import ConfigError, OlderVersionError, one_line, unknown
+from toolkit.hints import misfits
 from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of, summary_of
-from toolkit.schedules.simulate import CHANGED, check_protocol, needs_of
+from toolkit.schedules.simulate import CHANGED, check_protocol, check_schedule, needs_of
 from toolkit.task import Recipe
 
 DEFAULT_SCHEDULE = Cosine()
 RUNS = Path("runs")
+LONGEST_NAME = 255
+"""Bytes of a file's name on the usual file systems."""
 WEIGHTS = Path("weights") / "model.safetensors"
 """Where the folder of a finished run has the trained weights."""
 INTRODUCED_AT = "introduced_at"
@@ -75,14 +87,24 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"{name} = {value}: it must be {bound} or above")
+        check_schedule(self.schedule)
         if self.sees == "validation" and (needs := needs_of(self.schedule)):
             raise ValueError(
                 f"sees = validation: {schedule_name(self.schedule)} may ask for more than an LR "
                 f"(it needs {', '.join(sorted(needs))}), and rests on the training loss of every "
                 "update"
             )
-        if not self.study or set(self.study) & set("/\\"):
-            raise ValueError(f"study = '{self.study}': it is the name of a folder below runs/")
+        if not is_folder_name(self.study):
+            raise ValueError(
+                f"study = {self.study!r}: it is the name of a folder below runs/, of at most "
+                f"{LONGEST_NAME} bytes, without / and not . or .."
+            )
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a file system takes a name as that of a folder, and of no other than a new one."""
+    plain = name.isprintable() and not set(name) & set("/\\") and name not in ("", ".", "..")
+    return plain and len(os.fsencode(name)) <= LONGEST_NAME
 
 
 NOT_PART_OF_THE_EXPERIMENT = (
@@ -134,18 +156,26 @@ def to_json(config: RunConfig) -> dict[str, Any]:
 def from_json(data: Mapping[str, Any]) -> RunConfig:
     """The inverse of ``to_json``.
 
+    Args:
+        data: what ``to_json`` returned; its target, recipe and schedule are of the types that
+            ``toolkit.records.config_file.read_config`` checks.
+
     Raises:
-        ConfigError: if a field or the schedule is unknown to this version.
+        ConfigError: if a field or the schedule is unknown to this version, or a value not allowed.
     """
     target = task.parse_target(data["target"])
     recipe_class = type(task.recipe_of(task.load(target.task), target))
     schedule = schedule_from_json(data["schedule"])
     rest = {key: value for key, value in data.items() if key not in ("recipe", "schedule")}
+    _check_types(RunConfig, rest, "")
+    _check_types(recipe_class, data["recipe"], "recipe.")
     try:
         recipe = recipe_class(**{**_introduced(recipe_class), **data["recipe"]})
         return RunConfig(recipe=recipe, schedule=schedule, **{**_introduced(RunConfig), **rest})
     except TypeError as error:
         raise ConfigError(f"stored configuration of another version: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"stored configuration: {error}") from error
 
 
 def schedule_name(schedule: Schedule[Any]) -> str:
@@ -214,7 +244,11 @@ def schedule_from_json(stored: Mapping[str, Any]) -> Schedule[Any]:
             f"the run is of an older version of {stored['name']}, with other settings "
             f"({', '.join(differing)}): only that version can replay or continue it"
         )
-    schedule: Schedule[Any] = kind(**_tuples(settings))
+    _check_types(kind, settings, "schedule.")
+    try:
+        schedule: Schedule[Any] = kind(**_tuples(settings))
+    except ValueError as error:
+        raise ConfigError(f"stored configuration: {error}") from error
     return schedule
 
 
@@ -261,6 +295,25 @@ def is_stored_as(schedule: Schedule[Any], stored: Mapping[str, Any]) -> bool:
     return a == b
 
 
+def _check_types(kind: type, values: Mapping[str, Any], prefix: str) -> None:
+    """Refuse stored values that are not of the types of a dataclass's fields.
+
+    Fields that it does not have are left to its constructor.
+    """
+    try:
+        types = get_type_hints(kind)
+    except (NameError, TypeError):  # of a user's file, whose names only its author knows
+        return
+    wrong = [
+        phrase
+        for name, value in values.items()
+        if name in types
+        for phrase in misfits(value, types[name], f"{prefix}{name}")
+    ]
+    if wrong:
+        raise ConfigError(f"stored configuration: {'; '.join(wrong[:3])}")
+
+
 def _introduced(kind: Any) -> dict[str, Any]:
     """Fields of a dataclass that came later -> the value they came with, in its JSON form."""
     return {
@@ -305,7 +358,7 @@ def _cli(kind: type, argv: Sequence[str], default: Any, prog: str) -> Any:
         # A ValueError of a dataclass is one line to the user; tyro would draw it as a box.
         if stop.code and stop.__context__ is not None:
             message = getattr(stop.__context__, "message", str(stop.__context__))
-            raise ConfigError(message) from stop
+            raise ConfigError(one_line(message)) from stop
         sys.stderr.write(buffer.getvalue())
         raise
 
@@ -351,6 +404,11 @@ def _schedule_class(name: str) -> type:
         if isinstance(cause, ImportError) and (cause.name or "").startswith("toolkit."):
             raise ConfigError(f"{error}; {CHANGED}") from error
         raise
+    if not (isinstance(kind, type) and is_dataclass(kind)):
+        raise ConfigError(
+            f"schedule file '{path}': {attribute} is {one_line(repr(kind))[:40]}, and must be a "
+            "class of schedules: a frozen dataclass of settings"
+        )
     check_protocol(kind, f"schedule file '{path}', {attribute}")
     kind.toolkit_source = name  # type: ignore[attr-defined]
     return kind

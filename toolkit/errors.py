@@ -1,7 +1,10 @@
 """Errors that a user can act on: the entry points print them as one line, without a traceback."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class ConfigError(ValueError):
@@ -18,6 +21,25 @@ class MissingDataError(ConfigError):
 
 class RunError(RuntimeError):
     """The run could not be carried out; exit code 1."""
+
+
+def outcome(call: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """Call code that may raise anything; what it returned, or what it raised.
+
+    For code that is not the toolkit's, such as a user's file or W&B, and for what must be written
+    down however it ends. ``tests/test_errors.py`` says who may call this and why; everywhere else
+    what can go wrong is caught by its kind, where it goes wrong.
+    """
+    try:
+        return call(), None
+    except Exception as error:
+        return None, error
+
+
+def one_line(text: object) -> str:
+    """A text for a terminal: in one line, and without characters that would steer it."""
+    words = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 
 def first_line(error: BaseException) -> str:

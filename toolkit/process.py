@@ -4,10 +4,12 @@ import gc
 import os
 import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from toolkit.errors import ConfigError, RunError
+from toolkit.errors import ConfigError, RunError, error_text, one_line
 
 DONE, FAILED, WRONG, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
 """Exit codes: finished; the run failed; wrong usage or configuration; stopped, to be continued;
@@ -101,8 +103,10 @@ def run_command(command: Callable[[], int]) -> int:
     """Carry out a command, print what ends it in one line, and return its exit code.
 
     Args:
-        command: returns an exit code. A ``ConfigError`` of it is code 2, a ``RunError`` 1; a reader
-            of the output that has left (``| head``) is 1, without a word.
+        command: returns an exit code. A ``ConfigError`` of it is code 2, a ``RunError`` 1, and so
+            is a file or folder that the system refuses; a reader of the output that has left
+            (``| head``) is 1, without a word. Anything else is a fault of the toolkit: code 1, in
+            one line that names the file with the traceback.
     """
     try:
         code = command()
@@ -118,6 +122,8 @@ def run_command(command: Callable[[], int]) -> int:
         code = FAILED
         # Or the interpreter would complain when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        code = print_error(_other_error(error), FAILED)
     leave_process_group(failed=True)  # only here has what the error referred to gone
     return code
 
@@ -125,5 +131,19 @@ def run_command(command: Callable[[], int]) -> int:
 def print_error(error: object, code: int) -> int:
     """Print an error as one line, from rank 0 alone, and return the exit code that goes with it."""
     if is_rank_zero():
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
     return code
+
+
+def _other_error(error: Exception) -> str:
+    """What to say of an error that nobody has foreseen where it came up."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    text = f"{OWN_FAULT}: {error_text(error)}"
+    try:
+        opened, log = tempfile.mkstemp(prefix="toolkit-error-", suffix=".log")
+        with os.fdopen(opened, "w", errors="backslashreplace") as file:
+            file.write("".join(traceback.format_exception(error)))
+    except OSError as refused:
+        return f"{text} (its traceback cannot be written: {refused.strerror})"
+    return f"{text}; please report it with {log}"

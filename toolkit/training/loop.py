@@ -19,7 +19,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from toolkit.config import schedule_name
-from toolkit.errors import RunError, error_text
+from toolkit.errors import RunError, error_text, outcome
 from toolkit.process import stop_on_signal
 from toolkit.records.result import Result
 from toolkit.schedules.reading import NO_ACTION, Decision
@@ -90,10 +90,8 @@ def _metrics(
     run: Run, data: Split, predictions: Any, labels: Any
 ) -> tuple[dict[str, float], Exception | None]:
     """The task's metrics, or what they failed with: the other ranks wait to hear of it."""
-    try:
-        return run.task.metrics(predictions, labels, data), None
-    except Exception as error:
-        return {}, error
+    metrics, error = outcome(lambda: run.task.metrics(predictions, labels, data))
+    return metrics or {}, error
 
 
 def make_update(run: Run, batches: "Iterator[Batch]") -> None:

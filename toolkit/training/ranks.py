@@ -23,7 +23,7 @@ from accelerate.utils import (
 )
 from torch import Tensor, nn
 
-from toolkit.errors import ConfigError, RunError
+from toolkit.errors import ConfigError, RunError, error_text, outcome
 from toolkit.process import is_rank_zero
 from toolkit.task import Batch, Recipe
 
@@ -103,6 +103,39 @@ def from_rank_zero(value: Any) -> Any:
     shared = [value]
     broadcast_object_list(shared)
     return shared[0]
+
+
+def together(step: Callable[[], Value]) -> Value:
+    """What a step returns on this rank; an error of one rank is one of all of them.
+
+    A collective: all ranks call it, or those without the error would wait for the others.
+
+    Raises:
+        ConfigError: if the step raised one, here or on another rank.
+        RunError: for any other error.
+    """
+    value, error = outcome(step)
+    if PartialState().num_processes > 1:
+        kind = ConfigError if isinstance(error, ConfigError) else RunError
+        told = gather_object([None if error is None else (kind, error_text(error), str(error))])
+        first = next(((rank, *one) for rank, one in enumerate(told) if one is not None), None)
+        if error is None and first is not None:
+            rank, kind, text, plain = first
+            raise kind(plain if kind is ConfigError else f"rank {rank} failed: {text}")
+    if error is not None:
+        raise error
+    return cast(Value, value)
+
+
+def one_first(accelerator: Accelerator, step: Callable[[], Value]) -> Value:
+    """As ``together``, on one rank of each machine before the others, which find its files.
+
+    A collective: all ranks call it.
+    """
+    first = accelerator.is_local_main_process
+    value = together(lambda: step() if first else None)
+    later = together(lambda: None if first else step())
+    return cast(Value, value if first else later)
 
 
 def agreed(decide: Callable[[], Value]) -> Value:

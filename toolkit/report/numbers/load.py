@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from toolkit.config import NOT_PART_OF_THE_RECIPE
 from toolkit.errors import ConfigError
+from toolkit.hints import misfits
 from toolkit.records.config_file import CONFIG
 from toolkit.records.events import (
     EVENTS,
@@ -22,6 +23,7 @@ from toolkit.records.events import (
 )
 from toolkit.records.json_files import parse_object, read_json
 from toolkit.records.result import REPEAT, RESULT, Result, read_result
+from toolkit.task import parse_target
 
 
 class Group(NamedTuple):
@@ -182,17 +184,44 @@ def load_study(folder: Path) -> StudyRecord:
     return StudyRecord(folder.resolve().name, plan, runs, unfinished, not_started)
 
 
+class PlannedContrast(TypedDict):
+    """A comparison of a primary family; see ``toolkit.studies.study.Contrast``."""
+
+    pair: str
+    lr: float
+    candidate: str
+    baseline: str
+    candidate_arm: NotRequired[int]
+    baseline_arm: NotRequired[int]
+
+
+class Plan(TypedDict, total=False):
+    """``study.json``; see ``toolkit.studies.study.Study``."""
+
+    name: str
+    question: str
+    family: list[PlannedContrast]
+    rope: dict[str, float]
+    reference: str
+    base_lrs: str
+    reduced: dict[str, str]
+    left_out: dict[str, str]
+    tuning: bool
+    judging: bool
+    runs: int
+    pairs: dict[str, int]
+    source: str
+
+
 def _plan(file: Path) -> Mapping[str, Any]:
     if not file.exists():
         return {}
     advice = "toolkit sweep STUDY writes it anew once it is removed"
     plan = read_json(file, advice)
-    for name, kind in {"family": list, "rope": dict, "pairs": dict, "runs": int}.items():
-        if not isinstance(plan.get(name, kind()), kind):
-            raise ConfigError(f"{file}: {name} cannot be what a sweep writes; {advice}")
-    for contrast in plan.get("family", []):
-        if missing := {"pair", "lr", "candidate", "baseline"} - set(contrast):
-            raise ConfigError(f"{file}: a comparison of its family lacks {', '.join(missing)}")
+    if wrong := list(misfits(plan, Plan, "study")):
+        raise ConfigError(f"{file} is not what a sweep writes: {'; '.join(wrong[:3])}; {advice}")
+    for one in plan.get("family", []):
+        parse_target(one["pair"])
     return plan
 
 
@@ -244,10 +273,12 @@ def _add_action(run: RunRecord, event: ReadingEvent, seconds: float) -> None:
 
 def _events(file: Path) -> Iterator[Event]:
     try:
-        with file.open() as lines:
+        with file.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 where = f"{file}, line {number}"
-                yield event_of(parse_object(line, where, REPEAT), where, REPEAT)
+                yield event_of(parse_object(line, where, REPEAT, strict=True), where, REPEAT)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not text; {REPEAT}") from error
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
 

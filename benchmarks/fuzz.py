@@ -29,11 +29,11 @@ from typing import Any
 CACHE = tempfile.mkdtemp()
 os.environ |= {"HF_DATASETS_CACHE": CACHE, "TORCHINDUCTOR_CACHE_DIR": CACHE}
 
-import fuzz_kinds
-import fuzz_tables
-from fuzz_kinds import Kind, Swallowed
+import fuzz_kinds  # noqa: E402
+import fuzz_tables  # noqa: E402
+from fuzz_kinds import Kind, Swallowed  # noqa: E402
 
-from toolkit.process import OWN_FAULT
+from toolkit.process import OWN_FAULT  # noqa: E402
 
 LIMIT_SECONDS = 30
 """Of one case; the slowest takes less than one on a free core."""

@@ -1,8 +1,8 @@
 """The kinds of cases of ``fuzz.py``: what is damaged, who reads it, and what must not get through.
 
 A kind makes its samples once; each case damages one and lets the toolkit read it in the current
-folder, which is empty before. Whatever the toolkit refuses is fine. Raised is ``Swallowed`` where it
-did not refuse what can be told to be damaged.
+folder, which is empty before. Whatever the toolkit refuses is fine. ``Swallowed`` is raised where
+it did not refuse what can be told to be damaged.
 """
 
 import gzip
@@ -39,7 +39,7 @@ FEW, PER_EPOCH = 120, 20
 """Readings of the run whose files are damaged, and its updates per epoch."""
 
 
-class Swallowed(Exception):
+class Swallowed(Exception):  # noqa: N818  # it is what happened to the damage
     """Damage that was read as if it were none."""
 
 
@@ -134,9 +134,9 @@ class Command:
             f"{train} --seed 3 --recipe.lr 0.1 --recipe.epochs 2 --study mine",
             f"{train} --recipe.updates 40 --recipe.weight-decay 0.1 schedule:cosine",
             f"{train}@plan --sees validation --eval-every 5 schedule:plateau --schedule.every 50",
-            f"{train} --recipe.clip 1 --recipe.precision fp64 schedule:adaptive --schedule.search on",
+            f"{train} --recipe.clip 1 --recipe.precision fp64 schedule:wsd --schedule.warmup 0.1",
             f"{train} --keep-checkpoints 3 schedule:plan --schedule.multipliers 0.5 1.5",
-            f"replay log.csv schedule:plateau --base-lr 0.1 --budget 10 --schedule.every 50",
+            "replay log.csv schedule:plateau --base-lr 0.1 --budget 10 --schedule.every 50",
             f"replay {run} --json",
             "replay log.csv --loss-column loss --step-column step schedule:constant",
             f"explain {run} --update 12",
@@ -209,7 +209,7 @@ class Events(OfRuns):
     """``events.jsonl``, as replay, explain, the report and a run that goes on read it."""
 
     def __call__(self, dice: random.Random) -> None:
-        folder, original = self.copy(dice)
+        folder, _ = self.copy(dice)
         file = folder / "events.jsonl"
         whole = file.read_bytes()
         with file.open() as opened:
@@ -248,7 +248,7 @@ class Events(OfRuns):
 
 
 class ResultFile(OfRuns):
-    """``result.json``, ``study.json`` and ``state.json``, as the trainer and the report read them."""
+    """``result.json`` and what else a report reads, such as ``study.json``."""
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)

@@ -47,9 +47,9 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "")
 
 
-def error_text(error: BaseException) -> str:
+def error_text(error: BaseException | None) -> str:
     """An error of another program's code, in one line: its type and its first line."""
-    return f"{type(error).__name__}: {first_line(error)}"
+    return "no error" if error is None else f"{type(error).__name__}: {first_line(error)}"
 
 
 def unknown(what: str, name: str, valid: Iterable[str]) -> ConfigError:

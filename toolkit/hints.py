@@ -6,6 +6,7 @@ finite numbers only, a tuple or list is a JSON array, a mapping or a ``TypedDict
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -110,11 +111,16 @@ def _is_finite(value: Any) -> bool:
 
 def _of_object(value: Mapping[str, Any], hint: Any, name: str) -> Iterator[str]:
     """Of an object with known fields; others may be there, which a newer version has written."""
-    hints = get_type_hints(hint)
+    hints = _hints(hint)
     for key in sorted(hint.__required_keys__ - value.keys()):
         yield f"{name}.{key} is missing"
     for key in hints.keys() & value.keys():
         yield from misfits(value[key], hints[key], f"{name}.{key}")
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _of_list(value: Sequence[Any], hint: Any, name: str) -> Iterator[str]:

@@ -88,7 +88,7 @@ class Replay:
 
     def events(self, judged: Sequence[Replayed]) -> list[dict[str, Any]]:
         """The lines that a run with these losses would have left in ``events.jsonl``."""
-        times = [event["t"] for event in self.losses.events] or [None] * len(judged)
+        times = [event.get("t") for event in self.losses.events] or [None] * len(judged)
         return [
             {**to_event(j.reading, j.decision, self.base_lr * j.factor, j.factor), "t": t}
             for j, t in zip(judged, times, strict=True)

@@ -62,13 +62,13 @@ class Recipe:
             value = getattr(self, item.name)
             if type(value) is int and item.type in (float, float | None):
                 object.__setattr__(self, item.name, float(value))
+        self._positive(
+            "lr", "global_batch", "micro_batch", "eval_batch", "epochs", "updates", "clip"
+        )
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"recipe.{item.name} = {value:g}: it must be a finite number")
-        self._positive(
-            "lr", "global_batch", "micro_batch", "eval_batch", "epochs", "updates", "clip"
-        )
         if self.weight_decay < 0:
             raise ValueError(f"recipe.weight_decay = {self.weight_decay}: it must be 0 or above")
         if self.epochs is not None and self.updates is not None:
@@ -82,7 +82,7 @@ class Recipe:
     def _positive(self, *fields: str) -> None:
         for field in fields:
             value = getattr(self, field)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"recipe.{field} = {value:g}: it must be a number above 0")
 
 

@@ -32,7 +32,7 @@ _READING: Mapping[str, Any] = {
 }
 _LATER = ("amount", "lrs", "distance", "kind")
 _FIELDS: Mapping[str | None, Mapping[str, Any]] = {
-    **dict.fromkeys((None, *READING_KINDS), {**_READING, "kind": str | None}),
+    **{kind: {**_READING, "kind": str | None} for kind in (None, *READING_KINDS)},
     EVALUATION: {"kind": str, **_PLACE, "epoch": float, "split": str},
     TIMING: {"kind": str, **_PLACE, "epoch": float},
 }

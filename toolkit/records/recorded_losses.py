@@ -150,9 +150,7 @@ def _from_events(file: Path, text: str, columns: Columns) -> Losses:
     entries = [(row, event) for row, event in lines if event.get("kind") == seen]
     if not entries or not any("action" in event and "factor" in event for _, event in entries):
         return Losses(file, _readings(file, entries), has_epochs=_have(entries, "epoch"))
-    _readings(file, entries)  # says what is wrong with a field
-    for row, event in lines:
-        check_event(event, f"{file}, {row}")
+    _check(file, entries)
     events = tuple(event for _, event in entries)
     readings = tuple(map(reading_of, events))
     lrs = tuple(event["lr"] for event in events)
@@ -160,14 +158,29 @@ def _from_events(file: Path, text: str, columns: Columns) -> Losses:
         base = _base_of(events)
         return Losses(file, readings, events, sees=sees, lrs=lrs, base_lr=base, base_from=OF_EVENTS)
     start = next((event for _, event in lines if event.get("kind") == START), None)
-    facts = _derived(file, run, readings[-1]) if start is None else _stated(file, start)
-    if facts.budget is not None and facts.budget < readings[-1].update:
-        raise ConfigError(
-            f"{file}: it goes on to update {readings[-1].update}, beyond the {facts.budget} updates "
-            "that the run was to make"
-        )
+    facts = _facts(file, run, readings[-1], start)
     older = start is not None and "facts" not in start
     return Losses(file, readings, events, run, facts, older, sees, lrs=lrs)
+
+
+def _facts(
+    file: Path, run: Mapping[str, Any], last: Reading, start: Mapping[str, Any] | None
+) -> Facts:
+    """What a run knew before its first update, from its first event or its configuration."""
+    facts = _derived(file, run, last) if start is None else _stated(file, start)
+    if facts.budget is not None and facts.budget < last.update:
+        raise ConfigError(
+            f"{file}: it goes on to update {last.update}, beyond the {facts.budget} "
+            "updates that the run was to make"
+        )
+    return facts
+
+
+def _check(file: Path, entries: Sequence[Entry]) -> None:
+    """The readings of a run; they need not say when they were: replay writes such, too."""
+    _readings(file, entries)
+    for row, event in entries:
+        check_event({**event, "t": event.get("t") or 0.0}, f"{file}, {row}")
 
 
 def _base_of(events: Sequence[Mapping[str, Any]]) -> float | None:

@@ -10,10 +10,13 @@ outside the case's folder. Exit code: 1 if there was a failure.
 """
 
 import argparse
+import atexit
 import contextlib
+import gc
 import io
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -26,7 +29,9 @@ from pathlib import Path
 from typing import Any
 
 # Before anything imports datasets or torch, which read them then.
-CACHE = tempfile.mkdtemp()
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a disk would be most of the time
+CACHE = tempfile.mkdtemp(dir=MEMORY)
+atexit.register(shutil.rmtree, CACHE, True)
 os.environ |= {"HF_DATASETS_CACHE": CACHE, "TORCHINDUCTOR_CACHE_DIR": CACHE}
 
 import fuzz_kinds  # noqa: E402
@@ -221,8 +226,9 @@ def main() -> int:
     asked = parser.parse_args()
     chosen = {name: KINDS[name] for name in asked.kind or KINDS}
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as home:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as home:
         fuzzer = Fuzzer(Path(home), chosen)
+        gc.freeze()  # statsmodels collects garbage in every call of Holm
         if asked.number is not None:
             print(fuzzer.run(next(iter(chosen)), asked.seed, asked.number, show=True))
             return 0

@@ -170,10 +170,17 @@ def from_json(data: Mapping[str, Any]) -> RunConfig:
     _check_types(RunConfig, rest, "")
     _check_types(recipe_class, data["recipe"], "recipe.")
     try:
-        recipe = recipe_class(**{**_introduced(recipe_class), **data["recipe"]})
-        return RunConfig(recipe=recipe, schedule=schedule, **{**_introduced(RunConfig), **rest})
+        settings = {**introduced_settings(recipe_class), **data["recipe"]}
+        if missing := sorted({item.name for item in fields(recipe_class)} - {*settings}):
+            raise ConfigError(f"stored configuration: it lacks recipe.{', recipe.'.join(missing)}")
+        recipe = recipe_class(**settings)
+        return RunConfig(
+            recipe=recipe, schedule=schedule, **{**introduced_settings(RunConfig), **rest}
+        )
     except TypeError as error:
         raise ConfigError(f"stored configuration of another version: {error}") from error
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(f"stored configuration: {error}") from error
 
@@ -238,7 +245,7 @@ def schedule_from_json(stored: Mapping[str, Any]) -> Schedule[Any]:
         OlderVersionError: if its settings are.
     """
     kind = _schedule_class(stored["name"])
-    settings = {**_introduced(kind), **stored["fields"]}
+    settings = {**introduced_settings(kind), **stored["fields"]}
     if differing := sorted({item.name for item in fields(kind)} ^ {*settings}):
         raise OlderVersionError(
             f"the run is of an older version of {stored['name']}, with other settings "
@@ -282,7 +289,7 @@ def settings_in_id(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
         kind: the dataclass that the settings are of.
         settings: field -> value, in its JSON form.
     """
-    introduced = _introduced(kind)
+    introduced = introduced_settings(kind)
     return {k: v for k, v in settings.items() if k not in introduced or v != introduced[k]}
 
 
@@ -314,7 +321,7 @@ def _check_types(kind: type, values: Mapping[str, Any], prefix: str) -> None:
         raise ConfigError(f"stored configuration: {'; '.join(wrong[:3])}")
 
 
-def _introduced(kind: Any) -> dict[str, Any]:
+def introduced_settings(kind: Any) -> dict[str, Any]:
     """Fields of a dataclass that came later -> the value they came with, in its JSON form."""
     return {
         item.name: json.loads(json.dumps(item.metadata[INTRODUCED_AT]))

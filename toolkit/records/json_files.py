@@ -43,7 +43,7 @@ def parse_object(text: str, where: str, advice: str = "", strict: bool = False) 
     """
     ending = f"; {advice}" if advice else ""
     try:
-        data = json.loads(text, parse_constant=_no_number if strict else None)
+        data = (_STRICT if strict else _USUAL).decode(text)
         if "\\ud" in text.lower():  # a half of a character, which no file and no terminal takes
             json.dumps(data, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -58,6 +58,9 @@ def parse_object(text: str, where: str, advice: str = "", strict: bool = False) 
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number in JSON")
+
+
+_USUAL, _STRICT = json.JSONDecoder(), json.JSONDecoder(parse_constant=_no_number)
 
 
 def write_json(file: Path, data: Mapping[str, Any]) -> None:

@@ -116,7 +116,8 @@ def _as_json(data: Any) -> Markup:
     encoded = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for character, escape in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
         encoded = encoded.replace(character, escape)
-    return Markup(encoded.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+    encoded = encoded.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return Markup(encoded)  # nothing in it can end the element
 
 
 def _settings(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:

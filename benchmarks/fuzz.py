@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 # Before anything imports datasets or torch, which read them then.
-MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a disk would be most of the time
+IN_MEMORY = Path("/dev/shm")  # noqa: S108  # folders in it are made by tempfile
+MEMORY = IN_MEMORY if IN_MEMORY.is_dir() else None  # a disk would be most of the time
 CACHE = tempfile.mkdtemp(dir=MEMORY)
 atexit.register(shutil.rmtree, CACHE, True)
 os.environ |= {"HF_DATASETS_CACHE": CACHE, "TORCHINDUCTOR_CACHE_DIR": CACHE}

@@ -129,13 +129,13 @@ class Command:
         (self.home / "raises.py").write_text("raise LookupError('no\\nluck')\n")
         (self.home / "syntax.py").write_text("def (:\n")
         (self.home / "constant.py").write_text("X = 3\nTASK = 3\n")
-        run, train = f"runs/s/{RUN_ID}", "train digits/vit_micro"
+        run, begin = f"runs/s/{RUN_ID}", "train digits/vit_micro"
         self.lines = [
-            f"{train} --seed 3 --recipe.lr 0.1 --recipe.epochs 2 --study mine",
-            f"{train} --recipe.updates 40 --recipe.weight-decay 0.1 schedule:cosine",
-            f"{train}@plan --sees validation --eval-every 5 schedule:plateau --schedule.every 50",
-            f"{train} --recipe.clip 1 --recipe.precision fp64 schedule:wsd --schedule.warmup 0.1",
-            f"{train} --keep-checkpoints 3 schedule:plan --schedule.multipliers 0.5 1.5",
+            f"{begin} --seed 3 --recipe.lr 0.1 --recipe.epochs 2 --study mine",
+            f"{begin} --recipe.updates 40 --recipe.weight-decay 0.1 schedule:cosine",
+            f"{begin}@plan --sees validation --eval-every 5 schedule:plateau --schedule.every 50",
+            f"{begin} --recipe.clip 1 --recipe.precision fp64 schedule:wsd --schedule.warmup 0.1",
+            f"{begin} --keep-checkpoints 3 schedule:plan --schedule.multipliers 0.5 1.5",
             "replay log.csv schedule:plateau --base-lr 0.1 --budget 10 --schedule.every 50",
             f"replay {run} --json",
             "replay log.csv --loss-column loss --step-column step schedule:constant",

@@ -138,19 +138,20 @@ class Tables:
     def read_images(self) -> list[int]:
         """All labels."""
         kind = task.load("cifar10")
-        recipe = replace(kind.recipes["*"]["field"], test="holdout")
-        kind.splits("resnet18", recipe)
+        recipe: Any = kind.recipes["*"]["field"]
         return _labels(kind.splits("resnet18", replace(recipe, test="holdout"))[:2])
 
     def read_reviews(self) -> list[int]:
         """All labels."""
         kind = task.load("imdb")
-        recipe = replace(kind.recipes["lstm-glove"]["field"], glove=str(self.glove.resolve()))
+        field: Any = kind.recipes["lstm-glove"]["field"]
+        recipe = replace(field, glove=str(self.glove.resolve()))
         return _labels(kind.splits("lstm-glove", recipe)[:3])
 
     def read_questions(self) -> None:
         """What comes before the tokenizer."""
-        module, recipe = _module("squad_v2"), task.load("squad_v2").recipes["*"]["field"]
+        module = _module("squad_v2")
+        recipe: Any = task.load("squad_v2").recipes["*"]["field"]
         source = module._load("squad_v2")
         for questions in ("all", "answerable"):
             chosen = replace(recipe, questions=questions)

@@ -1,12 +1,9 @@
 """What a run is: one frozen configuration, from the command line or from Python."""
 
 import hashlib
-import io
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
 from dataclasses import (
     asdict,
     dataclass,
@@ -17,12 +14,12 @@ from dataclasses import (
     replace,
 )
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_type_hints
+from typing import Any, Literal, get_type_hints
 
-from toolkit import task, userfile
+from toolkit import command_line, task, userfile
 from toolkit.errors import ConfigError, OlderVersionError, one_line, unknown
 from toolkit.hints import misfits
-from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of, summary_of
+from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of
 from toolkit.schedules.simulate import CHANGED, check_protocol, check_schedule, needs_of
 from toolkit.task import Recipe
 
@@ -205,10 +202,10 @@ def parse(argv: Sequence[str], prog: str = "toolkit train") -> RunConfig:
             raise SystemExit(0)
         raise ConfigError(f"no target: {prog} TASK/MODEL[@RECIPE] [flags] [schedule:NAME [flags]]")
     target = task.parse_target(argv[0])
-    recipe = _budget_of(task.recipe_of(task.load(target.task), target), argv)
+    recipe = command_line.budget_of(task.recipe_of(task.load(target.task), target), argv)
     default = RunConfig(target=str(target), recipe=recipe)
     kind = _command_line_type(_kinds_named(argv))
-    parsed = _cli(kind, argv[1:], kind(**_shallow(default)), f"{prog} {argv[0]}")
+    parsed = command_line.read(kind, argv[1:], kind(**_shallow(default)), f"{prog} {argv[0]}")
     return RunConfig(**_shallow(parsed))
 
 
@@ -221,9 +218,9 @@ def parse_schedule(argv: Sequence[str], prog: str) -> Schedule[Any] | None:
     """
     if not argv:
         return None
-    union = _union(_kinds_named(argv))
+    union = command_line.union(_kinds_named(argv))
     kind = make_dataclass("Choice", [("schedule", union)], frozen=True)
-    schedule: Schedule[Any] = _cli(kind, argv, None, prog).schedule
+    schedule: Schedule[Any] = command_line.read(kind, argv, None, prog).schedule
     return schedule
 
 
@@ -336,44 +333,10 @@ def _kinds_named(argv: Sequence[str]) -> Mapping[str, type]:
     return {**SCHEDULES, **{name: _schedule_class(name) for name in named}}
 
 
-def _union(kinds: Mapping[str, type]) -> Any:
-    import tyro
-
-    members = [
-        Annotated[kind, tyro.conf.subcommand(name=name, description=summary_of(kind))]
-        for name, kind in kinds.items()
-    ]
-    return Union.__getitem__(tuple(members))  # the members are known at run time only
-
-
-def _cli(kind: type, argv: Sequence[str], default: Any, prog: str) -> Any:
-    """An object of this type from the command line."""
-    import tyro
-
-    buffer = io.StringIO()
-    options = {} if default is None else {"default": default}
-    try:
-        with redirect_stderr(buffer):
-            return tyro.cli(
-                kind,
-                args=argv,
-                prog=prog,
-                config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagConversionOff),
-                **options,
-            )
-    except SystemExit as stop:
-        # A ValueError of a dataclass is one line to the user; tyro would draw it as a box.
-        if stop.code and stop.__context__ is not None:
-            message = getattr(stop.__context__, "message", str(stop.__context__))
-            raise ConfigError(one_line(message)) from stop
-        sys.stderr.write(buffer.getvalue())
-        raise
-
-
 def _command_line_type(kinds: Mapping[str, type]) -> type:
     import tyro
 
-    union = _union(kinds)
+    union = command_line.union(kinds)
     return make_dataclass(
         "RunConfig",
         [
@@ -386,16 +349,6 @@ def _command_line_type(kinds: Mapping[str, type]) -> type:
         frozen=True,
         namespace={"__doc__": "Train one model under one schedule."},
     )
-
-
-def _budget_of(recipe: Recipe, argv: Sequence[str]) -> Recipe:
-    """The default recipe without the budget that a flag replaces by the other kind."""
-    flags = {argument.split("=")[0] for argument in argv}
-    if "--recipe.updates" in flags and "--recipe.epochs" not in flags:
-        return replace(recipe, epochs=None, updates=1)
-    if "--recipe.epochs" in flags and "--recipe.updates" not in flags:
-        return replace(recipe, epochs=1, updates=None)
-    return recipe
 
 
 def _schedule_class(name: str) -> type:

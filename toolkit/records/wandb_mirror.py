@@ -186,6 +186,7 @@ def _open(folder: Path, offline: bool, live: bool) -> Any:
     mode = "offline" if offline else wandb_mode()
     if mode == "online" and not _answers(wandb.setup().settings.base_url):
         mode = "offline"
+    run: Any
     run, error = outcome(lambda: _init(folder, mode, live))
     if error is not None:
         if mode != "online":
@@ -231,8 +232,10 @@ def _init(folder: Path, mode: str, live: bool) -> Any:
 
 def _answers(url: str) -> bool:
     """Whether there is a server at all; a slow or broken one is one."""
+    if not url.startswith(("http://", "https://")):
+        return False
     try:
-        urllib.request.urlopen(url, timeout=CONNECT_SECONDS).close()
+        urllib.request.urlopen(url, timeout=CONNECT_SECONDS).close()  # noqa: S310  # as just seen
     except urllib.error.HTTPError:
         return True
     except urllib.error.URLError:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import (
     GradientAccumulationPlugin,
     broadcast_object_list,
@@ -186,6 +187,7 @@ def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
     """
     plugin = _deepspeed(recipe, batch_split) if _under_deepspeed() else None
     meet_ranks()
+    AcceleratorState._reset_state()  # of a run that was refused: this may have another precision
     accelerator = Accelerator(
         mixed_precision="bf16" if recipe.precision == "bf16" else "no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(

@@ -13,12 +13,12 @@ import torch
 from tests.conftest import ROOT, Launch
 from tests.programs import small_studies
 from toolkit import train
-from toolkit.config import RunConfig, parse
+from toolkit.config import RunConfig, parse, run_folder
 from toolkit.errors import ConfigError, one_line
 from toolkit.hints import misfits
 from toolkit.process import OWN_FAULT, run_command
 from toolkit.report.columns import fenced
-from toolkit.studies import claims, run_queue
+from toolkit.studies import run_queue
 from toolkit.training.lr import ScheduledLR
 
 BROAD = {"Exception", "BaseException"}
@@ -164,12 +164,17 @@ def test_a_folder_that_cannot_be_written_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("runs").write_text("a file where the folder should be")
-    assert train.main(["digits/vit_micro", "--wandb", "off"]) == 1
+    assert train.main(["digits/vit_micro", "--wandb", "off"]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "runs/single" in error
-    assert "Not a directory" in error
-    assert OWN_FAULT not in error
+    assert error.startswith("error: runs/single/")
+    assert error.endswith("cannot be claimed: Not a directory\n")
+
+    def write() -> int:
+        Path("runs/study.json").write_text("{}")
+        return 0
+
+    assert run_command(write) == 1  # wherever it comes up
+    assert capsys.readouterr().err == "error: runs/study.json: Not a directory\n"
 
 
 def test_a_schedule_that_is_none_is_refused_where_it_is_given() -> None:
@@ -190,17 +195,13 @@ def test_a_refused_run_counts_as_failed_and_the_sweep_goes_on(
     monkeypatch.chdir(tmp_path)
     whole = small_studies._study("part", (small_studies.Constant(),), 1, 3).configs[0]
     refused = replace(whole, recipe=replace(whole.recipe, global_batch=10, micro_batch=7))
-    todo = [
-        run_queue.Item(config, tmp_path / "runs/part" / name)
-        for config, name in ((refused, "a"), (whole, "b"))
-    ]
+    todo = [run_queue.Item(config, run_folder(config)) for config in (refused, whole)]
     assert run_queue.work(todo, wait=False) == 1
     assert not todo[0].open
     assert len(todo[0].failures) == run_queue.ATTEMPTS
     assert todo[1].finished
     assert "micro_batch = 7 does not divide" in capsys.readouterr().out
     assert json.loads((todo[0].folder / "state.json").read_text())["status"] == "failed"
-    assert not [path for path in todo[0].folder.iterdir() if claims.NAME.fullmatch(path.name)]
 
 
 @pytest.mark.parametrize(

@@ -175,10 +175,10 @@ def check(replay: Replay, judged: Sequence[Replayed]) -> None:
         )
     for recorded, again in zip(replay.losses.events, replay.events(judged), strict=True):
         for field, value in again.items():
-            if recorded[field] != value:
+            if recorded.get(field) != value:
                 raise RunError(
                     f"{replay.losses.file} is not reproduced: at update {recorded['update']} "
-                    f"{field} is {value}, was {recorded[field]}"
+                    f"{field} is {value}, was {recorded.get(field)}"
                 )
 
 

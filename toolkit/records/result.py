@@ -276,6 +276,10 @@ def _check(data: Mapping[str, Any], file: Path) -> None:
     if not wrong:
         numbers = _numbers(data).items()
         wrong = [phrase for name, value in numbers for phrase in misfits(value, float, name)]
+    if not wrong and data["status"] == "done":
+        positive = {"updates": data["updates"], "epoch": data["epoch"]}
+        positive["timing.train_seconds"] = data["timing"]["train_seconds"]
+        wrong = [f"{name} = {n} is not above 0" for name, n in positive.items() if n <= 0]
     if wrong:
         raise ConfigError(f"{file} is not what a run writes: {'; '.join(wrong[:3])}; {REPEAT}")
 

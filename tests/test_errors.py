@@ -4,23 +4,23 @@ import ast
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.conftest import ROOT, Launch
-from tests.programs import small_studies
-from toolkit import train
-from toolkit.config import RunConfig, parse, run_folder
+from toolkit import sweep, train
+from toolkit.config import RunConfig, parse
 from toolkit.errors import ConfigError, one_line
 from toolkit.hints import misfits
 from toolkit.process import OWN_FAULT, run_command
 from toolkit.report.columns import fenced
-from toolkit.studies import run_queue
+from toolkit.studies import run_queue, shipped
 from toolkit.training.lr import ScheduledLR
 
+STUDIES = ROOT / "tests/programs/small_studies.py"
 BROAD = {"Exception", "BaseException"}
 CATCH_ALL = {("toolkit/errors.py", "outcome"), ("toolkit/process.py", "run_command")}
 """The only functions that catch every error."""
@@ -193,15 +193,32 @@ def test_a_refused_run_counts_as_failed_and_the_sweep_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    whole = small_studies._study("part", (small_studies.Constant(),), 1, 3).configs[0]
-    refused = replace(whole, recipe=replace(whole.recipe, global_batch=10, micro_batch=7))
-    todo = [run_queue.Item(config, run_folder(config)) for config in (refused, whole)]
-    assert run_queue.work(todo, wait=False) == 1
-    assert not todo[0].open
-    assert len(todo[0].failures) == run_queue.ATTEMPTS
-    assert todo[1].finished
-    assert "micro_batch = 7 does not divide" in capsys.readouterr().out
-    assert json.loads((todo[0].folder / "state.json").read_text())["status"] == "failed"
+    assert sweep.main([f"{STUDIES}:refusing"]) == 1
+    said = capsys.readouterr().out
+    assert said.count("line 16: LookupError: row 3 has no label; see runs/refusing/") == 3
+    check_refused()
+
+
+@pytest.mark.ranks
+def test_a_run_that_one_rank_refuses_is_refused_by_all_and_they_go_on(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = launch("cpu2", "-m", "toolkit.sweep", f"{STUDIES}:refusing")
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stdout
+    assert check_refused()["world_size"] == 2
+
+
+def check_refused() -> dict[str, Any]:
+    """The result of the other run."""
+    refused, whole = run_queue.items(shipped.load(f"{STUDIES}:refusing"))
+    assert not refused.open
+    assert len(refused.failures) == run_queue.ATTEMPTS
+    assert "row 3 has no label" in refused.failures[0].read_text()
+    assert json.loads((refused.folder / "state.json").read_text())["status"] == "failed"
+    result: dict[str, Any] = json.loads((whole.folder / "result.json").read_text())
+    return result
 
 
 @pytest.mark.parametrize(

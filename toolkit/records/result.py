@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict, get_type_hints
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, get_type_hints
 
 from toolkit.errors import ConfigError
 from toolkit.hints import misfits
@@ -232,6 +232,12 @@ class _Metrics(TypedDict, total=False):
     validation: dict[str, float | None]
 
 
+class _Recipe(TypedDict):
+    lr: float
+    epochs: NotRequired[float | None]
+    updates: NotRequired[int | None]
+
+
 class _Code(TypedDict, total=False):
     commit: str | None
     uncommitted: list[str]
@@ -244,7 +250,8 @@ _KINDS: Mapping[str, Any] = {
     "sees": Literal["training", "validation"],
     **dict.fromkeys(("initial_weights_sha", "batch_order_sha", "final_weights_sha"), str),
     **dict.fromkeys(("seed", "arm", "updates", "world_size", "micro_batch", "rollbacks"), int),
-    **dict.fromkeys(("recipe_settings", "schedule_config"), dict[str, Any]),
+    "recipe_settings": _Recipe,
+    "schedule_config": dict[str, Any],
     "metrics": _Metrics,
     "timing": dict[str, float],
     "epoch": float,

@@ -33,7 +33,7 @@ PET_SIGNALS_TO_HANDLE ?= SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2
 TORCH_ELASTIC_SHUTDOWN_TIMEOUT ?= 300
 export PET_SIGNALS_TO_HANDLE TORCH_ELASTIC_SHUTDOWN_TIMEOUT
 
-.PHONY: help setup demo test test-fast test-full check train study report bench loss-compare tunnel docs clean baselines adaptive compare \
+.PHONY: help setup demo test test-fast test-full check train study report bench loss-compare tunnel audit docs clean baselines adaptive compare \
 	cifar10-resnet18 cifar10-efficientnet_b0 imdb-bert-base imdb-lstm-glove squad_v2-bert-large \
 	squad_v2-roberta-base
 
@@ -121,6 +121,11 @@ loss-compare: setup ## Are losses, decisions and weights those of commit BASE, b
 
 tunnel: setup ## What adaptive and its rivals lose on six small workloads, from the records
 	$(BIN)/python benchmarks/tunnel.py table
+
+# Not a part of check: it asks a database of the network, whose answer changes from day to day.
+audit: setup ## Do the pinned packages have known vulnerabilities? Needs the network
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[audit]'
+	$(BIN)/pip-audit --strict --progress-spinner off --no-deps --disable-pip -r constraints.txt
 
 docs: setup ## The API's documentation, in site/
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

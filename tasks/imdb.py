@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.data import ROOT_VARIABLE, load_splits, place_of, source_of
+from toolkit.data import (
+    ROOT_VARIABLE,
+    check_texts,
+    class_numbers,
+    load_splits,
+    place_of,
+    source_of,
+)
 from toolkit.errors import ConfigError, MissingDataError
 from toolkit.fingerprint import of_path
 from toolkit.task import NAMES_DATA, Batch, Recipe, Split, Splits, Task
@@ -152,7 +159,7 @@ class Imdb(Task):
             split: {key: Ragged.from_column(data, key) for key in encode.inputs}
             for split, data in encoded.items()
         }
-        labels = {split: np.asarray(data["label"]) for split, data in encoded.items()}
+        labels = {split: np.asarray(data["label"], np.int64) for split, data in encoded.items()}
         fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0}
         return _splits(recipe, tokens, labels, fill)
 
@@ -205,11 +212,14 @@ class _Words:
 def _load() -> "DatasetDict":
     source = load_splits(FOLDER, HUB, COLUMNS, SPLITS)
     for name in SPLITS:
-        for row, label in enumerate(source[name]["label"][:]):
-            if label not in range(CLASSES):
-                raise ConfigError(
-                    f"{place_of(FOLDER, HUB, name, row)} has label {label!r}: it must be 0 or 1"
-                )
+        place = partial(place_of, FOLDER, HUB, name)
+        check_texts(source[name], ["text"], place)
+        class_numbers(source[name]["label"][:], CLASSES, place)
+    if len(source["train"]) <= VALIDATION:
+        raise ConfigError(
+            f"split 'train' of {FOLDER} has {len(source['train']):,} reviews, too few to keep "
+            f"{VALIDATION:,} for validation"
+        )
     return source
 
 
@@ -290,7 +300,7 @@ def _corpus(file: Path, content: tuple[str, ...], max_length: int) -> _Corpus:
         f"{file.name}: {len(used) - 2:,} of {len(glove.words):,} words occur; not in it are "
         f"{missing['train']:.2f} % of the words of train, {missing['test']:.2f} % of test"
     )
-    labels = {name: np.asarray(data["label"]) for name, data in encoded.items()}
+    labels = {name: np.asarray(data["label"], np.int64) for name, data in encoded.items()}
     return _Corpus(tokens, labels, torch.from_numpy(vectors), note)
 
 

@@ -1,6 +1,7 @@
 """What a task is: data, model, loss and metrics of one data set, and the recipes to train on it."""
 
 import importlib
+import math
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -64,6 +65,10 @@ class Recipe:
         self._positive(
             "lr", "global_batch", "micro_batch", "eval_batch", "epochs", "updates", "clip"
         )
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"recipe.{item.name} = {value:g}: it must be a finite number")
         if self.weight_decay < 0:
             raise ValueError(f"recipe.weight_decay = {self.weight_decay}: it must be 0 or above")
         if self.epochs is not None and self.updates is not None:
@@ -77,7 +82,7 @@ class Recipe:
     def _positive(self, *fields: str) -> None:
         for field in fields:
             value = getattr(self, field)
-            if value is not None and not 0 < value < float("inf"):
+            if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"recipe.{field} = {value:g}: it must be a number above 0")
 
 

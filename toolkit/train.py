@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.config import RunConfig, parse, resolve, run_folder
-from toolkit.errors import ConfigError, MissingDataError, RunError, error_text
+from toolkit.errors import ConfigError, MissingDataError, RunError, error_text, outcome
 from toolkit.identity import with_fingerprint
 from toolkit.process import (
     DONE,
@@ -170,9 +170,8 @@ def _fit(
         run.check_claim = hold.check
     if is_rank_zero():
         _announce(run)
-    try:
-        result = loop.fit(run)
-    except Exception as error:
+    result, error = outcome(lambda: loop.fit(run))
+    if error is not None:
         raise _failure(error, folder, run.update, run.accelerator.process_index) from error
     updates = run.update
     loop.release(run)
@@ -226,7 +225,7 @@ def _failure(error: Exception, folder: Path, update: int, rank: int) -> RunError
     if isinstance(error, RunError) and error.__cause__ is None:
         return error
     log = folder / f"error-{rank}.log"
-    log.write_text(traceback.format_exc())
+    log.write_text("".join(traceback.format_exception(error)), errors="backslashreplace")
     text = f"{error if isinstance(error, RunError) else error_text(error)}; see {log}"
     if rank > 0:  # it may be the only one that failed
         print(f"error on rank {rank}: {text}", file=sys.stderr)

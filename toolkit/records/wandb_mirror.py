@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import error_text
+from toolkit.errors import error_text, outcome
 from toolkit.process import DONE, FAILED
 from toolkit.records.config_file import CONFIG, read_config
 from toolkit.records.events import (
@@ -84,11 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         threading.Thread(target=_await_end_of_input, args=(over,), daemon=True).start()
     else:
         over.set()
-    try:
+
+    def mirror_all() -> None:
         for folder in arguments.folders:
             if (folder / EVENTS).exists():
                 mirror(folder, over, arguments.begin, arguments.offline)
-    except Exception as error:
+
+    _, error = outcome(mirror_all)  # W&B raises many kinds of errors
+    if error is not None:
         print(f"{STATUS_PREFIX}failed {error_text(error)}", flush=True)
         return FAILED
     return DONE
@@ -184,11 +187,11 @@ def _open(folder: Path, offline: bool, live: bool) -> Any:
     mode = "offline" if offline else wandb_mode()
     if mode == "online" and not _answers(wandb.setup().settings.base_url):
         mode = "offline"
-    try:
-        run = _init(folder, mode, live)
-    except Exception:
+    run: Any
+    run, error = outcome(lambda: _init(folder, mode, live))
+    if error is not None:
         if mode != "online":
-            raise
+            raise error
         wandb.teardown()  # or the id would still be in use
         mode, run = "offline", _init(folder, "offline", live)
     place = run.url if mode == "online" else Path(run.dir).parent
@@ -230,8 +233,10 @@ def _init(folder: Path, mode: str, live: bool) -> Any:
 
 def _answers(url: str) -> bool:
     """Whether there is a server at all; a slow or broken one is one."""
+    if not url.startswith(("http://", "https://")):
+        return False
     try:
-        urllib.request.urlopen(url, timeout=CONNECT_SECONDS).close()
+        urllib.request.urlopen(url, timeout=CONNECT_SECONDS).close()  # noqa: S310  # as just seen
     except urllib.error.HTTPError:
         return True
     except urllib.error.URLError:

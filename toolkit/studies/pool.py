@@ -128,7 +128,8 @@ class Job:
     flags: tuple[str, ...]
 
     def __call__(self) -> int:
-        with subprocess.Popen(_command(self.flags)) as worker:
+        command = _command(self.flags)
+        with subprocess.Popen(command) as worker:  # noqa: S603  # this Python, with our module
             _of_this_job.append(worker.pid)
             return worker.wait()
 
@@ -223,7 +224,7 @@ def _blame(pid: int, code: int, slot: Slot, items: Sequence[Item]) -> None:
 
 def _start(slot: Slot, flags: Sequence[str]) -> "subprocess.Popen[bytes]":
     with slot.log.open("ab") as log:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603  # this Python, with our module
             _command(flags),
             stdin=subprocess.DEVNULL,
             stdout=log,

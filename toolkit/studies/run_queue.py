@@ -18,7 +18,7 @@ from pathlib import Path
 from toolkit import signals
 from toolkit.config import RunConfig, resolve, run_folder, schedule_name
 from toolkit.config import to_json as config_to_json
-from toolkit.errors import ConfigError, MissingDataError, RunError
+from toolkit.errors import ConfigError, MissingDataError, RunError, one_line, outcome
 from toolkit.identity import with_fingerprint
 from toolkit.process import (
     DONE,
@@ -124,8 +124,9 @@ def work(
         An exit code: done, failed if a run was given up, pre-empted or interrupted if asked to
         stop.
 
+    A run that is refused, as its data cannot be read, say, counts as failed, too.
+
     Raises:
-        ConfigError: if a run cannot be carried out as configured.
         RunError: under a launcher of several ranks, if a run failed: the ranks cannot go on.
     """
     set_threads()
@@ -187,7 +188,7 @@ def record_failure(folder: Path, text: str) -> Path:
     """Keep what ended an attempt, and count it."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"failure-{len(list(folder.glob('failure-*.log'))) + 1}.log"
-    log.write_text(text)
+    log.write_text(text, errors="backslashreplace")
     write_status(folder, "failed", 0)
     return log
 
@@ -223,20 +224,21 @@ def _one_pass(todo: Sequence[Item], left: Sequence[Item], lease: float) -> Itera
 
 
 def _attempt(item: Item, hold: claims.Hold | None = None) -> str:
-    try:
-        return _fit(item, hold)
-    except ConfigError:
-        raise
-    except Exception as error:
-        if is_rank_zero():
-            log = record_failure(item.folder, traceback.format_exc())
-            print(f"failed: {item}; see {log}", flush=True)
-        if world_size() > 1:
-            text = f"{item} failed: {error}"
-            if not is_rank_zero():  # it may be the only one that failed
-                print(f"error on a rank above 0: {text}", file=sys.stderr)
-            raise RunError(text) from error
-        return "failed"
+    status, error = outcome(lambda: _fit(item, hold))
+    if error is None:
+        assert status is not None
+        return status
+    refused = isinstance(error, ConfigError)  # on all ranks alike, before training
+    if is_rank_zero():
+        log = record_failure(item.folder, "".join(traceback.format_exception(error)))
+        why = f": {one_line(error)}" if refused else ""
+        print(f"failed: {item}{why}; see {log}", flush=True)
+    if world_size() > 1 and not refused:
+        text = f"{item} failed: {error}"
+        if not is_rank_zero():  # it may be the only one that failed
+            print(f"error on a rank above 0: {text}", file=sys.stderr)
+        raise RunError(text) from error
+    return "failed"
 
 
 def _fit(item: Item, hold: claims.Hold | None) -> str:

@@ -10,7 +10,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +20,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from toolkit import signals
+from toolkit import signals, userfile
 from toolkit.config import RUNS, RunConfig, resolve, run_folder
 from toolkit.errors import ConfigError
 from toolkit.identity import with_fingerprint
@@ -26,7 +28,7 @@ from toolkit.process import set_threads, world_size
 from toolkit.records.provenance import code
 from toolkit.records.recorder import Recorder
 from toolkit.records.result import Snapshots
-from toolkit.task import Batch, Recipe, Splits, Task, load, parse_target, recipe_of
+from toolkit.task import Batch, Recipe, Splits, Target, Task, load, parse_target, recipe_of
 from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
 from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
@@ -36,7 +38,9 @@ from toolkit.training.ranks import (
     check_engine,
     check_same_run,
     make_accelerator,
+    one_first,
     split_global_batch,
+    together,
 )
 
 SAVES, SAVE_SECONDS = 10, 600.0
@@ -200,13 +204,12 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     accelerator = make_accelerator(recipe, batch_split)
     folder = run_folder(config, runs)
     check_same_run(folder.name, config.data)
-    with accelerator.local_main_process_first():  # the others find its work in the cache
-        splits = task.splits(target.model, recipe)
+    splits = one_first(accelerator, lambda: task_call(target, "splits", task, recipe))
     lengths = getattr(splits.train, "lengths", None)
     plan = BatchPlan(len(splits.train), recipe.global_batch, config.seed, lengths)
     budget = _budget(recipe, plan)
     torch.manual_seed(derive_seed(config.seed, INIT_STREAM))
-    model = fresh_model(task, target.model, recipe)
+    model = together(lambda: fresh_model(task, target, recipe))
     set_threads(sum(weight.numel() for weight in model.parameters()))
     dtype = next(model.parameters()).dtype  # prepared, DeepSpeed's may be bfloat16
     initial_weights_sha = weights_sha(model.state_dict())
@@ -252,10 +255,25 @@ def _evaluation_loaders(
     }
 
 
-def fresh_model(task: Task, name: str, recipe: Recipe) -> nn.Module:
-    """The task's model; its weights are fp32 under bf16, too, which is autocast."""
+def fresh_model(task: Task, target: Target, recipe: Recipe) -> nn.Module:
+    """The task's model; its weights are fp32 under bf16, too, which is autocast.
+
+    Raises:
+        ConfigError: if the task has no such model, or its file raises an error.
+    """
     dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
-    return task.model(name, recipe).to(dtype)
+    model = task_call(target, "model", task, recipe)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"task {target.task}: model returns {type(model).__name__}, no nn.Module")
+    return model.to(dtype)
+
+
+def task_call(target: Target, function: str, task: Task, recipe: Recipe) -> Any:
+    """What ``splits`` or ``model`` of a task returns; an error of a user's file names its line."""
+    call = partial(getattr(task, function), target.model, recipe)
+    if not target.task.endswith(".py"):
+        return call()
+    return userfile.raise_as_config_error(f"{function} of '{target.task}'", target.task, call)
 
 
 def infinite_buffers(model: nn.Module) -> frozenset[str]:

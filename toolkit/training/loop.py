@@ -19,7 +19,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from toolkit.config import schedule_name
-from toolkit.errors import RunError, error_text
+from toolkit.errors import RunError, error_text, outcome
 from toolkit.records.result import Result
 from toolkit.schedules.reading import NO_ACTION, Decision
 from toolkit.signals import stop_on_signal
@@ -121,10 +121,8 @@ def _metrics(
     run: Run, data: Split, predictions: Any, labels: Any
 ) -> tuple[dict[str, float | None], Exception | None]:
     """The task's metrics, or what they failed with: the other ranks wait to hear of it."""
-    try:
-        return plain_metrics(run.task.metrics(predictions, labels, data)), None
-    except Exception as error:
-        return {}, error
+    found, error = outcome(lambda: plain_metrics(run.task.metrics(predictions, labels, data)))
+    return found or {}, error
 
 
 def make_update(run: Run, batches: "Iterator[Batch]") -> None:

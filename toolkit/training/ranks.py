@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import (
     GradientAccumulationPlugin,
     broadcast_object_list,
@@ -25,7 +26,7 @@ from accelerate.utils import (
 from torch import Tensor, nn
 
 from toolkit.config import RANK_TIMEOUT
-from toolkit.errors import ConfigError, RunError
+from toolkit.errors import ConfigError, RunError, error_text, outcome
 from toolkit.process import is_rank_zero
 from toolkit.task import Batch, Recipe
 
@@ -113,6 +114,39 @@ def from_rank_zero(value: Any) -> Any:
     return shared[0]
 
 
+def together(step: Callable[[], Value]) -> Value:
+    """What a step returns on this rank; an error of one rank is one of all of them.
+
+    A collective: all ranks call it, or those without the error would wait for the others.
+
+    Raises:
+        ConfigError: if the step raised one, here or on another rank.
+        RunError: for any other error.
+    """
+    value, error = outcome(step)
+    if PartialState().num_processes > 1:
+        kind = ConfigError if isinstance(error, ConfigError) else RunError
+        told = gather_object([None if error is None else (kind, error_text(error), str(error))])
+        first = next(((rank, *one) for rank, one in enumerate(told) if one is not None), None)
+        if error is None and first is not None:
+            rank, kind, text, plain = first
+            raise kind(plain if kind is ConfigError else f"rank {rank} failed: {text}")
+    if error is not None:
+        raise error
+    return cast(Value, value)
+
+
+def one_first(accelerator: Accelerator, step: Callable[[], Value]) -> Value:
+    """As ``together``, on one rank of each machine before the others, which find its files.
+
+    A collective: all ranks call it.
+    """
+    first = accelerator.is_local_main_process
+    value = together(lambda: step() if first else None)
+    later = together(lambda: None if first else step())
+    return cast(Value, value if first else later)
+
+
 def agreed(decide: Callable[[], Value]) -> Value:
     """What rank 0 decides, on every rank. A collective, after ``meet_ranks``: all ranks call it.
 
@@ -161,6 +195,7 @@ def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
     """
     plugin = _deepspeed(recipe, batch_split) if _under_deepspeed() else None
     meet_ranks()
+    AcceleratorState._reset_state()  # of a run that was refused: this may have another precision
     accelerator = Accelerator(
         mixed_precision="bf16" if recipe.precision == "bf16" else "no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(

@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky 2009) with any timm model."""
+"""CIFAR-10 (Krizhevsky 2009) with any timm model, or with ``resnet8``, which timm lacks."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,14 @@ from toolkit.errors import ConfigError, error_text, outcome
 from toolkit.hints import shown
 from toolkit.task import Batch, Recipe, Splits
 
-from .vision import ImageClassification, ImageSplit, VisionRecipe, crop_and_flip, timm_model
+from .vision import (
+    ImageClassification,
+    ImageSplit,
+    SmallResNet,
+    VisionRecipe,
+    crop_and_flip,
+    timm_model,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -29,6 +36,7 @@ OFFICIAL_TEST, HOLDOUT, VALIDATION = 10_000, 10_000, 2_000
 SPLIT_SEED = 20_090_408
 COLUMNS, SPLITS = ["img", "label"], ("train", "test")
 PIXELS = (32, 32, 3)
+RESNET8 = "resnet8"
 
 
 @dataclass(frozen=True)
@@ -87,10 +95,17 @@ class Cifar10(ImageClassification):
         return (source_of(FOLDER, HUB),)
 
     def model(self, name: str, recipe: CifarRecipe) -> nn.Module:
-        model = timm_model(name, self.classes, pretrained=recipe.init == "pretrained")
+        model = self._published_size(name, recipe)
         if recipe.stem == "cifar":
             model = keep_resolution(name, model)
         return model.to(memory_format=torch.channels_last) if recipe.channels_last else model
+
+    def _published_size(self, name: str, recipe: CifarRecipe) -> nn.Module:
+        if name != RESNET8:
+            return timm_model(name, self.classes, pretrained=recipe.init == "pretrained")
+        if recipe.init == "pretrained":
+            raise ConfigError(f"recipe.init = pretrained: there are no weights of {name}")
+        return SmallResNet(self.classes)
 
     def export(self, model: nn.Module, name: str, recipe: CifarRecipe, folder: Path) -> str | None:
         # timm would make its own stem again, and load the weights into that.

@@ -57,6 +57,12 @@ class ImdbRecipe(TextRecipe):
 
     train_examples: int | None = None
     """Train on so many reviews, drawn by a fixed seed; by default on all."""
+    test_examples: int | None = field(default=None, metadata={"introduced_at": None})
+    """Test on so many reviews, the same in every run, drawn by a fixed seed; by default on all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._positive("train_examples", "test_examples")
 
 
 @dataclass(frozen=True)
@@ -75,11 +81,11 @@ class LstmRecipe(ImdbRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.first_layers is not None:
-            raise ValueError(
-                f"recipe.first_layers = {self.first_layers}: that is for encoders; the LSTM's "
-                "number of layers is recipe.layers"
-            )
+        for name, own in {"first_layers": "layers", "width": "hidden"}.items():
+            if (value := getattr(self, name)) is not None:
+                raise ValueError(
+                    f"recipe.{name} = {value}: that is for encoders; the LSTM's is recipe.{own}"
+                )
 
 
 BERT = ImdbRecipe(
@@ -242,11 +248,12 @@ def _splits(
     notes: tuple[str, ...] = (),
 ) -> Splits:
     """The three splits from the tokens and labels of the official two."""
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(labels["train"]))
+    draw = np.random.default_rng(SPLIT_SEED)
+    order, tested = (draw.permutation(len(labels[name])) for name in ("train", "test"))
     rows = {
         "train": order[VALIDATION:][: recipe.train_examples],
         "validation": order[:VALIDATION],
-        "test": np.arange(len(labels["test"])),
+        "test": np.sort(tested[: recipe.test_examples]),
     }
 
     def part(name: str) -> TokenSplit:

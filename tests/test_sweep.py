@@ -315,7 +315,7 @@ def test_what_is_published_runs_from_a_commit(
 
 
 def test_every_prefix_of_a_study_is_a_smaller_study() -> None:
-    for name in ("demo", "plan", "headline", "headline_cpu", "lr_robustness"):
+    for name in ("demo", "plan", "headline", "headline_cpu"):
         configs = shipped.load(name).configs
         seeds = [config.seed for config in configs]
         assert seeds == sorted(seeds)
@@ -325,7 +325,7 @@ def test_every_prefix_of_a_study_is_a_smaller_study() -> None:
 
 
 def test_tuning_and_judging_share_no_seed_and_every_schedule_has_one_budget() -> None:
-    for name in ("headline", "headline_cpu"):
+    for name in ("headline", "headline_cpu", "lr_robustness"):
         judging, tuning = shipped.load(name), shipped.load(f"{name}-tuning")
         assert judging.judging
         assert tuning.tuning

@@ -18,6 +18,8 @@ EVALUATION, TIMING, START, RESUME = "evaluation", "timing", "start", "resume"
 VALIDATION_READING = "validation_reading"
 """The kind of an event that is the reading of a schedule which sees validation losses. In such a
 run the readings of training losses are there, too, and decide nothing."""
+OWN_RULE = ("schedule-free", "prodigy")
+"""Optimizers that bring a rule of their own for the LR: entrants beside the schedules."""
 READING_KINDS = {VALIDATION_READING: "validation", "judge_reading": "judge"}
 """The kind of an event -> the kind of its reading. Without a kind it is of the training loss."""
 
@@ -95,9 +97,14 @@ class OtherEvent(NamedTuple):
 Event: TypeAlias = ReadingEvent | EvaluationEvent | TimingEvent | OtherEvent
 
 
-def entrant(schedule: str, sees: str) -> str:
-    """What reports call a schedule: its name, marked if it sees validation losses."""
-    return schedule if sees == "training" else f"{schedule} (sees {sees})"
+def entrant(schedule: str, sees: str, optimizer: str = "") -> str:
+    """What reports call a schedule: its name, with what else makes it an entrant of its own.
+
+    That is validation losses which it sees, and an optimizer with a rule of its own for the LR.
+    """
+    own = [optimizer] if optimizer in OWN_RULE else []
+    own += [f"sees {sees}"] if sees != "training" else []
+    return f"{schedule} ({', '.join(own)})" if own else schedule
 
 
 def event_of(data: Mapping[str, Any], where: str, advice: str = "") -> Event:

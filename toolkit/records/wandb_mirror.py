@@ -168,13 +168,13 @@ def _place(event: Event) -> dict[str, float]:
 
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     """The W&B configuration of a run, by the names of ``result.json``."""
-    schedule = config["schedule"]
+    schedule, optimizer = config["schedule"], config["recipe"].get("optimizer", "")
     rest = {name: value for name, value in config.items() if name not in ("schedule", "recipe")}
     return {
         **rest,
         "recipe_settings": config["recipe"],
         "base_lr": config["recipe"]["lr"],
-        "schedule": entrant(schedule["name"], config.get("sees", "training")),
+        "schedule": entrant(schedule["name"], config.get("sees", "training"), optimizer),
         "schedule_config": schedule["fields"],
         "schedule_source_sha": schedule.get("source_sha"),
     }

@@ -73,7 +73,8 @@ class Item:
         arm = f" arm {config.arm}" if config.arm else ""
         return (
             f"{config.target} lr {config.recipe.lr:g} "
-            f"{entrant(schedule_name(config.schedule), config.sees)} seed {config.seed}{arm}"
+            f"{entrant(schedule_name(config.schedule), config.sees, config.recipe.optimizer)} "
+            f"seed {config.seed}{arm}"
         )
 
 

@@ -90,8 +90,9 @@ class RunRecord:
     def group(self) -> Group:
         """What it is compared as."""
         result = self.result
-        schedule = entrant(result.schedule, result.sees)
-        return Group(result.pair, result.recipe_settings["lr"], schedule, result.arm)
+        settings = result.recipe_settings
+        schedule = entrant(result.schedule, result.sees, settings.get("optimizer", ""))
+        return Group(result.pair, settings["lr"], schedule, result.arm)
 
     @property
     def seed(self) -> int:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from toolkit.data import ROOT_VARIABLE, load_splits, place_of, source_of
 from toolkit.errors import ConfigError, MissingDataError
 from toolkit.fingerprint import of_path
-from toolkit.task import NAMES_DATA, Batch, Recipe, Split, Splits, Task
+from toolkit.task import NAMES_DATA, POINTS, Batch, Recipe, Scale, Split, Splits, Task
 
 from .glove import Glove, read_glove, tokenise
 from .lstm import WordLstm
@@ -155,6 +155,9 @@ class Imdb(Task):
         labels = {split: np.asarray(data["label"]) for split, data in encoded.items()}
         fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0}
         return _splits(recipe, tokens, labels, fill)
+
+    def scales(self, recipe: ImdbRecipe, splits: Splits) -> Mapping[str, Scale]:
+        return {"f1": POINTS, "accuracy": POINTS}
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
         logits = _logits(model, batch)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from toolkit.data import load_splits, place_of, source_of
 from toolkit.errors import ConfigError
-from toolkit.task import NAMES_DATA, Batch, Recipe, Split, Splits, Task
+from toolkit.task import NAMES_DATA, POINTS, Batch, Recipe, Scale, Split, Splits, Task
 
 from . import answer_spans
 from .text import (
@@ -146,6 +146,9 @@ class SquadV2(Task):
             SquadSplit(part, rows, recipe, fill) for part, rows in zip(parts, encoded, strict=True)
         )
         return Splits(train, validation, test, (*_notes(recipe, source), *stray))
+
+    def scales(self, recipe: SquadRecipe, splits: Splits) -> Mapping[str, Scale]:
+        return {"f1": POINTS, "exact": POINTS}
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
         """The mean of the cross-entropies of start and end, summed over the windows."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit.errors import ConfigError
-from toolkit.task import Batch, Recipe, Split, Task
+from toolkit.task import POINTS, Batch, Recipe, Scale, Split, Splits, Task
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,9 @@ class ImageClassification(Task):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     recipes: Mapping[str, Mapping[str, Recipe]]
+
+    def scales(self, recipe: Any, splits: Splits) -> Mapping[str, Scale]:
+        return {"accuracy": POINTS}
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
         logits = model(self.normalise(batch["image"], model))

@@ -38,6 +38,23 @@ class F1(evaluate.Metric):
         return {"f1": 100 * float(f1_score(references, predictions, zero_division=0.0))}
 
 
+class MacroF1(evaluate.Metric):
+    """The mean of the F1 of all classes that occur in the references, in per cent.
+
+    A class that is predicted and does not occur has no F1 of its own.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _class_labels("mean F1 over the classes, in per cent")
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        classes = sorted({*references})
+        score = f1_score(
+            references, predictions, labels=classes, average="macro", zero_division=0.0
+        )
+        return {"macro_f1": 100 * float(score)}
+
+
 class SquadV2(evaluate.Metric):
     """Exact match and F1 of the official SQuAD v2 script, in per cent.
 

@@ -264,7 +264,10 @@ def _show_without_data(config: RunConfig, missing: MissingDataError) -> int:
 def _show(result: Result, folder: Path) -> None:
     if not is_rank_zero():
         return
-    test = ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.test.items())
+    test = ", ".join(
+        f"{name} {value:.{result.scale_of(name).decimals}f}"
+        for name, value in result.metrics.test.items()
+    )
     print(
         f"{result.status}: {test or 'no test metric'} on test after {result.updates} "
         f"updates in {result.timing.train_seconds:.1f} s of training"

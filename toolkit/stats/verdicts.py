@@ -129,7 +129,7 @@ def decide(
     """The verdicts by the rules of this module, elementwise.
 
     Args:
-        mean, low, high: difference and its interval, in units of the score.
+        mean, low, high: difference and its interval, in units of the score; above 0 is better.
         p_adjusted: after Holm.
         rope: in units of the score.
 
@@ -210,7 +210,7 @@ def detectable(spread: float, n: int, rope: float, family: int = 1) -> float | N
 
 
 def _judge(paired: Paired, p: float, rope: float, family: int) -> Verdict:
-    verdict: VerdictName = str(decide(paired.mean, paired.low, paired.high, p, rope))  # type: ignore[assignment]
+    verdict: VerdictName = str(decide(*paired.gain, p, rope))  # type: ignore[assignment]
     if verdict != "undecided":
         return Verdict(paired, p, verdict, None, None)
     found = detectable(paired.spread, paired.n, rope, family)

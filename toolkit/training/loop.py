@@ -23,7 +23,7 @@ from toolkit.errors import RunError, error_text
 from toolkit.process import stop_on_signal
 from toolkit.records.result import Result
 from toolkit.schedules.reading import NO_ACTION, Decision
-from toolkit.task import Batch, Split
+from toolkit.task import POINTS, Batch, Split, headline_first
 from toolkit.training import checkpoint, checkpoint_folder, divergence
 from toolkit.training.batches import training_batches
 from toolkit.training.build import Run
@@ -82,7 +82,8 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
             metrics, error = _metrics(run, data, predictions, labels)
         if fault := from_rank_zero("" if error is None else error_text(error)):
             raise RunError(f"the metrics of the split {split} failed: {fault}") from error
-    run.record.evaluation(split, run.update, run.epoch, metrics)
+    falling = [name for name in metrics if not run.scales.get(name, POINTS).higher_is_better]
+    run.record.evaluation(split, run.update, run.epoch, metrics, falling)
     return metrics
 
 
@@ -91,7 +92,8 @@ def _metrics(
 ) -> tuple[dict[str, float], Exception | None]:
     """The task's metrics, or what they failed with: the other ranks wait to hear of it."""
     try:
-        return run.task.metrics(predictions, labels, data), None
+        metrics = run.task.metrics(predictions, labels, data)
+        return headline_first(metrics, next(iter(run.scales), None)), None
     except Exception as error:
         return {}, error
 

@@ -165,6 +165,24 @@ def compute(
     return result
 
 
+def classification(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy and macro-F1 of class numbers, each of shape (examples,)."""
+    accuracy = compute(Accuracy(keep_in_memory=True), predictions, labels)
+    return accuracy | compute(MacroF1(keep_in_memory=True), predictions, labels)
+
+
+def regression(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Pearson's correlation and the mean squared error, each of shape (examples,).
+
+    Predictions or labels that are all alike have a correlation of 0.
+    """
+    found, wanted = predictions.astype(np.float64), labels.astype(np.float64)
+    a, b = found - found.mean(), wanted - wanted.mean()
+    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    pearson = float((a * b).sum()) / scale if scale > 0 else 0.0
+    return {"pearson": pearson, "mse": float(((found - wanted) ** 2).mean())}
+
+
 def _class_labels(description: str) -> evaluate.MetricInfo:
     return evaluate.MetricInfo(
         description=description,

@@ -284,7 +284,8 @@ def load(name: str) -> Task:
     if name.endswith(".py"):
         task = userfile.attribute_of("task", name, "TASK")
     elif name in (known := names()):
-        task = importlib.import_module(f"{_package().__name__}.{name}").TASK
+        package = _package()
+        task = importlib.import_module(f"{package.__name__}.{package.TASKS[name]}").TASK
     else:
         raise unknown("task", name, known)
     return task
@@ -292,8 +293,7 @@ def load(name: str) -> Task:
 
 def names() -> tuple[str, ...]:
     """The shipped tasks."""
-    tasks: tuple[str, ...] = _package().TASKS
-    return tasks
+    return tuple(_package().TASKS)
 
 
 def recipe_of(task: Task, target: Target) -> Recipe:

@@ -38,6 +38,14 @@ class Labels:
     notes: tuple[str, ...] = ()
 
 
+def cells_of(rows: Any, column: str) -> list[Any]:
+    """The cells of a column; of numbered classes that have names, the names, and None below 0."""
+    cells, names = rows[column][:], getattr(rows.features[column], "names", None)
+    if names is None:
+        return list(cells)
+    return [None if cell is None or cell < 0 else names[cell] for cell in cells]
+
+
 def read_labels(
     columns: Mapping[str, Sequence[Any]], tables: Mapping[str, Places], name: str, kind: Kind
 ) -> Labels:

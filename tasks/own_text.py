@@ -19,7 +19,7 @@ from toolkit.fingerprint import of_path
 from toolkit.task import NAMES_DATA, POINTS, Batch, Recipe, Scale, Split, Splits
 
 from .own_data import check_columns, check_enough, column_of, own_path, rows_of_splits
-from .own_labels import Kind, Labels, read_labels
+from .own_labels import Kind, Labels, cells_of, read_labels
 from .own_tables import Table, read_tables
 from .text import Ragged, TextRecipe, TokenSplit, encoder_of, export_encoder, fitting_tokenizer
 from .text_classes import Encoder, TextClassification, encoded_split, logits_of
@@ -176,7 +176,7 @@ def _read(path: Path, content: str, columns: tuple[str | None, str | None], kind
                 raise ConfigError(f"{table.place(row)}: {text} is {str(cell)[:40]}, not a text")
             if not (cell or "").strip():
                 raise ConfigError(f"{table.place(row)} has no {text}")
-    cells = {split: _names(table.rows, label) for split, table in tables.items()}
+    cells = {split: cells_of(table.rows, label) for split, table in tables.items()}
     labels = read_labels(cells, tables, label, kind)
     groups = labels.values["train"].tolist() if labels.classes else None
     rows, notes = rows_of_splits(sizes, str(train), groups)
@@ -193,14 +193,6 @@ def _columns(text: str | None, label: str | None, table: Table) -> tuple[str, st
     label = column_of(label, "--recipe.label-column", LABEL_COLUMNS, names, table, others)
     text = column_of(text, "--recipe.text-column", TEXT_COLUMNS, names, table, [label])
     return text, label
-
-
-def _names(rows: Any, column: str) -> list[Any]:
-    """The cells of a column; of numbered classes that have names, the names, and None below 0."""
-    cells, names = rows[column][:], getattr(rows.features[column], "names", None)
-    if names is None:
-        return list(cells)
-    return [None if cell is None or cell < 0 else names[cell] for cell in cells]
 
 
 def _cut_short(ragged: Mapping[str, Mapping[str, Ragged]], max_length: int) -> Sequence[str]:

@@ -107,7 +107,9 @@ def encoder_of(
         ConfigError: if the configuration, or with ``init = pretrained`` the weights, are missing;
             if the recipe sets a dropout that this kind of model does not have, or more layers.
     """
-    settings |= _dropout_of(name, recipe) | _layers_of(name, recipe) | _padding_of(name, recipe)
+    settings |= _dropout_of(name, recipe) | _layers_of(name, recipe)
+    if "pad_token_id" not in settings:
+        settings |= _padding_of(name, recipe)
     if recipe.init == "random":
         return auto_class.from_config(config_of(name, **settings))
     settings |= {"dtype": torch.float32, "output_loading_info": True}

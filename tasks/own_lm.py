@@ -198,7 +198,7 @@ class Lm(Task):
         return scales | ({"bits_per_character": bits} if recipe.tokens == "characters" else {})
 
     def items(self, batch: Batch) -> int:
-        return batch["label"].numel()
+        return int(batch["label"].numel())
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
         losses = _losses(model, batch)

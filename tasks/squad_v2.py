@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -131,21 +131,10 @@ class SquadV2(Task):
         return export_encoder(model, name, recipe, folder)
 
     def splits(self, name: str, recipe: SquadRecipe) -> Splits:
-        source, tokenizer = _load(recipe.data), fitting_tokenizer(name, recipe)
-        if recipe.max_length > WIDTH:
-            raise ConfigError(f"recipe.max_length = {recipe.max_length}: {WIDTH} is the most here")
-        fill = {name: 0 for name in tokenizer.model_input_names if name != "attention_mask"}
-        fill["input_ids"] = tokenizer.pad_token_id
+        source = _load(recipe.data)
         kept = {part: _chosen(source[part], recipe) for part in SPLITS}
         parts = (*_hold_out(kept["train"], recipe), kept["validation"])
-        encoded = [_encode(part, tokenizer, recipe) for part in parts]
-        if recipe.questions == "answerable":
-            encoded[0] = encoded[0].select(np.flatnonzero(encoded[0]["start"]))
-        stray = _check_spans(parts, encoded, name)
-        train, validation, test = (
-            SquadSplit(part, rows, recipe, fill) for part, rows in zip(parts, encoded, strict=True)
-        )
-        return Splits(train, validation, test, (*_notes(recipe, source), *stray))
+        return split_windows(parts, name, recipe, _notes(recipe, source))
 
     def scales(self, recipe: SquadRecipe, splits: Splits) -> Mapping[str, Scale]:
         return {"f1": POINTS, "exact": POINTS}
@@ -205,6 +194,35 @@ class SquadV2(Task):
             ],
         )
         return result
+
+
+def split_windows(
+    parts: Sequence["Dataset"], name: str, recipe: SquadRecipe, notes: Iterable[str]
+) -> Splits:
+    """The windows of the questions of training, validation and test.
+
+    Args:
+        parts: the questions of each, with ``COLUMNS``.
+        name: the model's name, whose tokenizer it is.
+        recipe: decides about windows, and whether a question may be left unanswered.
+        notes: what is to be said of the data.
+
+    Raises:
+        ConfigError: if there is no such tokenizer, or its offsets are wrong.
+    """
+    tokenizer = fitting_tokenizer(name, recipe)
+    if recipe.max_length > WIDTH:
+        raise ConfigError(f"recipe.max_length = {recipe.max_length}: {WIDTH} is the most here")
+    fill = {name: 0 for name in tokenizer.model_input_names if name != "attention_mask"}
+    fill["input_ids"] = tokenizer.pad_token_id
+    encoded = [_encode(part, tokenizer, recipe) for part in parts]
+    if recipe.questions == "answerable":
+        encoded[0] = encoded[0].select(np.flatnonzero(encoded[0]["start"]))
+    stray = _check_spans(parts, encoded, name)
+    train, validation, test = (
+        SquadSplit(part, rows, recipe, fill) for part, rows in zip(parts, encoded, strict=True)
+    )
+    return Splits(train, validation, test, (*notes, *stray))
 
 
 def _load(folder: str) -> "DatasetDict":

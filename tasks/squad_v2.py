@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -111,8 +111,10 @@ class SquadSplit(TokenSplit):
 class SquadV2(Task):
     """F1 of the official script at threshold 0 is the headline."""
 
-    rope = 0.5
-    published_data = ("rajpurkar/squad_v2@3ffb306f725f7d2ce8394bc1873b24868140c412",)
+    rope: float | None = 0.5
+    published_data: Collection[str] = (
+        "rajpurkar/squad_v2@3ffb306f725f7d2ce8394bc1873b24868140c412",
+    )
     recipes: Mapping[str, Mapping[str, Recipe]] = {
         BERT_LARGE_WWM: {"field": BERT_LARGE, "plan": PLAN},
         "roberta-base": {"field": ROBERTA, "plan": PLAN},

@@ -101,8 +101,8 @@ def read(folder: Path, metric: str | None = None) -> Scores:
 
 
 def _score(result: Result, metric: str | None) -> Score:
-    def value(metrics: Mapping[str, float]) -> float:
-        return 0.0 if result.diverged else metrics[metric or next(iter(metrics))]
+    def value(metrics: Mapping[str, float | None]) -> float:
+        return 0.0 if result.diverged else metrics[metric or next(iter(metrics))] or 0.0
 
     settings = result.recipe_settings
     name = entrant(result.schedule, result.sees, settings.get("optimizer", ""))

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from toolkit.data import (
     ROOT_VARIABLE,
@@ -23,7 +22,7 @@ from toolkit.data import (
 )
 from toolkit.errors import ConfigError, MissingDataError
 from toolkit.fingerprint import of_path
-from toolkit.task import NAMES_DATA, Batch, Recipe, Split, Splits, Task
+from toolkit.task import NAMES_DATA, POINTS, Recipe, Scale, Split, Splits
 
 from .glove import Glove, read_glove, tokenise
 from .lstm import WordLstm
@@ -35,9 +34,10 @@ from .text import (
     export_encoder,
     fitting_tokenizer,
 )
+from .text_classes import Encoder, TextClassification, encoded_split
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import DatasetDict
 
 FOLDER, HUB = "imdb", "stanfordnlp/imdb"
 CLASSES, COLUMNS, SPLITS = 2, ("text", "label"), ("train", "test")
@@ -120,7 +120,7 @@ LSTM_PLAN = LstmRecipe(optimizer="adam", lr=0.01, weight_decay=1e-4, epochs=50, 
 """The project plan's table; the architecture is that of the field's recipe."""
 
 
-class Imdb(Task):
+class Imdb(TextClassification):
     """Two classes; F1 of the positive one is the headline."""
 
     rope = 0.3
@@ -159,8 +159,8 @@ class Imdb(Task):
             fill = {"input_ids": PAD}
             return _splits(recipe, corpus.tokens, corpus.labels, fill, (corpus.note,))
         source, tokenizer = _load(), fitting_tokenizer(name, recipe)
-        encode = _Encoder(tokenizer, recipe.max_length)
-        encoded = {split: _encode(source[split], encode) for split in ("train", "test")}
+        encode = Encoder(tokenizer, recipe.max_length)
+        encoded = {split: encoded_split(source[split], encode) for split in ("train", "test")}
         tokens = {
             split: {key: Ragged.from_column(data, key) for key in encode.inputs}
             for split, data in encoded.items()
@@ -169,12 +169,8 @@ class Imdb(Task):
         fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0}
         return _splits(recipe, tokens, labels, fill)
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
-        logits = _logits(model, batch)
-        return F.cross_entropy(logits.float(), batch["label"], reduction="sum"), len(logits)
-
-    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        return _logits(model, batch).argmax(-1), batch["label"]
+    def scales(self, recipe: ImdbRecipe, splits: Splits) -> Mapping[str, Scale]:
+        return {"f1": POINTS, "accuracy": POINTS}
 
     def metrics(
         self, predictions: np.ndarray, labels: np.ndarray, split: Split
@@ -183,20 +179,6 @@ class Imdb(Task):
 
         f1 = compute(F1(keep_in_memory=True), predictions, labels)
         return f1 | compute(Accuracy(keep_in_memory=True), predictions, labels)
-
-
-class _Encoder:
-    """Reviews to token ids, with a name for the cache that depends on all that matters."""
-
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
-        self.tokenizer, self.max_length = tokenizer, max_length
-        self.inputs = [name for name in tokenizer.model_input_names if name != "attention_mask"]
-        state = tokenizer.backend_tokenizer.to_str()
-        self.name = hashlib.sha256(f"{state}{max_length}".encode()).hexdigest()
-
-    def __call__(self, texts: Sequence[str]) -> dict[str, list[list[int]]]:
-        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)
-        return {name: encoded[name] for name in self.inputs}
 
 
 class _Words:
@@ -227,17 +209,6 @@ def _load() -> "DatasetDict":
             f"{VALIDATION:,} for validation"
         )
     return source
-
-
-def _encode(split: "Dataset", encode: Any) -> "Dataset":
-    """The split with token ids instead of texts, kept on disk for the next process and rank."""
-    name = hashlib.sha256(f"{split._fingerprint}{encode.name}".encode()).hexdigest()[:32]
-    return split.map(
-        lambda rows: encode(rows["text"]),
-        batched=True,
-        remove_columns=[column for column in split.column_names if column != "label"],
-        new_fingerprint=name,
-    )
 
 
 def _splits(
@@ -292,7 +263,7 @@ def _corpus(file: Path, content: tuple[str, ...], max_length: int) -> _Corpus:
     """
     glove, source = read_glove(file), _load()
     words = _Words(glove, file, max_length)
-    encoded = {name: _encode(source[name], words) for name in ("train", "test")}
+    encoded = {name: encoded_split(source[name], words) for name in ("train", "test")}
     ragged = {name: Ragged.from_column(data, "input_ids") for name, data in encoded.items()}
     used = np.unique(np.concatenate([rows.values for rows in ragged.values()]))
     used = np.union1d([PAD, UNKNOWN], used)
@@ -338,13 +309,6 @@ def _find_glove() -> str:
         f"no GloVe vectors: none of {', '.join(GLOVE_FILES)} is in ${ROOT_VARIABLE}/glove; "
         "give a file with --recipe.glove"
     )
-
-
-def _logits(model: nn.Module, batch: Batch) -> Tensor:
-    """Of an encoder or of the LSTM: shape (batch, 2)."""
-    inputs = {key: value for key, value in batch.items() if key not in ("id", "label")}
-    output = model(**inputs)
-    return cast(Tensor, getattr(output, "logits", output))
 
 
 TASK = Imdb()

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from toolkit.data import check_texts, load_splits, place_of, source_of
 from toolkit.errors import ConfigError
 from toolkit.hints import misfits, shown
-from toolkit.task import NAMES_DATA, Batch, Recipe, Split, Splits, Task
+from toolkit.task import NAMES_DATA, POINTS, Batch, Recipe, Scale, Split, Splits, Task
 
 from . import answer_spans
 from .text import (
@@ -123,8 +123,10 @@ class SquadSplit(TokenSplit):
 class SquadV2(Task):
     """F1 of the official script at threshold 0 is the headline."""
 
-    rope = 0.5
-    published_data = ("rajpurkar/squad_v2@3ffb306f725f7d2ce8394bc1873b24868140c412",)
+    rope: float | None = 0.5
+    published_data: Collection[str] = (
+        "rajpurkar/squad_v2@3ffb306f725f7d2ce8394bc1873b24868140c412",
+    )
     recipes: Mapping[str, Mapping[str, Recipe]] = {
         BERT_LARGE_WWM: {"field": BERT_LARGE, "plan": PLAN},
         "roberta-base": {"field": ROBERTA, "plan": PLAN},
@@ -143,21 +145,13 @@ class SquadV2(Task):
         return export_encoder(model, name, recipe, folder)
 
     def splits(self, name: str, recipe: SquadRecipe) -> Splits:
-        source, tokenizer = _load(recipe.data), fitting_tokenizer(name, recipe)
-        if recipe.max_length > WIDTH:
-            raise ConfigError(f"recipe.max_length = {recipe.max_length}: {WIDTH} is the most here")
-        fill = {name: 0 for name in tokenizer.model_input_names if name != "attention_mask"}
-        fill["input_ids"] = tokenizer.pad_token_id
+        source = _load(recipe.data)
         kept = {part: _chosen(source[part], recipe) for part in SPLITS}
         parts = (*_hold_out(kept["train"], recipe), kept["validation"])
-        encoded = [_encode(part, tokenizer, recipe) for part in parts]
-        if recipe.questions == "answerable":
-            encoded[0] = encoded[0].select(np.flatnonzero(encoded[0]["start"]))
-        stray = _check_spans(parts, encoded, name)
-        train, validation, test = (
-            SquadSplit(part, rows, recipe, fill) for part, rows in zip(parts, encoded, strict=True)
-        )
-        return Splits(train, validation, test, (*_notes(recipe, source), *stray))
+        return split_windows(parts, name, recipe, _notes(recipe, source))
+
+    def scales(self, recipe: SquadRecipe, splits: Splits) -> Mapping[str, Scale]:
+        return {"f1": POINTS, "exact": POINTS}
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
         """The mean of the cross-entropies of start and end, summed over the windows."""
@@ -214,6 +208,35 @@ class SquadV2(Task):
             ],
         )
         return result
+
+
+def split_windows(
+    parts: Sequence["Dataset"], name: str, recipe: SquadRecipe, notes: Iterable[str]
+) -> Splits:
+    """The windows of the questions of training, validation and test.
+
+    Args:
+        parts: the questions of each, with ``COLUMNS``.
+        name: the model's name, whose tokenizer it is.
+        recipe: decides about windows, and whether a question may be left unanswered.
+        notes: what is to be said of the data.
+
+    Raises:
+        ConfigError: if there is no such tokenizer, or its offsets are wrong.
+    """
+    tokenizer = fitting_tokenizer(name, recipe)
+    if recipe.max_length > WIDTH:
+        raise ConfigError(f"recipe.max_length = {recipe.max_length}: {WIDTH} is the most here")
+    fill = {name: 0 for name in tokenizer.model_input_names if name != "attention_mask"}
+    fill["input_ids"] = tokenizer.pad_token_id
+    encoded = [_encode(part, tokenizer, recipe) for part in parts]
+    if recipe.questions == "answerable":
+        encoded[0] = encoded[0].select(np.flatnonzero(encoded[0]["start"]))
+    stray = _check_spans(parts, encoded, name)
+    train, validation, test = (
+        SquadSplit(part, rows, recipe, fill) for part, rows in zip(parts, encoded, strict=True)
+    )
+    return Splits(train, validation, test, (*notes, *stray))
 
 
 def _load(folder: str) -> "DatasetDict":

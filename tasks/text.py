@@ -86,6 +86,13 @@ def fitting_tokenizer(name: str, recipe: TextRecipe) -> "PreTrainedTokenizerBase
     tokenizer = _from(AutoTokenizer, "tokenizer", name, SAME_VOCABULARY.get(name, name))
     if not tokenizer.is_fast:
         raise ConfigError(f"the tokenizer of {name} has no fast version, which offsets need")
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ConfigError(
+                f"the tokenizer of {name} has no token to pad with, nor one that ends a text: give "
+                "it a pad_token in its tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokenizer.eos_token  # masked, so that any would do
     config = config_of(name)
     if len(tokenizer) > config.vocab_size:
         raise ConfigError(
@@ -104,7 +111,7 @@ def fitting_tokenizer(name: str, recipe: TextRecipe) -> "PreTrainedTokenizerBase
 def encoder_of(
     auto_class: Any, name: str, recipe: TextRecipe, **settings: Any
 ) -> "PreTrainedModel":
-    """A transformers model with a head.
+    """A transformers model with a head; one of another size is replaced by a new one.
 
     Args:
         auto_class: which head, e.g. ``AutoModelForSequenceClassification``.
@@ -119,6 +126,8 @@ def encoder_of(
             layers.
     """
     settings |= _dropout_of(name, recipe) | _layers_of(name, recipe) | _width_of(name, recipe)
+    if "pad_token_id" not in settings:
+        settings |= _padding_of(name, recipe)
     if recipe.init == "random":
         model = auto_class.from_config(config_of(name, **settings))
     else:
@@ -131,11 +140,18 @@ def encoder_of(
 def _pretrained(auto_class: Any, name: str, settings: Mapping[str, Any]) -> Any:
     """A model with the published weights of its encoder."""
     settings = {**settings, "dtype": torch.float32, "output_loading_info": True}
+    settings["ignore_mismatched_sizes"] = True
     model, report = _from(auto_class, "weights", name, name, **settings)
     body = f"{model.base_model_prefix}."
     missing = sorted(
         key for key in report["missing_keys"] if key.startswith(body) and "pooler" not in key
     )
+    other = [key for key, *_ in report["mismatched_keys"] if key.startswith(body)]
+    if other:
+        raise ConfigError(
+            f"the weights of {name} are of another size than its configuration says, such as "
+            f"{sorted(other)[0]}"
+        )
     if missing:
         raise ConfigError(
             f"the weights of {name} lack {len(missing)} tensors of the encoder, such as "
@@ -206,6 +222,13 @@ def _dropout_of(name: str, recipe: TextRecipe) -> dict[str, float]:
             f"{', '.join(HIDDEN_DROPOUT)}"
         )
     return dict.fromkeys(fields, recipe.dropout)
+
+
+def _padding_of(name: str, recipe: TextRecipe) -> dict[str, int]:
+    """Decoders find the end of a text by the token that it is padded with."""
+    if getattr(config_of(name), "pad_token_id", None) is not None:
+        return {}
+    return {"pad_token_id": fitting_tokenizer(name, recipe).pad_token_id}
 
 
 def _from(auto_class: Any, what: str, name: str, source: str, **settings: Any) -> Any:

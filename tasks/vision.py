@@ -1,6 +1,7 @@
 """What the image-classification tasks share: timm models, a small residual net, crop and flip."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.errors import ConfigError
-from toolkit.task import Batch, Recipe, Split, Task
+from toolkit.data import hub_reachable
+from toolkit.errors import ConfigError, first_line
+from toolkit.task import POINTS, Batch, Recipe, Scale, Split, Splits, Task
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class ImageClassification(Task):
     std: tuple[float, ...]
     recipes: Mapping[str, Mapping[str, Recipe]]
 
+    def scales(self, recipe: Any, splits: Splits) -> Mapping[str, Scale]:
+        return {"accuracy": POINTS}
+
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
         logits = model(self.normalise(batch["image"], model))
         return F.cross_entropy(logits, batch["label"], reduction="sum"), len(logits)
@@ -97,7 +102,7 @@ def timm_model(name: str, classes: int, **settings: Any) -> nn.Module:
     """A timm model by name.
 
     Raises:
-        ConfigError: if timm has no model of this name.
+        ConfigError: if timm has no model of this name, or its weights are out of reach.
     """
     import timm
 
@@ -105,7 +110,29 @@ def timm_model(name: str, classes: int, **settings: Any) -> nn.Module:
         near = get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() has them all"
         raise ConfigError(f"unknown timm model '{name}': {hint}")
-    return timm.create_model(name, num_classes=classes, **settings)
+    offline = settings.get("pretrained", False) and not hub_reachable()
+    try:
+        with _offline() if offline else nullcontext():
+            return timm.create_model(name, num_classes=classes, **settings)
+    except (OSError, RuntimeError, ValueError) as error:
+        if not settings.get("pretrained", False):
+            raise
+        raise ConfigError(
+            f"no weights for {name}: {first_line(error) or type(error).__name__}; "
+            "--recipe.init random trains without"
+        ) from error
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Within it the hub's cache is asked, and the hub, which is out of reach, is not."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 class SmallResNet(nn.Module):

@@ -94,6 +94,7 @@ def test_the_command_line_does_not_grow_unnoticed() -> None:
         *("progress", "data"),
         *("optimizer", "lr", "weight_decay", "momentum", "decay", "epochs", "updates"),
         *("global_batch", "micro_batch", "eval_batch", "clip", "precision", "init"),
+        "metric",
     }
 
 

@@ -12,11 +12,13 @@ from toolkit.errors import ConfigError
 from toolkit.records.events import EvaluationEvent, OtherEvent, TimingEvent, event_of
 from toolkit.records.json_files import parse_object, read_json, write_json
 from toolkit.records.result import Code, Metrics, Result, Snapshots, duration, read_result
+from toolkit.task import Scale
 
 FILE = Path("runs/mine/1/result.json")
 LATER: dict[str, Any] = {
     "sees": "validation",
     "samples": {"train": 100},
+    "scales": {"perplexity": {"higher_is_better": False, "diverged": 65.0, "decimals": 4}},
     "found": {
         "base_lr": 1e-4,
         "lr": 0.0178,
@@ -41,6 +43,7 @@ def test_a_result_survives_json(tmp_path: Path) -> None:
     assert str(result.found) == (
         "base LR 0.0001 -> 0.0178 found in 23 updates (5 trials), raised to 0.05 in training"
     )
+    assert result.scale_of("perplexity") == Scale(False, 65.0, 4)
     write_json(tmp_path / "result.json", result.to_json())
     assert read_result(tmp_path) == result
     assert json.loads((tmp_path / "result.json").read_text()).keys() == {
@@ -55,6 +58,7 @@ def test_a_result_of_an_older_version_has_what_came_later() -> None:
     assert (result.sees, result.samples, result.notes, result.machine) == ("training", {}, (), {})
     assert (result.code, result.snapshots) == (Code(None, ()), Snapshots(0, 0, 0.0))
     assert result.data is None
+    assert result.scale_of("accuracy") == Scale(higher_is_better=True, diverged=0.0)
 
 
 def test_a_result_of_a_newer_version_is_read_without_what_only_that_knows() -> None:

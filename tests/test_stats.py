@@ -253,7 +253,7 @@ def test_a_point_is_its_own_interval() -> None:
 def test_what_cannot_be_compared_is_said() -> None:
     with pytest.raises(ValueError, match="2 or more pairs, got 1 and 1"):
         compare([1.0], [2.0])
-    with pytest.raises(ValueError, match="a diverged run scores 0"):
+    with pytest.raises(ValueError, match="finite scores, of diverged runs too"):
         compare([1.0, np.nan], [2.0, 1.0])
     with pytest.raises(ValueError, match="seconds above 0"):
         compare_seconds([1.0, 0.0], [2.0, 1.0])

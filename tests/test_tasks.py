@@ -17,6 +17,7 @@ from toolkit.errors import ConfigError
 digits: Any = task.load("digits")
 FIELD = digits.recipes["vit_micro"]["field"]
 cifar10: Any = task.load("cifar10")
+import toolkit_tasks  # noqa: E402
 import toolkit_tasks.vision as vision  # noqa: E402 - exists once a task has been loaded
 
 
@@ -180,4 +181,5 @@ def test_real_cifar10(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_task_files_are_listed() -> None:
     files = (ROOT / "tasks").glob("*.py")
-    assert {file.stem for file in files if "\nTASK = " in file.read_text()} == set(task.names())
+    modules = {toolkit_tasks.TASKS[name] for name in task.names()}
+    assert {file.stem for file in files if "\nTASK = " in file.read_text()} == modules

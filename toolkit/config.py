@@ -22,6 +22,7 @@ from toolkit.errors import ConfigError, OlderVersionError, one_line, unknown
 from toolkit.hints import misfits
 from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of
 from toolkit.schedules.simulate import CHANGED, check_protocol, check_schedule, needs_of
+from toolkit.task import INTRODUCED_AT as INTRODUCED_AT
 from toolkit.task import Recipe
 
 DEFAULT_SCHEDULE = Cosine()
@@ -32,11 +33,6 @@ LONGEST_NAME = 255
 """Bytes of a file's name on the usual file systems."""
 WEIGHTS = Path("weights") / "model.safetensors"
 """Where the folder of a finished run has the trained weights."""
-INTRODUCED_AT = "introduced_at"
-"""Key in the metadata of a dataclass field of a recipe, a schedule or ``RunConfig`` that came after
-runs had been stored without it: ``field(default=x, metadata={"introduced_at": x})``. Its value is
-the default that the field was introduced with, at which it changes nothing. At that value it is not
-in a run id, so earlier ids stay valid, whatever its default is today."""
 
 
 @dataclass(frozen=True)

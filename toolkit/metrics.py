@@ -38,6 +38,23 @@ class F1(evaluate.Metric):
         return {"f1": 100 * float(f1_score(references, predictions, zero_division=0.0))}
 
 
+class MacroF1(evaluate.Metric):
+    """The mean of the F1 of all classes that occur in the references, in per cent.
+
+    A class that is predicted and does not occur has no F1 of its own.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _class_labels("mean F1 over the classes, in per cent")
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        classes = sorted({*references})
+        score = f1_score(
+            references, predictions, labels=classes, average="macro", zero_division=0.0
+        )
+        return {"macro_f1": 100 * float(score)}
+
+
 class SquadV2(evaluate.Metric):
     """Exact match and F1 of the official SQuAD v2 script, in per cent.
 
@@ -146,6 +163,24 @@ def compute(
     """
     result: dict[str, float] = metric.compute(predictions=predictions, references=labels)
     return result
+
+
+def classification(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy and macro-F1 of class numbers, each of shape (examples,)."""
+    accuracy = compute(Accuracy(keep_in_memory=True), predictions, labels)
+    return accuracy | compute(MacroF1(keep_in_memory=True), predictions, labels)
+
+
+def regression(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Pearson's correlation and the mean squared error, each of shape (examples,).
+
+    Predictions or labels that are all alike have a correlation of 0.
+    """
+    found, wanted = predictions.astype(np.float64), labels.astype(np.float64)
+    a, b = found - found.mean(), wanted - wanted.mean()
+    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    pearson = float((a * b).sum()) / scale if scale > 0 else 0.0
+    return {"pearson": pearson, "mse": float(((found - wanted) ** 2).mean())}
 
 
 def _class_labels(description: str) -> evaluate.MetricInfo:

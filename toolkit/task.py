@@ -4,7 +4,7 @@ import importlib
 import math
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
@@ -19,6 +19,38 @@ if TYPE_CHECKING:
 
 Batch: TypeAlias = "dict[str, Tensor]"
 """One batch: tensors by name, the first axis counts the samples."""
+INTRODUCED_AT = "introduced_at"
+"""Key in the metadata of a dataclass field of a recipe, a schedule or ``RunConfig`` that came after
+runs had been stored without it: ``field(default=x, metadata={"introduced_at": x})``. Its value is
+the default that the field was introduced with, at which it changes nothing. At that value it is not
+in a run id, so earlier ids stay valid, whatever its default is today."""
+
+
+class Scale(NamedTuple):
+    """How the numbers of a metric are to be read.
+
+    Attributes:
+        higher_is_better: its direction; False for an error, a loss or a perplexity.
+        diverged: what a run counts with whose weights were lost: as good as no training at all,
+            e.g. 0 for an accuracy, the size of the vocabulary for a perplexity.
+        decimals: digits after the point in reports.
+    """
+
+    higher_is_better: bool = True
+    diverged: float = 0.0
+    decimals: int = 2
+
+    def best(self, values: Iterable[float]) -> float:
+        """The best of one value or more."""
+        return max(values) if self.higher_is_better else min(values)
+
+    def worst(self, values: Iterable[float]) -> float:
+        """The worst of one value or more."""
+        return min(values) if self.higher_is_better else max(values)
+
+
+POINTS = Scale()
+"""A score in per cent. Whatever a task does not declare is read as one."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +88,8 @@ class Recipe:
     """bf16 is autocast; auto is bf16 where the hardware has it; fp64 is for exactness tests."""
     init: Literal["random", "pretrained"] = "random"
     """Where the first weights come from."""
+    metric: str | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """The headline metric, of those that the task declares; by default its first."""
 
     def __post_init__(self) -> None:
         for item in fields(self):  # 20 epochs are 20.0: the same run, the same id
@@ -79,11 +113,11 @@ class Recipe:
         if self.epochs is None and self.updates is None:
             raise ValueError("the recipe has no budget: give recipe.epochs or recipe.updates")
 
-    def _positive(self, *fields: str) -> None:
-        for field in fields:
-            value = getattr(self, field)
+    def _positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"recipe.{field} = {value:g}: it must be a number above 0")
+                raise ValueError(f"recipe.{name} = {value:g}: it must be a number above 0")
 
 
 NAMES_DATA = "names_data"
@@ -125,9 +159,10 @@ class Task(Protocol):
     counts: Literal["fixed", "varying"] = "fixed"
     """Whether micro-batches of one size may differ in the number of items in their loss, as they
     do where it is a sum over tokens; then ``items`` must tell the number."""
-    rope: float = 0.5
+    rope: float | None = None
     """The region of practical equivalence: a difference in the headline metric, in its units, that
-    does not matter in practice. A study judges with it unless it states another."""
+    does not matter in practice. A study judges with it unless it states another; without one it
+    shows differences with their intervals, and gives no verdict."""
     recipes: Mapping[str, Mapping[str, Recipe]]
     """Model -> recipe name -> recipe; the model ``*`` stands for every model not named."""
     published_data: Collection[str] = ()
@@ -164,6 +199,13 @@ class Task(Protocol):
             ConfigError: if the data cannot be had or read.
         """
 
+    def scales(self, recipe: Any, splits: Splits) -> Mapping[str, Scale]:
+        """Every metric of ``metrics``, the headline first, with how it is to be read.
+
+        Metrics that are not here are scores in per cent, and no recipe can choose them.
+        """
+        return {}
+
     def augment(self, batch: Batch, seed: int, epoch: int) -> Batch:
         """The training batch, augmented on its device as a pure function of its arguments."""
         return batch
@@ -191,6 +233,27 @@ class Task(Protocol):
             nothing was written.
         """
         return None
+
+
+def scales_of(task: Task, recipe: Recipe, splits: Splits) -> Mapping[str, Scale]:
+    """The metrics that a task declares, with the recipe's headline first.
+
+    Raises:
+        ConfigError: if the recipe's headline is none of them.
+    """
+    scales, chosen = task.scales(recipe, splits), recipe.metric
+    if chosen is None:
+        return scales
+    if chosen not in scales:
+        raise unknown("recipe.metric", chosen, scales)
+    return {chosen: scales[chosen], **scales}
+
+
+def headline_first(
+    metrics: Mapping[str, float | None], headline: str | None
+) -> dict[str, float | None]:
+    """The metrics with this one first; as they are for None."""
+    return dict(metrics) if headline is None else {headline: metrics[headline], **metrics}
 
 
 class Target(NamedTuple):
@@ -228,7 +291,8 @@ def load(name: str) -> Task:
     if name.endswith(".py"):
         task = userfile.attribute_of("task", name, "TASK")
     elif name in (known := names()):
-        task = importlib.import_module(f"{_package().__name__}.{name}").TASK
+        package = _package()
+        task = importlib.import_module(f"{package.__name__}.{package.TASKS[name]}").TASK
     else:
         raise unknown("task", name, known)
     return task
@@ -236,8 +300,7 @@ def load(name: str) -> Task:
 
 def names() -> tuple[str, ...]:
     """The shipped tasks."""
-    tasks: tuple[str, ...] = _package().TASKS
-    return tasks
+    return tuple(_package().TASKS)
 
 
 def recipe_of(task: Task, target: Target) -> Recipe:

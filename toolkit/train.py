@@ -267,7 +267,9 @@ def _show(result: Result, folder: Path) -> None:
     if not is_rank_zero():
         return
     test = ", ".join(
-        f"{name} {'not a number' if value is None else format(value, '.2f')}"
+        f"{name} is not a number"
+        if value is None
+        else f"{name} {value:.{result.scale_of(name).decimals}f}"
         for name, value in result.metrics.test.items()
     )
     print(

@@ -14,6 +14,8 @@ from toolkit.hints import LARGEST, misfits
 from toolkit.schedules.reading import Decision, Reading
 
 EVENTS = "events.jsonl"
+LOWER = "lower_is_better"
+"""In an evaluation, beside its metrics: the names of those that are better the lower they are."""
 EVALUATION, TIMING, START, RESUME = "evaluation", "timing", "start", "resume"
 VALIDATION_READING = "validation_reading"
 """The kind of an event that is the reading of a schedule which sees validation losses. In such a
@@ -67,13 +69,17 @@ class ReadingEvent(NamedTuple):
 
 
 class EvaluationEvent(NamedTuple):
-    """The metrics of a split, ``validation`` or ``test``, after an update; None: not finite."""
+    """The metrics of a split, ``validation`` or ``test``, after an update; None: not finite.
+
+    ``lower_is_better`` names those of them whose direction that is.
+    """
 
     update: int
     epoch: float
     split: str
     metrics: Mapping[str, float | None]
     time: float
+    lower_is_better: tuple[str, ...] = ()
 
 
 class TimingEvent(NamedTuple):
@@ -168,8 +174,9 @@ def _event_of(data: Mapping[str, Any]) -> Event:
         )
     place = ("kind", "update", "t")
     if kind == EVALUATION:
-        rest = _without(data, (*place, "epoch", "split"))
-        return EvaluationEvent(data["update"], data["epoch"], data["split"], rest, time)
+        rest, lower = _without(data, (*place, "epoch", "split", LOWER)), data.get(LOWER, ())
+        where = (data["update"], data["epoch"], data["split"])
+        return EvaluationEvent(*where, rest, time, tuple(lower))
     if kind == TIMING:
         return TimingEvent(data["update"], data["epoch"], _without(data, (*place, "epoch")), time)
     return OtherEvent(kind, data["update"], _without(data, place), time)

@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from toolkit.config import RunConfig, schedule_name, to_json
 from toolkit.errors import RunError
 from toolkit.records.config_file import CONFIG
-from toolkit.records.events import EVALUATION, EVENTS, TIMING, to_event
+from toolkit.records.events import EVALUATION, EVENTS, LOWER, TIMING, to_event
 from toolkit.records.events_file import cut_back, fingerprint
 from toolkit.records.json_files import read_json, write_json
 from toolkit.records.result import RESULT, SPANS, Result
@@ -154,11 +154,25 @@ class Recorder:
         self._write({**to_event(reading, decision, rates[0], factor), "t": time.time()})
 
     def evaluation(
-        self, split: str, update: int, epoch: float, metrics: Mapping[str, float | None]
+        self,
+        split: str,
+        update: int,
+        epoch: float,
+        metrics: Mapping[str, float | None],
+        falling: Sequence[str] = (),
     ) -> None:
-        """Log the metrics of a split, and after the validation split what the run has cost."""
+        """Log the metrics of a split, and after the validation split what the run has cost.
+
+        Args:
+            split: its name.
+            update, epoch: when.
+            metrics: of the split, the headline first.
+            falling: those of them that are better the lower they are.
+        """
         place = {"update": update, "epoch": epoch}
-        self._write({"kind": EVALUATION, **place, "split": split, **metrics, "t": time.time()})
+        lower = {LOWER: list(falling)} if falling else {}
+        scores = {"split": split, **metrics, **lower}
+        self._write({"kind": EVALUATION, **place, **scores, "t": time.time()})
         if split == "validation":
             self._write({"kind": TIMING, **place, **self._cost(update), "t": time.time()})
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, get_type_hi
 from toolkit.errors import ConfigError
 from toolkit.hints import misfits
 from toolkit.records.json_files import read_json
+from toolkit.task import POINTS, Scale
 
 RESULT = "result.json"
 SPANS = ("data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint")
@@ -108,6 +109,8 @@ class Result:
         samples: split -> its size.
         world_size, micro_batch, precision: how it was carried out.
         metrics: the scores.
+        scales: metric -> how it is to be read, the headline first; empty where the task did not
+            declare it: then all are scores in per cent.
         timing: the seconds.
         initial_weights_sha, final_weights_sha: SHA-256 of the weights before the first update and
             after the last.
@@ -144,6 +147,7 @@ class Result:
     micro_batch: int
     precision: str
     metrics: Metrics
+    scales: Mapping[str, Scale] = field(default_factory=dict)
     timing: Timing
     initial_weights_sha: str
     batch_order_sha: str
@@ -165,6 +169,15 @@ class Result:
         return f"{self.task}/{self.model}@{self.recipe}"
 
     @property
+    def headline(self) -> str:
+        """The headline metric; empty for a diverged run that has none, of an older version."""
+        return next(iter(self.metrics.test or self.metrics.validation or self.scales), "")
+
+    def scale_of(self, metric: str) -> Scale:
+        """How a metric is to be read."""
+        return self.scales.get(metric, POINTS)
+
+    @property
     def diverged(self) -> bool:
         """Whether its weights were lost."""
         return self.status == "diverged"
@@ -175,6 +188,7 @@ class Result:
         return {item.name: getattr(self, item.name) for item in fields(self)} | {
             "metrics": {"test": self.metrics.test, **validation},
             "timing": {"train_seconds": self.timing.train_seconds, **self.timing.spans},
+            "scales": {name: scale._asdict() for name, scale in self.scales.items()},
             "snapshots": self.snapshots._asdict(),
             "found": None if self.found is None else self.found._asdict(),
             "code": self.code._asdict(),
@@ -201,6 +215,10 @@ class Result:
             | {
                 "metrics": metrics,
                 "timing": Timing(timing.pop("train_seconds"), timing),
+                "scales": {
+                    name: Scale(**_known(Scale, scale))
+                    for name, scale in data.get("scales", {}).items()
+                },
                 "snapshots": Snapshots(**_known(Snapshots, data.get("snapshots", {}))),
                 "found": FoundLR(**_known(FoundLR, found)) if found else None,
                 "code": Code(code.get("commit"), tuple(code.get("uncommitted", ()))),
@@ -258,6 +276,7 @@ _KINDS: Mapping[str, Any] = {
     "epoch": float,
     "versions": dict[str, str],
     "samples": dict[str, int],
+    "scales": dict[str, Any],
     "machine": dict[str, str | int],
     "code": _Code,
     "snapshots": TypedDict("_Snapshots", get_type_hints(Snapshots), total=False),  # type: ignore

@@ -118,13 +118,21 @@ def mirror(folder: Path, over: threading.Event, begin: int = 0, offline: bool = 
         first = last if first is None else first
         axes = {**_place(event), "wall_clock": last - first}
         if row := values(event):
+            falling = {VALIDATION_LOSS, *_falling(event)}
             for name in [name for name in row if name.startswith("validation/")]:
-                best = "min" if name == VALIDATION_LOSS else "max"
+                best = "min" if name in falling else "max"
                 run.define_metric(name, step_metric="update", summary=f"{best},last")
             run.log(axes | row)
         if row := decision(event):
             decisions.append([(axes | row).get(name) for name in DECISION_COLUMNS])
     _finish(run, folder, decisions, (last or 0.0) - (first or 0.0), live)
+
+
+def _falling(event: Event) -> list[str]:
+    """The numbers of an event, by the names of ``values``, that are better the lower they are."""
+    if not isinstance(event, EvaluationEvent):
+        return []
+    return [f"{event.split}/{name}" for name in event.lower_is_better]
 
 
 def values(event: Event) -> dict[str, float]:
@@ -279,7 +287,8 @@ def _finish(run: Any, folder: Path, decisions: list[list[Any]], seconds: float, 
     state_file = folder / "state.json"
     state = read_json(state_file).get("status") if state_file.exists() else "running"
     if result is not None:
-        score = next(iter(result.metrics.test.values()), 0.0)  # a diverged run scores 0
+        lost = result.scale_of(result.headline).diverged
+        score = next(iter(result.metrics.test.values()), lost)
         axes = {"update": result.updates, "epoch": result.epoch}
         scored = {} if score is None else {"score": score}
         run.log({**axes, "wall_clock": seconds, **scored})

@@ -7,10 +7,11 @@ from typing import Any
 
 from toolkit.records.result import SPANS
 from toolkit.report.columns import Column, Table, aligned
-from toolkit.report.numbers.analyse import Analysis, ContrastRow
-from toolkit.report.numbers.load import Group
-from toolkit.report.text import contrast_label, metric_of, pair_label, schedule_label
+from toolkit.report.numbers.analyse import NO_ROPE, Analysis, ContrastRow
+from toolkit.report.numbers.load import Group, RunRecord
+from toolkit.report.text import contrast_label, diverged_of, metric_of, pair_label, schedule_label
 from toolkit.schedules import SCHEDULES, summary_of
+from toolkit.task import POINTS, Scale
 
 HIDDEN_SETTINGS = ("lr", "epochs", "updates", "micro_batch", "eval_batch")
 """Settings of a recipe that the table of recipes leaves out: they stand in other columns, or change
@@ -23,8 +24,8 @@ def verdict_table(analysis: Analysis) -> str:
     return "\n\n".join(aligned(table) for table in tables if table.rows)
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _number(value: float | None, scale: Scale = POINTS) -> str:
+    return "" if value is None else f"{value:.{scale.decimals}f}"
 
 
 def _time(value: float, form: str) -> str:
@@ -45,31 +46,40 @@ def _label(row: Any) -> str:
 
 
 def _interval(row: Any) -> str:
-    return "one seed" if row.interval is None else "{:.2f} to {:.2f}".format(*row.interval)
+    if row.interval is None:
+        return "one seed"
+    return " to ".join(_number(end, row.scale) for end in row.interval)
 
 
 def _if_judged(form: str) -> Callable[[ContrastRow], str]:
-    """A format of ``row`` and ``paired``, for comparisons that can be made; else nothing."""
-    return lambda row: form.format(row=row, paired=row.judged.paired) if row.judged else ""
+    """A format of ``row``, for comparisons with a verdict; else nothing."""
+    return lambda row: form.format(row=row) if row.judged else ""
+
+
+def _if_paired(form: str) -> Callable[[ContrastRow], str]:
+    """A format of ``row``, for comparisons that can be made; else nothing."""
+    return lambda row: form.format(row=row) if row.paired else ""
 
 
 def _seeds(row: ContrastRow) -> str:
     """How many seeds a comparison has, and about how many it needs."""
-    if row.judged is None:
+    if row.paired is None:
         return ""
-    needed = row.judged.seeds_needed
-    return str(row.judged.paired.n) + (f" of about {needed}" if needed else "")
+    needed = row.judged.seeds_needed if row.judged else None
+    return str(row.paired.n) + (f" of about {needed}" if needed else "")
 
 
 def _verdict(row: ContrastRow) -> str:
-    return row.judged.verdict if row.judged else row.problem
+    if row.judged:
+        return row.judged.verdict
+    return "none: no ROPE is declared" if row.problem == NO_ROPE else row.problem
 
 
 def _verdict_and_seeds(row: ContrastRow) -> str:
     """A verdict, or why there is none, and about how many seeds would decide."""
     if row.judged is None or not row.judged.seeds_needed:
         return _verdict(row)
-    end = "" if abs(row.judged.paired.mean) > row.rope else " to equivalence"
+    end = "" if abs(row.judged.paired.mean) > (row.rope or 0.0) else " to equivalence"
     return f"{row.judged.verdict} (about {row.judged.seeds_needed} seeds{end})"
 
 
@@ -84,10 +94,18 @@ CONTRAST = [
     Column("base LR", "{row.lr:g}"),
 ]
 DIFFERENCE = [
-    Column("difference", "{row.paired.mean:+.2f}"),
-    Column("95 % interval", "{row.paired.low:+.2f} to {row.paired.high:+.2f}"),
-    Column("BCa interval", "{row.paired.bca[0]:+.2f} to {row.paired.bca[1]:+.2f}"),
+    Column("difference", "{row.paired.mean:+.{row.scale.decimals}f}"),
+    Column(
+        "95 % interval",
+        "{row.paired.low:+.{row.scale.decimals}f} to {row.paired.high:+.{row.scale.decimals}f}",
+    ),
+    Column(
+        "BCa interval",
+        "{row.paired.bca[0]:+.{row.scale.decimals}f} to "
+        "{row.paired.bca[1]:+.{row.scale.decimals}f}",
+    ),
 ]
+MEAN = "{row.mean:.{row.scale.decimals}f}"
 TIME_RATIO = "training seconds, candidate / baseline: geometric mean over the seeds"
 
 
@@ -97,13 +115,13 @@ def verdicts(analysis: Analysis) -> Table:
         *CONTRAST,
         Column("verdict", _verdict),
         Column("seeds", _seeds),
-        *(Column(title, _if_judged(str(cell))) for title, cell, _ in DIFFERENCE),
-        Column("wins", _if_judged("{paired.superiority:.0%}")),
-        Column("p exact", _if_judged("{paired.p:.4f}")),
-        Column("least p", _if_judged("{paired.smallest_p:.4f}")),
+        *(Column(title, _if_paired(str(cell))) for title, cell, _ in DIFFERENCE),
+        Column("wins", _if_paired("{row.paired.superiority:.0%}")),
+        Column("p exact", _if_judged("{row.paired.p:.4f}")),
+        Column("least p", _if_judged("{row.paired.smallest_p:.4f}")),
         Column("p Holm", _if_judged("{row.judged.p_adjusted:.4f}")),
         Column("ROPE", _if_judged("{row.rope:g}")),
-        Column("time ratio", lambda row: _ratio(row) if row.judged else "", TIME_RATIO),
+        Column("time ratio", lambda row: _ratio(row) if row.paired else "", TIME_RATIO),
     ]
     caption = (
         "Declared before the runs. Differences are candidate minus baseline, paired by seed, of "
@@ -118,7 +136,7 @@ def family(analysis: Analysis) -> Table:
     columns = [
         Column("pair", lambda row: pair_label(row.pair)),
         *CONTRAST[:0:-1],
-        *(Column(title, _if_judged(str(cell))) for title, cell, _ in DIFFERENCE[:2]),
+        *(Column(title, _if_paired(str(cell))) for title, cell, _ in DIFFERENCE[:2]),
         Column("p (Holm)", _if_judged("{row.judged.p_adjusted:.4f}")),
         Column("verdict", _verdict_and_seeds),
     ]
@@ -187,15 +205,15 @@ def schedules(analysis: Analysis) -> Table:
     columns = [
         *GROUP,
         Column("seeds", lambda row: str(len(row.scores))),
-        Column(metric_of(analysis), "{row.mean:.2f}"),
+        Column(metric_of(analysis), MEAN),
         Column("95 % interval", _interval),
-        Column("worst", lambda row: _number(min(row.scores.values()))),
-        Column("best", lambda row: _number(max(row.scores.values()))),
+        Column("worst", lambda row: _number(row.scale.worst(row.scores.values()), row.scale)),
+        Column("best", lambda row: _number(row.scale.best(row.scores.values()), row.scale)),
         Column("diverged", "{row.diverged}"),
         Column("decisions a run", lambda row: " to ".join(map(str, dict.fromkeys(row.actions)))),
         Column("rollbacks", lambda row: str(rollbacks[row.group])),
     ]
-    caption = "The test metric at the last update, mean over the seeds. A diverged run scores 0."
+    caption = f"The test metric at the last update, mean over the seeds. {diverged_of(analysis)}"
     return Table("All schedules", caption, columns, analysis.groups)
 
 
@@ -209,7 +227,7 @@ def groups(analysis: Analysis) -> Table:
         Column("pair", lambda row: pair_label(row.group.pair)),
         *GROUP[:0:-1],
         Column("seeds", seeds),
-        Column(metric_of(analysis), "{row.mean:.2f}"),
+        Column(metric_of(analysis), MEAN),
         Column("95 % interval", _interval),
         Column("s / run", "{row.seconds:.1f}"),
     ]
@@ -228,13 +246,17 @@ def aggregates(analysis: Analysis) -> Table:
 
     nothing: list[Any] = [None] * len(found.schedules)
     speedups = found.updates.speedups if found.updates else nothing
+    digits = f".{(found.scale or POINTS).decimals}f"
     areas = found.updates.profile.scores if found.updates else nothing
     columns = [
         Column("schedule", each(found.schedules, "{0}")),
-        Column("interquartile mean", each(found.iqm, "{0.value:.2f}")),
-        Column("95 % interval", each(found.iqm, "{0.low:.2f} to {0.high:.2f}")),
-        Column("minus reference", each(found.iqm_difference, "{0.value:+.2f}")),
-        Column("95 % interval", each(found.iqm_difference, "{0.low:+.2f} to {0.high:+.2f}")),
+        Column("interquartile mean", each(found.iqm, f"{{0.value:{digits}}}")),
+        Column("95 % interval", each(found.iqm, f"{{0.low:{digits}}} to {{0.high:{digits}}}")),
+        Column("minus reference", each(found.iqm_difference, f"{{0.value:+{digits}}}")),
+        Column(
+            "95 % interval",
+            each(found.iqm_difference, f"{{0.low:+{digits}}} to {{0.high:+{digits}}}"),
+        ),
         Column("speed-up in updates", each(speedups, "{0.ratio.value:.2f}")),
         Column("95 % interval", each(speedups, "{0.ratio.low:.2f} to {0.ratio.high:.2f}")),
         Column("misses", each(speedups, "{0.candidate_misses} of {0.runs}")),
@@ -243,7 +265,8 @@ def aggregates(analysis: Analysis) -> Table:
     caption = (
         f"Over {len(found.problems)} problems (pairs at a base LR); intervals by the bootstrap "
         f"over seeds. None of it was declared before the runs: no verdicts. The interquartile mean "
-        "is that of the middle half of all scores, whatever their metric. The reference is "
+        "is that of the middle half of all scores, whatever their metric; there is none where some "
+        "metrics are better the higher and others the lower they are. The reference is "
         f"{found.reference}. In the speed-up a run that misses the target counts with its whole "
         "budget, which is too kind to it."
     )
@@ -255,14 +278,14 @@ def targets(analysis: Analysis) -> Table:
     """How soon the target is reached."""
     columns = [
         *GROUP,
-        Column("target", "{row.target:.2f}"),
+        Column("target", "{row.target:.{row.scale.decimals}f}"),
         Column("seeds that reach it", lambda row: f"{row.reached} of {len(row.updates)}"),
         Column("median update", lambda row: _time(row.median_updates, ".0f")),
         Column("median seconds", lambda row: _time(row.median_seconds, ".1f")),
     ]
     caption = (
         "The target is the validation score that the reference reaches at its best base LR; times "
-        "to the first evaluation at or above it."
+        "to the first evaluation that is as good."
     )
     return Table("Time to the target", caption, columns, analysis.targets)
 
@@ -273,18 +296,26 @@ def rates(analysis: Analysis) -> Table:
         Column("pair", "{row.pair}"),
         Column("schedule", "{row.schedule}"),
         Column("best LR", "{row.sensitivity.best_rate:g}"),
-        Column("mean of the grid", "{row.sensitivity.average.value:.2f}"),
-        Column("lost by not tuning", "{row.sensitivity.loss.value:.2f}"),
-        Column(
-            "95 % interval", "{row.sensitivity.loss.low:.2f} to {row.sensitivity.loss.high:.2f}"
-        ),
-        Column("decades", "{row.sensitivity.decades:.1f}"),
+        Column("mean of the grid", lambda row: _number(row.sensitivity.average.value, row.scale)),
+        Column("lost by not tuning", lambda row: _number(row.sensitivity.loss.value, row.scale)),
+        Column("95 % interval", _loss_interval),
+        Column("decades", _decades),
     ]
     caption = (
-        "Lost by not tuning: score at the best base LR minus the mean of the grid. Decades: width "
+        "Lost by not tuning: between the best base LR's score and the grid's mean. Decades: width "
         "of the range of base LRs around the best that is within the ROPE of it."
     )
     return Table("The base LR", caption, columns, analysis.rates)
+
+
+def _loss_interval(row: Any) -> str:
+    loss = row.sensitivity.loss
+    return f"{_number(loss.low, row.scale)} to {_number(loss.high, row.scale)}"
+
+
+def _decades(row: Any) -> str:
+    decades = row.sensitivity.decades
+    return "no ROPE" if decades is None else f"{decades:.1f}"
 
 
 def times(analysis: Analysis) -> Table:
@@ -314,14 +345,23 @@ def seeds(analysis: Analysis) -> Table:
     columns = [
         *GROUP,
         Column("seed", "{row.seed}"),
-        Column("test", "{row.score:.2f}"),
-        Column("last validation", lambda run: "".join(map(_number, run.validation.value[-1:]))),
-        Column("best validation", lambda run: _number(max(run.validation.value, default=None))),
+        Column("test", "{row.score:.{row.scale.decimals}f}"),
+        Column("last validation", _last_validation),
+        Column("best validation", _best_validation),
         Column("diverged", lambda row: "diverged" if row.diverged else ""),
         Column("training, s", "{row.training_seconds:.1f}"),
     ]
     caption = "The best validation score is shown, never judged."
     return Table("Every run", caption, columns, analysis.study.runs)
+
+
+def _last_validation(run: RunRecord) -> str:
+    return _number(run.validation.value[-1] if run.validation.value else None, run.scale)
+
+
+def _best_validation(run: RunRecord) -> str:
+    values = run.validation.value
+    return _number(run.scale.best(values) if values else None, run.scale)
 
 
 def coverage(analysis: Analysis) -> Table:

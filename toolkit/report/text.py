@@ -9,7 +9,7 @@ from toolkit.report.numbers.analyse import Analysis, ContrastRow
 from toolkit.report.numbers.load import RunRecord
 from toolkit.report.numbers.rates import TunedRow
 from toolkit.stats import ALPHA, Verdict
-from toolkit.task import parse_target
+from toolkit.task import POINTS, parse_target
 
 METRIC_NAMES = {"f1": "F1", "exact": "EM"}
 """How papers write a metric, where that is not its name here."""
@@ -105,10 +105,18 @@ def _counts(analysis: Analysis) -> Iterator[str]:
             _where(name, found[name], rows) for name in (*VERDICTS, "not judged") if name in found
         ]
         many = f"{len(rows)} comparisons" if len(rows) > 1 else "1 comparison"
-        means = [row.judged.paired.mean for row in rows if row.judged]
-        low, high = (min(means), max(means)) if means else (0.0, 0.0)
-        span = f"; differences from {low:+.2f} to {high:+.2f} points" if len(means) > 1 else ""
-        yield f"{candidate} against {baseline}, {many}: {', '.join(parts)}{span}."
+        yield f"{candidate} against {baseline}, {many}: {', '.join(parts)}{_span(rows)}."
+
+
+def _span(rows: Sequence[ContrastRow]) -> str:
+    """From where to where the differences of several comparisons go, if they are of one kind."""
+    paired = [(row.paired.mean, row.scale) for row in rows if row.paired]
+    means, scales = [mean for mean, _ in paired], {scale for _, scale in paired}
+    if len(means) < 2 or len({scale[::2] for scale in scales}) > 1:
+        return ""
+    scale = scales.pop()
+    low, high = (f"{value:+.{scale.decimals}f}" for value in (min(means), max(means)))
+    return f"; differences from {low} to {high}{' points' * (scale == POINTS)}"
 
 
 def _where(verdict: str, rows: Sequence[ContrastRow], all_rows: Sequence[ContrastRow]) -> str:
@@ -130,14 +138,17 @@ def _where(verdict: str, rows: Sequence[ContrastRow], all_rows: Sequence[Contras
 
 
 def _highest(analysis: Analysis) -> Iterator[str]:
-    """Where each pair scored highest: not a verdict, as it is the best of many."""
+    """Where each pair scored best: not a verdict, as it is the best of many."""
     for pair in analysis.pairs:
         rows = [row for row in analysis.groups if row.group.pair == pair]
-        best = max(rows, key=lambda row: row.mean)
+        scale = rows[0].scale
+        best = next(row for row in rows if row.mean == scale.best(r.mean for r in rows))
+        end = "highest" if scale.higher_is_better else "lowest"
         name = schedule_label(best.group.schedule, best.group.arm)
         yield (
-            f"{pair_label(pair)}: the highest mean {metric_of(analysis, pair)} is {best.mean:.2f}, "
-            f"by {name} at base LR {best.group.lr:g}; as the best of {len(rows)} it is no verdict."
+            f"{pair_label(pair)}: the {end} mean {metric_of(analysis, pair)} is "
+            f"{best.mean:.{scale.decimals}f}, by {name} at base LR {best.group.lr:g}; as the best "
+            f"of {len(rows)} it is no verdict."
         )
 
 
@@ -155,12 +166,22 @@ def metric_of(analysis: Analysis, pair: str = "") -> str:
     return METRIC_NAMES.get(name, name)
 
 
+def diverged_of(analysis: Analysis) -> str:
+    """What a diverged run counts with, as a sentence."""
+    if all(row.scale.diverged == 0 for row in analysis.groups):
+        return "A diverged run scores 0."
+    return (
+        "A diverged run counts with what its metric declares for it, or with the worst of its "
+        "pair's other runs if that is worse."
+    )
+
+
 def _tuned(row: TunedRow) -> Finding:
     ends = "" if row.interior else "; that is an end of the grid, which must be widened"
     return Finding(
         "",
         f"{pair_label(row.pair)}: base LR {row.lr:g} is best for {row.schedule}, with "
-        f"{row.validation:.2f} on validation{ends}.",
+        f"{row.validation:.{row.scale.decimals}f} on validation{ends}.",
     )
 
 
@@ -170,10 +191,13 @@ def _finding(row: ContrastRow, analysis: Analysis) -> Finding:
         schedule_label(row.candidate, row.candidate_arm),
         schedule_label(row.baseline, row.baseline_arm),
     )
+    if row.paired and row.rope is None:
+        return _without_verdict(row, analysis, place, f"{a} against {b}")
     if row.judged is None:
         return Finding("", f"{place}: {a} against {b} cannot be judged; {row.problem}.")
-    paired = row.judged.paired
-    apart = f"{abs(paired.mean):.2f} points of {metric_of(analysis, row.pair)}"
+    paired, digits = row.judged.paired, f".{row.scale.decimals}f"
+    unit = "points of" if row.scale == POINTS else "in"
+    apart = f"{abs(paired.mean):{digits}} {unit} {metric_of(analysis, row.pair)}"
     match row.judged.verdict:
         case "better" | "worse" as verdict:
             headline = f"{a} is {verdict} than {b} by {apart}."
@@ -185,17 +209,32 @@ def _finding(row: ContrastRow, analysis: Analysis) -> Finding:
                 "matter."
             )
         case _:
-            side = "ahead of" if paired.mean >= 0 else "behind"
+            side = "ahead of" if paired.gain[0] >= 0 else "behind"
             headline = (
                 f"undecided. {a} is {apart} {side} {b}, which these {paired.n} seeds do not "
-                f"decide: {_open(row.judged, row.rope)}."
+                f"decide: {_open(row.judged, row.rope or 0.0)}."
             )
     details = (
-        f"95 % interval of the difference {paired.low:+.2f} to {paired.high:+.2f} from {paired.n} "
-        f"seeds, p = {row.judged.p_adjusted:.3f} after Holm, ROPE {row.rope:g}; "
+        f"{_interval(row)}, p = {row.judged.p_adjusted:.3f} after Holm, ROPE {row.rope:g}; "
         f"{_time(row)}.{_lacking(row)}{_left_out(row)}"
     )
     return Finding(row.judged.verdict, f"{place}: {headline}", details)
+
+
+def _without_verdict(row: ContrastRow, analysis: Analysis, place: str, two: str) -> Finding:
+    """A difference of which nobody has said how much would matter."""
+    assert row.paired is not None
+    metric, digits = metric_of(analysis, row.pair), f"+.{row.scale.decimals}f"
+    sense = "" if row.scale.higher_is_better else ", of which less is better"
+    headline = f"{place}: {two}, a difference of {row.paired.mean:{digits}} in {metric}{sense}."
+    details = f"{_interval(row)}; {row.problem}; {_time(row)}.{_left_out(row)}"
+    return Finding("", headline, details)
+
+
+def _interval(row: ContrastRow) -> str:
+    assert row.paired is not None
+    low, high = (f"{x:+.{row.scale.decimals}f}" for x in (row.paired.low, row.paired.high))
+    return f"95 % interval of the difference {low} to {high} from {row.paired.n} seeds"
 
 
 def _open(judged: Verdict, rope: float) -> str:
@@ -230,15 +269,15 @@ def _lacking(row: ContrastRow) -> str:
         return ""
     would = (
         "decide between the two"
-        if abs(judged.paired.mean) > row.rope
+        if abs(judged.paired.mean) > (row.rope or 0.0)
         else "show them to be equivalent, if the difference is as seen"
     )
     needed = f" About {judged.seeds_needed:,} seeds would {would}"
     if judged.detectable is None:
         return f"{needed}; {judged.paired.n} are too few to find any difference in this family."
     return (
-        f"{needed}; {judged.paired.n} find a true difference of {judged.detectable:.2f} or more in "
-        "four studies of five."
+        f"{needed}; {judged.paired.n} find a true difference of "
+        f"{judged.detectable:.{row.scale.decimals}f} or more in four studies of five."
     )
 
 

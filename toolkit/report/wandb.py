@@ -96,7 +96,7 @@ def _verdict(analysis: Analysis) -> Iterator[Any]:
         "Differences are candidate minus baseline, paired by seed, of the test metric at the last "
         f"update; computed by python -m toolkit.report runs/{analysis.study.name} from the runs' "
         "own files. The plots below are drawn by W&B from what the runs logged: mean over the "
-        "seeds, band one standard error. A diverged run has score 0."
+        f"seeds, band one standard error. {text.diverged_of(analysis)}"
     )
 
 

@@ -35,9 +35,10 @@ class Paired:
         effect: mean difference / spread (Cohen's dz); None if the spread is 0.
         bca: bias-corrected and accelerated bootstrap interval of 95 % (Efron 1987, *Better
             bootstrap confidence intervals*).
-        superiority: share of pairs in which the candidate scores higher, ties counting half.
+        superiority: share of pairs in which the candidate is better, ties counting half.
         superiority_interval: of 95 %, exact (Clopper and Pearson 1934); conservative: ties are
             losses in the lower bound and wins in the upper.
+        higher_is_better: the direction of the score.
     """
 
     n: int
@@ -51,14 +52,23 @@ class Paired:
     bca: tuple[float, float]
     superiority: float
     superiority_interval: tuple[float, float]
+    higher_is_better: bool = True
+
+    @property
+    def gain(self) -> tuple[float, float, float]:
+        """Mean difference and its interval, with the sign that makes the candidate's lead one."""
+        if self.higher_is_better:
+            return self.mean, self.low, self.high
+        return -self.mean, -self.high, -self.low
 
 
-def compare(candidate: ArrayLike, baseline: ArrayLike) -> Paired:
+def compare(candidate: ArrayLike, baseline: ArrayLike, higher_is_better: bool = True) -> Paired:
     """The paired comparison of two schedules over the same seeds.
 
     Args:
-        candidate: one finite score a seed, higher is better, shape (n,).
+        candidate: one finite score a seed, shape (n,).
         baseline: the same seeds in the same order, shape (n,).
+        higher_is_better: the direction of the score.
 
     Raises:
         ValueError: for fewer than 2 pairs, unequal lengths, or a score that is not finite.
@@ -67,11 +77,12 @@ def compare(candidate: ArrayLike, baseline: ArrayLike) -> Paired:
     if a.shape != b.shape or a.size < 2:
         raise ValueError(f"a paired comparison needs 2 or more pairs, got {a.size} and {b.size}")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ValueError("a paired comparison needs finite scores: a diverged run scores 0")
+        raise ValueError("a paired comparison needs finite scores, of diverged runs too")
     difference = a - b
     low, high = t_interval(difference)
     spread = 0.0 if (difference == difference[0]).all() else float(difference.std(ddof=1))
-    above, level = int((difference > 0).sum()), int((difference == 0).sum())
+    lead = difference if higher_is_better else -difference
+    above, level = int((lead > 0).sum()), int((lead == 0).sum())
     return Paired(
         n=len(difference),
         mean=float(difference.mean()),
@@ -84,6 +95,7 @@ def compare(candidate: ArrayLike, baseline: ArrayLike) -> Paired:
         bca=bca_interval(difference),
         superiority=(above + level / 2) / len(difference),
         superiority_interval=_superiority_interval(above, level, len(difference)),
+        higher_is_better=higher_is_better,
     )
 
 

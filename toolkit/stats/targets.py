@@ -54,15 +54,20 @@ class Speedup:
     runs: int
 
 
-def first_reaching(values: Sequence[float], at: Sequence[float], target: float) -> float:
-    """The first place at which a value is the target or above; infinity for a miss.
+def first_reaching(
+    values: Sequence[float], at: Sequence[float], target: float, higher_is_better: bool = True
+) -> float:
+    """The first place at which a value is the target or better; infinity for a miss.
 
     Args:
         values: scores over a run, shape (evaluations,).
         at: their places, in any unit of time, ascending, same shape.
         target: the score to reach.
+        higher_is_better: the direction of the scores.
     """
-    return next((x for x, value in zip(at, values, strict=True) if value >= target), float("inf"))
+    sign = 1 if higher_is_better else -1
+    reached = (x for x, v in zip(at, values, strict=True) if sign * v >= sign * target)
+    return next(reached, float("inf"))
 
 
 def profile(cells: Cells) -> Profile:

@@ -5,6 +5,7 @@ Data are grids: one schedule's scores at several base LRs over the same seeds, s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import comb
 
 import numpy as np
@@ -21,11 +22,12 @@ class Sensitivity:
     Attributes:
         rates: base LRs, ascending, shape (rates,).
         scores: mean over the seeds at each, with its interval.
-        best_rate: where the mean is highest.
+        best_rate: where the mean is best.
         average: mean over the whole grid.
-        loss: score at the best rate minus the average: what not tuning costs on this grid.
+        loss: how much better the score at the best rate is than the average: what not tuning costs
+            on this grid; never below 0.
         decades: width of the rates around the best whose mean is within the tolerance of it, in
-            powers of ten; 0 if only the best is.
+            powers of ten; 0 if only the best is; None without a tolerance.
     """
 
     rates: tuple[float, ...]
@@ -33,7 +35,7 @@ class Sensitivity:
     best_rate: float
     average: Estimate
     loss: Estimate
-    decades: float
+    decades: float | None
 
 
 @dataclass(frozen=True)
@@ -49,35 +51,42 @@ class TuningCost:
     scores: list[Estimate]
 
 
-def sensitivity(rates: Sequence[float], scores: np.ndarray, tolerance: float) -> Sensitivity:
+def sensitivity(
+    rates: Sequence[float],
+    scores: np.ndarray,
+    tolerance: float | None,
+    higher_is_better: bool = True,
+) -> Sensitivity:
     """The summary of an LR-sensitivity curve.
 
     Args:
         rates: base LRs, ascending, shape (rates,).
         scores: shape (rates, seeds).
-        tolerance: the difference that does not matter in practice, in units of the score.
+        tolerance: the difference that does not matter in practice, in units of the score; None if
+            nobody has said.
+        higher_is_better: the direction of the score.
     """
-    means = scores.mean(axis=1)
-    best = int(means.argmax())
-    good = means >= means[best] - tolerance
-    left = right = best
-    while left > 0 and good[left - 1]:
-        left -= 1
-    while right < len(rates) - 1 and good[right + 1]:
-        right += 1
-    average, loss = estimate(_average_and_loss, [scores])
+    sign = 1 if higher_is_better else -1
+    gains = sign * scores.mean(axis=1)
+    best = int(gains.argmax())
+    average, loss = estimate(partial(_average_and_loss, sign), [scores])
     return Sensitivity(
         rates=tuple(rates),
         scores=estimate(_means, [scores]),
         best_rate=rates[best],
         average=average,
         loss=loss,
-        decades=float(np.log10(rates[right] / rates[left])),
+        decades=None
+        if tolerance is None
+        else _decades(rates, gains >= gains[best] - tolerance, best),
     )
 
 
 def tuning_cost(
-    validation: np.ndarray, test: np.ndarray, tries: Sequence[int] = TRIES
+    validation: np.ndarray,
+    test: np.ndarray,
+    tries: Sequence[int] = TRIES,
+    higher_is_better: bool = True,
 ) -> TuningCost:
     """The expected test score after k random tries, exact over the grid.
 
@@ -90,26 +99,42 @@ def tuning_cost(
         validation, test: shape (rates, seeds).
         tries: numbers of tries; those beyond the number of rates are left out, and all rates are
             added.
+        higher_is_better: the direction of both scores.
     """
+    gains = validation if higher_is_better else -validation
     possible = tuple(sorted({*(k for k in tries if k < len(validation)), len(validation)}))
     chosen = np.array(
-        [[_expected(v, t, k) for v, t in zip(validation.T, test.T, strict=True)] for k in possible]
+        [[_expected(v, t, k) for v, t in zip(gains.T, test.T, strict=True)] for k in possible]
     )
     return TuningCost(possible, estimate(_means, [chosen]))
 
 
-def best_rate(rates: Sequence[float], validation: np.ndarray) -> tuple[float, bool]:
+def best_rate(
+    rates: Sequence[float], validation: np.ndarray, higher_is_better: bool = True
+) -> tuple[float, bool]:
     """The base LR with the best mean, and whether it is interior.
 
     Args:
         rates: base LRs, ascending, shape (rates,).
-        validation: scores, higher is better, shape (rates, seeds).
+        validation: scores, shape (rates, seeds).
+        higher_is_better: their direction.
 
     Returns:
         The rate; and whether it lies inside the grid: one at an end asks for a wider grid.
     """
-    best = int(validation.mean(axis=1).argmax())
+    means = validation.mean(axis=1)
+    best = int(means.argmax() if higher_is_better else means.argmin())
     return rates[best], 0 < best < len(rates) - 1
+
+
+def _decades(rates: Sequence[float], good: np.ndarray, best: int) -> float:
+    """Width of the good rates around the best, in powers of ten."""
+    left = right = best
+    while left > 0 and good[left - 1]:
+        left -= 1
+    while right < len(rates) - 1 and good[right + 1]:
+        right += 1
+    return float(np.log10(rates[right] / rates[left]))
 
 
 def _expected(validation: np.ndarray, test: np.ndarray, k: int) -> float:
@@ -129,7 +154,7 @@ def _means(cells: Cells) -> np.ndarray:
     return means
 
 
-def _average_and_loss(cells: Cells) -> np.ndarray:
-    means = _means(cells)
-    average = means.mean(axis=-1)
-    return np.stack([average, means.max(axis=-1) - average], axis=-1)
+def _average_and_loss(sign: int, cells: Cells) -> np.ndarray:
+    gains = sign * _means(cells)
+    average = gains.mean(axis=-1)
+    return np.stack([sign * average, gains.max(axis=-1) - average], axis=-1)

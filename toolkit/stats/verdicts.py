@@ -163,7 +163,7 @@ def decide(
     """The verdicts by the rules of this module, elementwise.
 
     Args:
-        mean, low, high: difference and its interval, in units of the score.
+        mean, low, high: difference and its interval, in units of the score; above 0 is better.
         p_adjusted, p_equivalent: after Holm, as of ``Verdict``.
         rope: in units of the score.
 
@@ -244,7 +244,7 @@ def detectable(spread: float, n: int, rope: float, family: int = 1) -> float | N
 
 
 def _judge(paired: Paired, ps: tuple[float, float], rope: float, family: int) -> Verdict:
-    verdict: VerdictName = str(decide(paired.mean, paired.low, paired.high, *ps, rope))  # type: ignore[assignment]
+    verdict: VerdictName = str(decide(*paired.gain, *ps, rope))  # type: ignore[assignment]
     if verdict != "undecided":
         return Verdict(paired, *ps, verdict, None, None)
     found = detectable(paired.spread, paired.n, rope, family)

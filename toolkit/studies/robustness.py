@@ -27,6 +27,7 @@ The rules, written before any result (``benchmarks/robustness.py`` applies them)
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -184,7 +185,7 @@ STUDIES: Mapping[str, Callable[[], Study]] = {
     NAME: robustness,
     f"{NAME}-tuning": tuning,
     f"{NAME}-tries": tries,
-    **{f"{NAME}-{part}": (lambda part=part: ablation(part)) for part in ABLATIONS},
+    **{f"{NAME}-{part}": partial(ablation, part) for part in ABLATIONS},
 }
 
 

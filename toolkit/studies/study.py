@@ -42,7 +42,8 @@ class Study:
             study.
         family: the primary family. Everything else is exploratory.
         rope: task -> the difference in the headline metric that does not matter in practice; for
-            tasks that it leaves out, what they declare themselves.
+            tasks that it leaves out, what they declare themselves, for the headline metric that is
+            theirs. Where nobody declares one, differences have intervals and no verdict.
         reference: the schedule that sets the targets of the times to a target, and that others
             are compared with where nothing was declared.
         base_lrs: where the base LRs are from, in a phrase; empty if the question says it.
@@ -85,7 +86,9 @@ class Study:
                     f"study {self.name}: a run of {config.target} has study = '{config.study}'"
                 )
         tasks = dict.fromkeys(parse_target(config.target).task for config in self.configs)
-        declared = {name: load(name).rope for name in tasks if name not in self.rope}
+        others = {parse_target(c.target).task for c in self.configs if c.recipe.metric is not None}
+        ropes = {name: load(name).rope for name in tasks if name not in {*self.rope, *others}}
+        declared = {name: rope for name, rope in ropes.items() if rope is not None}
         object.__setattr__(self, "rope", {**declared, **self.rope})
         for one in self.family:
             for (_, _, side, arm), seeds in self._seeds(one).items():

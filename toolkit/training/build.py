@@ -8,7 +8,7 @@ own, and the schedule is given the optimizer that Accelerate has prepared, for t
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,18 @@ from toolkit.process import set_threads, world_size
 from toolkit.records.provenance import code
 from toolkit.records.recorder import Recorder
 from toolkit.records.result import Snapshots
-from toolkit.task import Batch, Recipe, Splits, Target, Task, load, parse_target, recipe_of
+from toolkit.task import (
+    Batch,
+    Recipe,
+    Scale,
+    Splits,
+    Target,
+    Task,
+    load,
+    parse_target,
+    recipe_of,
+    scales_of,
+)
 from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
 from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
@@ -75,6 +86,8 @@ class Run:
     batch_plan: BatchPlan
     """Which samples make up which update."""
     splits: Splits
+    scales: Mapping[str, Scale]
+    """How the metrics of the task are to be read, the headline first; empty if it does not say."""
     evaluation_loaders: dict[str, "DataLoader[Batch]"]
     """This rank's batches of the splits ``validation`` and ``test``."""
     budget: int
@@ -235,6 +248,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         meter=LossMeter(accelerator, dtype, lr),
         batch_plan=plan,
         splits=splits,
+        scales=scales_of(task, recipe, splits),
         evaluation_loaders=_evaluation_loaders(accelerator, splits, recipe),
         budget=budget,
         batch_split=batch_split,

@@ -23,7 +23,7 @@ from toolkit.errors import RunError, error_text, outcome
 from toolkit.records.result import Result
 from toolkit.schedules.reading import NO_ACTION, Decision
 from toolkit.signals import stop_on_signal
-from toolkit.task import Batch, Split
+from toolkit.task import POINTS, Batch, Split, headline_first
 from toolkit.training import checkpoint, checkpoint_folder, divergence
 from toolkit.training.batches import training_batches
 from toolkit.training.build import Run
@@ -113,7 +113,8 @@ def evaluate(run: Run, split: str, stoppable: bool = False) -> dict[str, float |
         if fault := from_rank_zero("" if error is None else error_text(error)):
             raise RunError(f"the metrics of the split {split} failed: {fault}") from error
     note_missing(run, split, metrics)
-    run.record.evaluation(split, run.update, run.epoch, metrics)
+    falling = [name for name in metrics if not run.scales.get(name, POINTS).higher_is_better]
+    run.record.evaluation(split, run.update, run.epoch, metrics, falling)
     return metrics
 
 
@@ -121,7 +122,10 @@ def _metrics(
     run: Run, data: Split, predictions: Any, labels: Any
 ) -> tuple[dict[str, float | None], Exception | None]:
     """The task's metrics, or what they failed with: the other ranks wait to hear of it."""
-    found, error = outcome(lambda: plain_metrics(run.task.metrics(predictions, labels, data)))
+    headline = next(iter(run.scales), None)
+    found, error = outcome(
+        lambda: headline_first(plain_metrics(run.task.metrics(predictions, labels, data)), headline)
+    )
     return found or {}, error
 
 

@@ -54,6 +54,7 @@ def result_of(
         micro_batch=run.batch_split.micro_batch,
         precision=config.recipe.precision,
         metrics=Metrics(test, run.last_metrics.get("validation", {})),
+        scales=run.scales,
         timing=Timing(train_seconds, run.record.stopwatch.spans()),
         initial_weights_sha=run.initial_weights_sha,
         batch_order_sha=run.batch_plan.sha(run.update),

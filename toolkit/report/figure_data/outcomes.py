@@ -30,24 +30,29 @@ def differences(analysis: Analysis) -> Section:
     """The comparisons of the primary family with their intervals, a panel a pair."""
     panels = []
     for pair in dict.fromkeys(row.pair for row in analysis.family):
-        rows = [row for row in analysis.family if row.pair == pair and row.judged]
+        rows = [row for row in analysis.family if row.pair == pair and row.paired]
         if rows:
-            x = Axis(f"difference in {metric_of(analysis, pair)}")
-            series, ropes = [_difference(row) for row in rows], [row.rope for row in rows]
+            sense = "" if rows[0].scale.higher_is_better else " (lower is better)"
+            x = Axis(f"difference in {metric_of(analysis, pair)}{sense}")
+            series, ropes = [_difference(row) for row in rows], [row.rope or 0.0 for row in rows]
             height, y = 90 + ROW * len(rows), Axis(categories=True)
             panels.append(Panel(pair_label(pair), series, x, y, height, ropes=ropes))
     caption = (
         "Candidate minus baseline with its 95 % interval: right of the line the candidate scores "
-        "higher. The grey box is the ROPE: differences inside do not matter in practice."
+        "higher. The grey box, if there is one, is the ROPE: differences inside do not matter in "
+        "practice."
     )
     return Section("The differences", caption, panels)
 
 
 def _difference(row: ContrastRow) -> Series:
-    assert row.judged is not None
-    paired, verdict = row.judged.paired, row.judged.verdict
+    assert row.paired is not None
+    paired, verdict = row.paired, row.judged.verdict if row.judged else "no verdict"
     label, bounds = f"{contrast_label(row)}, LR {row.lr:g}", ([paired.low], [paired.high])
-    text = f"{label}: {paired.mean:+.2f}, {paired.low:+.2f} to {paired.high:+.2f}: {verdict}"
+    mean, low, high = (
+        f"{x:+.{row.scale.decimals}f}" for x in (paired.mean, paired.low, paired.high)
+    )
+    text = f"{label}: {mean}, {low} to {high}: {verdict}"
     mark, x = Mark(VERDICTS.get(verdict, UNDECIDED), CIRCLE, ()), rounded([paired.mean])
     return Series("", mark, x, [label], size=9, bounds=bounds, hover_text=text)
 
@@ -73,8 +78,9 @@ def final(rows: Sequence[GroupRow], metric: str, legend: Legend) -> Section:
 def _scores(row: GroupRow, mark: Mark) -> list[Series]:
     """The scores of all seeds, and their mean with its interval."""
     name, (low, high) = label_of(row), row.interval or (row.mean, row.mean)
-    texts = [f"{name}, seed {seed}: {score:.2f}" for seed, score in row.scores.items()]
-    text = f"{name}: mean {row.mean:.2f}, {low:.2f} to {high:.2f}"
+    digits = f".{row.scale.decimals}f"
+    texts = [f"{name}, seed {seed}: {score:{digits}}" for seed, score in row.scores.items()]
+    text = f"{name}: mean {row.mean:{digits}}, {low:{digits}} to {high:{digits}}"
     x, y, mean = rounded(row.scores.values()), [name] * len(row.scores), rounded([row.mean])
     return [
         Series(name, mark, x, y, size=8, filled=False, opacity=0.75, hover_text=texts),
@@ -126,7 +132,7 @@ def _line(name: str, mark: Mark, x: Sequence[float], scores: Sequence[Estimate])
         rounded(s.value for s in scores),
         ([s.low for s in scores], [s.high for s in scores]),
     )
-    texts = [f"{name} at {at:g}: {s.value:.2f}" for at, s in zip(x, scores, strict=True)]
+    texts = [f"{name} at {at:g}: {s.value:.4g}" for at, s in zip(x, scores, strict=True)]
     return Series(name, mark, x, y, width=2, size=10, bounds=bounds, hover_text=texts)
 
 

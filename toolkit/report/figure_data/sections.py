@@ -25,6 +25,8 @@ def of_pair(analysis: Analysis, pair: str) -> dict[str, Section]:
     """The figures of a pair, by name; one without numbers has no panels."""
     marks, metric, members = legend_of(analysis), metric_of(analysis, pair), analysis.members
     rows = [row for row in analysis.groups if row.group.pair == pair]
+    if not rows[0].scale.higher_is_better:
+        metric += " (lower is better)"
     grids = [row for row in analysis.rates if row.pair == pair]
     return {
         "final": outcomes.final(rows, metric, marks),

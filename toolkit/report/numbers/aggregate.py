@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from toolkit import stats
-from toolkit.report.numbers.load import Group, RunRecord
+from toolkit.report.numbers.load import Group, RunRecord, scale_of_all
+from toolkit.task import POINTS, Scale
 
 Members = Mapping[Group, Sequence[RunRecord]]
 """The runs of every group, by seed."""
@@ -28,7 +29,7 @@ class TargetRow:
 
     Attributes:
         target: the validation score to reach.
-        updates, seconds: by seed, to the first evaluation at or above it; infinite for a miss.
+        updates, seconds: by seed, to the first evaluation as good or better; infinite for a miss.
         update_budgets, budgets: updates and training seconds of the whole run by seed.
     """
 
@@ -38,6 +39,7 @@ class TargetRow:
     seconds: Mapping[int, float]
     budgets: Mapping[int, float]
     update_budgets: Mapping[int, float]
+    scale: Scale = POINTS
 
     @property
     def reached(self) -> int:
@@ -79,15 +81,18 @@ class Overall:
         iqm: interquartile mean of the test metric over problems and seeds.
         iqm_difference: minus that of the reference, paired; None for the reference itself.
         updates, seconds: the race in updates and in training seconds; None without a reference.
+        scale: how the scores are to be read; None where those of some problems rise and of others
+            fall: then there is no mean over them.
     """
 
     schedules: list[str]
     problems: list[Problem]
     reference: str | None
-    iqm: list[stats.Estimate]
+    iqm: list[stats.Estimate | None]
     iqm_difference: list[stats.Estimate | None]
     updates: Race | None
     seconds: Race | None
+    scale: Scale | None = POINTS
 
 
 def target_rows(members: Members, reference: str) -> list[TargetRow]:
@@ -127,19 +132,28 @@ def overall(members: Members, rows: Sequence[TargetRow], reference: str) -> Over
     points = layout.cells(
         {group: {run.seed: run.score for run in runs} for group, runs in members.items()}
     )
-    timed = rows if base is not None else []
+    timed, scale = rows if base is not None else [], _shared_scale(members)
     return Overall(
         schedules=layout.schedules,
         problems=list(layout.seeds),
         reference=reference if base is not None else None,
-        iqm=stats.iqms(points),
+        iqm=[None] * len(others) if scale is None else [*stats.iqms(points)],
         iqm_difference=[
-            None if other is None else stats.iqm_difference(points, i, other)
+            None if other is None or scale is None else stats.iqm_difference(points, i, other)
             for i, other in enumerate(others)
         ],
+        scale=scale,
         updates=_race(layout, timed, others, "updates", "update_budgets"),
         seconds=_race(layout, timed, others, "seconds", "budgets"),
     )
+
+
+def _shared_scale(members: Members) -> Scale | None:
+    """How the scores of all problems are to be read; None if they differ in their direction."""
+    scales = [scale_of_all(runs) for runs in members.values() if any(run.metric for run in runs)]
+    if len({scale.higher_is_better for scale in scales}) > 1:
+        return None
+    return max(scales, key=lambda scale: scale.decimals, default=POINTS)
 
 
 @dataclass(frozen=True)
@@ -196,15 +210,20 @@ def _race(
 def _targets(members: Members, reference: str) -> dict[str, float]:
     """Pair -> median last validation score of the reference at its best base LR."""
     found: dict[str, list[float]] = defaultdict(list)
+    scales: dict[str, Scale] = {}
     for group, runs in members.items():
         if group.schedule == reference and group.arm == 0:
             found[group.pair].append(float(np.median([run.validation_score for run in runs])))
-    return {pair: max(medians) for pair, medians in found.items()}
+            scales[group.pair] = scale_of_all(runs)
+    return {pair: scales[pair].best(medians) for pair, medians in found.items()}
 
 
 def _target_row(group: Group, runs: Sequence[RunRecord], target: float) -> TargetRow:
+    scale = scale_of_all(runs)
     updates = {
-        run.seed: stats.first_reaching(run.validation.value, run.validation.update, target)
+        run.seed: stats.first_reaching(
+            run.validation.value, run.validation.update, target, scale.higher_is_better
+        )
         for run in runs
     }
     each = {run.seed: run.training_seconds / run.result.updates for run in runs}
@@ -215,4 +234,5 @@ def _target_row(group: Group, runs: Sequence[RunRecord], target: float) -> Targe
         seconds={seed: count * each[seed] for seed, count in updates.items()},
         budgets={run.seed: run.training_seconds for run in runs},
         update_budgets={run.seed: float(run.result.updates) for run in runs},
+        scale=scale,
     )

@@ -13,11 +13,16 @@ from toolkit.errors import ConfigError
 from toolkit.records.result import RESULT, SPANS
 from toolkit.report.numbers.aggregate import Members, Overall, TargetRow, overall, target_rows
 from toolkit.report.numbers.caveats import warnings
-from toolkit.report.numbers.load import Group, RunRecord, StudyRecord
+from toolkit.report.numbers.load import Group, RunRecord, StudyRecord, scale_of_all
 from toolkit.report.numbers.rates import RateRow, TunedRow, rate_rows, tuned_rows
-from toolkit.task import parse_target
+from toolkit.task import POINTS, Scale, parse_target
 
 DEFAULT_ROPE = 0.5
+"""Of plans that state none at all, as those of older versions do."""
+NO_ROPE = (
+    "no ROPE is declared, so there is no verdict: what difference would matter in practice is for "
+    "the task or the study to say"
+)
 EQUAL_SHARE = 0.05
 """Two arms of one schedule of which more pairs are the same run prove nothing."""
 
@@ -27,10 +32,11 @@ class GroupRow:
     """A group over its seeds.
 
     Attributes:
-        scores: the test metric by seed; a diverged run scores 0.
+        scores: the test metric by seed; what a diverged run counts with, its metric declares.
         interval: 95 % t-interval of the mean; None for a single seed.
         seconds: mean training seconds of a run.
         actions: fewest and most actions in a run.
+        scale: how the scores are to be read.
     """
 
     group: Group
@@ -40,6 +46,7 @@ class GroupRow:
     seconds: float
     spans: Mapping[str, float]
     actions: tuple[int, int]
+    scale: Scale = POINTS
 
     @property
     def mean(self) -> float:
@@ -53,9 +60,9 @@ class ContrastRow:
 
     Attributes:
         candidate_arm, baseline_arm: the arms of the two.
-        rope: the difference that does not matter in practice.
+        rope: the difference that does not matter in practice; None if nobody declared one.
         paired: the comparison of the test metric alone; None with a problem.
-        judged: its verdict; None outside the primary family.
+        judged: its verdict; None outside the primary family, and without a ROPE.
         speed: training seconds judged like a metric, Holm over the same family; None outside it,
             where a run diverged, as its time is infinite, and over several machines.
         several_machines: whether the runs were made on machines that differ.
@@ -63,14 +70,15 @@ class ContrastRow:
             or 0 where runs of one of the two diverged, NaN where of both.
         missing: seeds that only one of the two has.
         same_run: pairs whose final weights are equal to the bit.
-        problem: why there is no comparison.
+        problem: why there is no comparison, or no verdict.
+        scale: how the scores are to be read.
     """
 
     pair: str
     lr: float
     candidate: str
     baseline: str
-    rope: float
+    rope: float | None
     judged: stats.Verdict | None
     seconds_ratio: float
     missing: tuple[int, ...]
@@ -82,6 +90,7 @@ class ContrastRow:
     speed: stats.Speed | None = None
     same_run: int = 0
     several_machines: bool = False
+    scale: Scale = POINTS
 
 
 @dataclass(frozen=True)
@@ -180,8 +189,11 @@ def _the_one(names: Sequence[str]) -> str:
     return names[0] if len(set(names)) == 1 else "score"
 
 
-def _rope(plan: Mapping[str, Any], pair: str) -> float:
-    return float(plan.get("rope", {}).get(parse_target(pair).task, DEFAULT_ROPE))
+def _rope(plan: Mapping[str, Any], pair: str) -> float | None:
+    if "rope" not in plan:
+        return DEFAULT_ROPE
+    rope = plan["rope"].get(parse_target(pair).task)
+    return None if rope is None else float(rope)
 
 
 def _group_row(group: Group, runs: Sequence[RunRecord]) -> GroupRow:
@@ -196,19 +208,20 @@ def _group_row(group: Group, runs: Sequence[RunRecord]) -> GroupRow:
         seconds=float(np.mean([run.training_seconds for run in runs])),
         spans={name: float(np.mean([times.get(name, 0.0) for times in timing])) for name in SPANS},
         actions=(min(counts), max(counts)),
+        scale=scale_of_all(runs),
     )
 
 
 def _family(plan: Mapping[str, Any], members: Members) -> list[ContrastRow]:
     rows = [_contrast(contrast, plan, members) for contrast in plan.get("family", [])]
-    whole = [(row.paired, row.rope) for row in rows if row.paired]
+    whole = [(row.paired, row.rope) for row in rows if row.paired and row.rope is not None]
     timed = [row.paired_seconds for row in rows if row.paired_seconds]
     judged = iter(stats.judge([one for one, _ in whole], [rope for _, rope in whole], len(rows)))
     speeds = iter(stats.judge_seconds(timed, len(rows)))
     return [
         replace(
             row,
-            judged=next(judged) if row.paired else None,
+            judged=next(judged) if row.paired and row.rope is not None else None,
             speed=next(speeds) if row.paired_seconds else None,
         )
         for row in rows
@@ -251,7 +264,8 @@ def _contrast(
     a, b = ([side[seed] for seed in common] for side in sides)
     same = sum(_is_same_run(x, y) for x, y in zip(a, b, strict=True))
     arms_differ = contrast["candidate"] == contrast["baseline"]
-    problem = _problem(len(common), same if arms_differ else 0)
+    problem, rope = _problem(len(common), same if arms_differ else 0), _rope(plan, pair)
+    scale = scale_of_all((*a, *b))
     mixed = len({run.speed_class for run in (*a, *b)}) > 1
     timed = not problem and not mixed and not any(run.diverged for run in (*a, *b))
     return ContrastRow(
@@ -259,19 +273,22 @@ def _contrast(
         lr=lr,
         candidate=contrast["candidate"],
         baseline=contrast["baseline"],
-        rope=_rope(plan, pair),
+        rope=rope,
         judged=None,
         seconds_ratio=_seconds_ratio(a, b),
         missing=tuple(sorted(sides[0].keys() ^ sides[1].keys())),
-        problem=problem,
+        problem=problem or ("" if rope is not None else NO_ROPE),
         candidate_arm=arms[0],
         baseline_arm=arms[1],
-        paired=None if problem else stats.compare([r.score for r in a], [r.score for r in b]),
+        paired=None
+        if problem
+        else stats.compare([r.score for r in a], [r.score for r in b], scale.higher_is_better),
         paired_seconds=stats.compare_seconds([r.seconds for r in a], [r.seconds for r in b])
         if timed
         else None,
         same_run=same,
         several_machines=mixed,
+        scale=scale,
     )
 
 

@@ -42,12 +42,16 @@ def warnings(study: StudyRecord) -> list[str]:
         names = ", ".join(f"{path.name} ({state})" for path, state in study.unfinished[:5])
         found.append(f"{len(study.unfinished)} runs have no result, such as {names}")
     if diverged := [run for run in study.runs if run.diverged]:
-        found.append(f"{len(diverged)} runs diverged and score 0, such as {diverged[0].folder}")
+        counted = {run.scale.diverged for run in diverged}
+        worth = "0" if counted == {0.0} else "what their metric declares for it"
+        found.append(
+            f"{len(diverged)} runs diverged and score {worth}, such as {diverged[0].folder}"
+        )
     if scoreless := [run for run in study.runs if run.scoreless]:
         first = scoreless[0]
         found.append(
-            f"{len(scoreless)} runs score 0, as their {first.metric} on test was not a number, "
-            f"such as {first.folder}"
+            f"{len(scoreless)} runs score as if they had diverged, as their {first.metric} on test "
+            f"was not a number, such as {first.folder}"
         )
     changed = dict.fromkeys(name for run in study.runs for name in run.result.code.uncommitted)
     if changed:

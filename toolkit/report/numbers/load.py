@@ -1,7 +1,7 @@
 """From the files of a study to plain records."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,7 +25,7 @@ from toolkit.records.events import (
 from toolkit.records.json_files import parse_object, read_json
 from toolkit.records.result import REPEAT, RESULT, Result, read_result
 from toolkit.schedules import SCHEDULES
-from toolkit.task import parse_target
+from toolkit.task import POINTS, Scale, parse_target
 
 
 class Group(NamedTuple):
@@ -76,6 +76,8 @@ class RunRecord:
         config: ``config.json``; empty without one.
         loss, lr, validation: over the run; validation is the headline metric.
         actions: every reading at which the schedule did not hold.
+        lost_scores: what a diverged run counts with, on test and on validation: what its metric
+            declares for that, or the worst of the pair's other runs where that is worse.
     """
 
     folder: Path
@@ -85,6 +87,7 @@ class RunRecord:
     lr: Curve = field(default_factory=Curve)
     validation: Curve = field(default_factory=Curve)
     actions: list[Action] = field(default_factory=list)
+    lost_scores: tuple[float, float] = (0.0, 0.0)
 
     @property
     def group(self) -> Group:
@@ -107,8 +110,12 @@ class RunRecord:
     @property
     def metric(self) -> str:
         """The headline metric; empty for a diverged run without any."""
-        metrics = self.result.metrics
-        return next(iter(metrics.test or metrics.validation), "")
+        return self.result.headline
+
+    @property
+    def scale(self) -> Scale:
+        """How the headline metric is to be read."""
+        return self.result.scale_of(self.metric)
 
     @property
     def scoreless(self) -> bool:
@@ -117,17 +124,16 @@ class RunRecord:
 
     @property
     def score(self) -> float:
-        """The headline metric on the test split at the last update; 0 for a diverged run, and where
-        it is no number."""
-        return 0.0 if self.diverged else float(self.result.metrics.test[self.metric] or 0.0)
+        """The headline metric on the test split at the last update; see ``lost_scores``."""
+        if self.diverged or self.scoreless:
+            return self.lost_scores[0]
+        return float(self.result.metrics.test[self.metric] or 0.0)
 
     @property
     def validation_score(self) -> float:
-        """The headline metric in the last evaluation on validation; 0 for a diverged run, and where
-        it is no number."""
-        if self.diverged:
-            return 0.0
-        return float(self.result.metrics.validation.get(self.metric) or 0.0)
+        """The headline metric in the last evaluation on validation; see ``lost_scores``."""
+        value = self.result.metrics.validation.get(self.metric, self.scale.diverged)
+        return self.lost_scores[1] if self.diverged or value is None else float(value)
 
     @property
     def speed_class(self) -> tuple[str, ...]:
@@ -188,6 +194,7 @@ def load_study(folder: Path) -> StudyRecord:
     runs = sorted((_load_run(path) for path in finished), key=lambda run: (run.group, run.seed))
     _refuse_duplicates(runs)
     _refuse_other_settings(runs)
+    _score_the_lost(runs)
     plan = _plan(folder / "study.json")
     unfinished = [(path, _state(path)) for path in folders if path not in finished]
     not_started = max(0, int(plan.get("runs", 0)) - len(folders))
@@ -358,6 +365,28 @@ def _known_settings(run: RunRecord, settings: Mapping[str, Any]) -> dict[str, An
         for name, value in introduced_settings(kind).items()
     }
     return {k: v for k, v in settings.items() if k not in introduced or v != introduced[k]}
+
+
+def _score_the_lost(runs: list[RunRecord]) -> None:
+    """No lost run is ahead of one of its pair that came to its end."""
+    by_pair: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        by_pair.setdefault(run.group.pair, []).append(run)
+    for several in by_pair.values():
+        scale = scale_of_all(several)
+        whole = [run for run in several if not (run.diverged or run.scoreless)]
+        scores = (
+            scale.worst([scale.diverged, *(getattr(run, name) for run in whole)])
+            for name in ("score", "validation_score")
+        )
+        lost = (next(scores), next(scores))
+        for run in several:
+            run.lost_scores = lost
+
+
+def scale_of_all(runs: Iterable[RunRecord]) -> Scale:
+    """How the headline metric of the runs of a pair is to be read."""
+    return next((run.scale for run in runs if run.metric), POINTS)
 
 
 def _refuse_duplicates(runs: list[RunRecord]) -> None:

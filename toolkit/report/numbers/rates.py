@@ -8,7 +8,8 @@ import numpy as np
 
 from toolkit import stats
 from toolkit.report.numbers.aggregate import Members
-from toolkit.report.numbers.load import RunRecord
+from toolkit.report.numbers.load import RunRecord, scale_of_all
+from toolkit.task import POINTS, Scale
 
 LEAST_RATES = 3
 
@@ -22,6 +23,7 @@ class RateRow:
         seeds: the seeds that all its base LRs have.
         sensitivity: the curve and its summary; the tolerance is the ROPE.
         tuning: expected test score after so many random tries, chosen by validation.
+        scale: how the scores are to be read.
     """
 
     pair: str
@@ -29,6 +31,7 @@ class RateRow:
     seeds: tuple[int, ...]
     sensitivity: stats.Sensitivity
     tuning: stats.TuningCost
+    scale: Scale = POINTS
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class TunedRow:
         lr: the one with the best mean validation score at the last update.
         validation: that mean.
         interior: whether it lies inside the grid; if not, the grid must be widened.
+        scale: how the scores are to be read.
     """
 
     pair: str
@@ -46,14 +50,15 @@ class TunedRow:
     lr: float
     validation: float
     interior: bool
+    scale: Scale = POINTS
 
 
-def rate_rows(members: Members, ropes: Mapping[str, float]) -> list[RateRow]:
+def rate_rows(members: Members, ropes: Mapping[str, float | None]) -> list[RateRow]:
     """How the test metric of every schedule depends on the base LR.
 
     Args:
         members: the runs of every group.
-        ropes: the ROPE of each pair, in units of the metric.
+        ropes: the ROPE of each pair, in units of the metric; None if nobody declared one.
 
     Returns:
         One row for each schedule and pair with three base LRs or more and a seed in common.
@@ -68,9 +73,11 @@ def rate_rows(members: Members, ropes: Mapping[str, float]) -> list[RateRow]:
             np.array([[getattr(by_rate[lr][seed], name) for seed in seeds] for lr in rates])
             for name in ("score", "validation_score")
         )
-        sensitivity = stats.sensitivity(rates, test, ropes[pair])
-        tuning = stats.tuning_cost(validation, test)
-        rows.append(RateRow(pair, schedule, seeds, sensitivity, tuning))
+        scale = _scale_of(by_rate)
+        rises = scale.higher_is_better
+        sensitivity = stats.sensitivity(rates, test, ropes[pair], rises)
+        tuning = stats.tuning_cost(validation, test, higher_is_better=rises)
+        rows.append(RateRow(pair, schedule, seeds, sensitivity, tuning, scale))
     return rows
 
 
@@ -83,10 +90,15 @@ def tuned_rows(members: Members) -> list[TunedRow]:
             continue
         rates = sorted(by_rate)
         validation = np.array([[by_rate[lr][s].validation_score for s in seeds] for lr in rates])
-        lr, interior = stats.best_rate(rates, validation)
+        scale = _scale_of(by_rate)
+        lr, interior = stats.best_rate(rates, validation, scale.higher_is_better)
         best = float(validation[rates.index(lr)].mean())
-        rows.append(TunedRow(pair, schedule, lr, best, interior))
+        rows.append(TunedRow(pair, schedule, lr, best, interior, scale))
     return rows
+
+
+def _scale_of(by_rate: Mapping[float, Mapping[int, RunRecord]]) -> Scale:
+    return scale_of_all(run for runs in by_rate.values() for run in runs.values())
 
 
 def _grids(members: Members) -> dict[tuple[str, str], dict[float, dict[int, RunRecord]]]:

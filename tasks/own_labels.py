@@ -1,0 +1,171 @@
+"""Labels of the user's own: classes of any kind, or numbers."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+
+from toolkit.errors import ConfigError
+
+Kind: TypeAlias = Literal["auto", "classes", "numbers"]
+MOST_SHOWN = 10
+LARGE = 10.0
+"""Labels that are numbers further from 0 than this, or further apart, are said to be: models begin
+near 0, and recipes are made for labels of about 1."""
+
+
+class Places(Protocol):
+    """What knows where a row stands."""
+
+    def place(self, row: int) -> str: ...
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of all splits.
+
+    Attributes:
+        classes: their names, in the order of their numbers; empty where the labels are numbers.
+        values: split -> int64 class numbers or float32 labels, shape (rows,).
+        notes: what a reader of the result should know.
+    """
+
+    classes: tuple[str, ...]
+    values: Mapping[str, np.ndarray]
+    notes: tuple[str, ...] = ()
+
+
+def cells_of(rows: Any, column: str) -> list[Any]:
+    """The cells of a column; of numbered classes that have names, the names, and None below 0."""
+    cells, names = rows[column][:], getattr(rows.features[column], "names", None)
+    if names is None:
+        return list(cells)
+    return [None if cell is None or cell < 0 else names[cell] for cell in cells]
+
+
+def read_labels(
+    columns: Mapping[str, Sequence[Any]], tables: Mapping[str, Places], name: str, kind: Kind
+) -> Labels:
+    """The labels of all splits, from their cells.
+
+    They are numbers if one of them has a fraction, else classes: those of the training split, in
+    the order of their numbers or letters.
+
+    Args:
+        columns: split -> its cells; ``train`` is one.
+        tables: the splits.
+        name: of the column, for messages.
+        kind: what they are; ``auto`` finds out.
+
+    Raises:
+        ConfigError: for a row without a label or with one of another kind, for a class that the
+            training split does not have, and if nothing can be learnt from the labels.
+    """
+    for split, cells in columns.items():
+        for row, cell in enumerate(cells):
+            if cell is None or (isinstance(cell, str) and not cell.strip()) or cell != cell:
+                raise ConfigError(f"{tables[split].place(row)} has no {name}")
+            if isinstance(cell, list | dict):
+                raise ConfigError(
+                    f"{tables[split].place(row)}: {name} is {str(cell)[:40]}, not one label"
+                )
+    numbers = _numbers(columns)
+    if kind == "numbers" or (kind == "auto" and numbers is not None and _has_fraction(numbers)):
+        if numbers is None:
+            split, row = _first_word(columns)
+            raise ConfigError(
+                f"{tables[split].place(row)}: {name} is {columns[split][row]!r}, not a number"
+            )
+        return _as_numbers(numbers, tables, name)
+    if numbers is not None and not any(type(c) is bool for c in columns["train"]):
+        whole = {split: [_whole(value) for value in values] for split, values in numbers.items()}
+        if kind == "auto":
+            _check_few(whole["train"], tables, name)
+        return _as_classes(whole, tables, name)
+    texts = {split: [str(cell).strip() for cell in cells] for split, cells in columns.items()}
+    if kind == "auto":
+        _check_few(texts["train"], tables, name)
+    return _as_classes(texts, tables, name)
+
+
+def _numbers(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[float]] | None:
+    try:
+        found = {split: [float(cell) for cell in cells] for split, cells in columns.items()}
+    except (TypeError, ValueError):
+        return None
+    return found if all(map(math.isfinite, (v for some in found.values() for v in some))) else None
+
+
+def _first_word(columns: Mapping[str, Sequence[Any]]) -> tuple[str, int]:
+    for split, cells in columns.items():
+        for row, cell in enumerate(cells):
+            if _numbers({split: [cell]}) is None:
+                return split, row
+    raise AssertionError("all are numbers")
+
+
+def _has_fraction(numbers: Mapping[str, Sequence[float]]) -> bool:
+    return any(value != int(value) for values in numbers.values() for value in values)
+
+
+def _whole(value: float) -> float | int:
+    return int(value) if value == int(value) else value
+
+
+def _check_few(values: Sequence[Any], tables: Mapping[str, Any], name: str) -> None:
+    count = len(set(values))
+    if count > MOST_SHOWN and count > len(values) / 2:
+        raise ConfigError(
+            f"{tables['train']}: {name} has {count:,} different values in {len(values):,} rows: "
+            "classes, numbers, or the wrong column? Give --recipe.labels classes or numbers, or "
+            "--recipe.label-column NAME"
+        )
+
+
+def _as_classes(
+    values: Mapping[str, Sequence[Any]], tables: Mapping[str, Places], name: str
+) -> Labels:
+    classes = sorted(set(values["train"]))
+    if len(classes) < 2:
+        raise ConfigError(
+            f"{tables['train']}: {name} is {classes[0]} in all {len(values['train']):,} rows to "
+            "train on: there is nothing to learn"
+        )
+    number = {value: i for i, value in enumerate(classes)}
+    for split, some in values.items():
+        for row, value in enumerate(some):
+            if value not in number:
+                shown = ", ".join(map(str, classes[:MOST_SHOWN])) + ", ..." * (
+                    len(classes) > MOST_SHOWN
+                )
+                raise ConfigError(
+                    f"{tables[split].place(row)}: {name} is {value}, which no row to train on has; "
+                    f"those have {shown}"
+                )
+    encoded = {split: np.array([number[v] for v in some], int) for split, some in values.items()}
+    counts = Counter(values["train"])
+    rare, most = min(counts.values()), max(counts.values())
+    return Labels(
+        tuple(map(str, classes)),
+        encoded,
+        (f"{len(classes)} classes, of {rare:,} to {most:,} rows to train on",),
+    )
+
+
+def _as_numbers(
+    numbers: Mapping[str, Sequence[float]], tables: Mapping[str, Places], name: str
+) -> Labels:
+    train = np.array(numbers["train"])
+    if (train == train[0]).all():
+        raise ConfigError(
+            f"{tables['train']}: {name} is {train[0]:g} in all {len(train):,} rows to train on: "
+            "there is nothing to learn"
+        )
+    notes = [f"{name} is a number: mean {train.mean():.3g}, standard deviation {train.std():.3g}"]
+    if max(abs(train.mean()), train.std()) > LARGE:
+        notes.append("labels of about 1 are learnt faster: divide them by their size")
+    values = {split: np.array(some, np.float32) for split, some in numbers.items()}
+    return Labels((), values, tuple(notes))

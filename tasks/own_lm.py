@@ -1,0 +1,341 @@
+"""Causal language modelling on text files of the user's own: ``lm/MODEL --recipe.data FILE``.
+
+MODEL is a decoder of transformers, by name or folder; the sizes of GPT-2 are known without either.
+The text is cut into blocks of one length, end to end, as nanoGPT and transformers' run_clm.py do.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toolkit.errors import ConfigError
+from toolkit.fingerprint import of_path
+from toolkit.task import NAMES_DATA, Batch, Recipe, Scale, Split, Splits, Task
+
+from .own_data import SHARE, files_by_split, own_path, reading
+from .text import Ragged, TextRecipe, config_of, encoder_of, fitting_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+EXAMPLE = "lm.txt"
+SUFFIXES = (".txt", ".text", ".md")
+SIZES: Mapping[str, Mapping[str, int]] = {
+    "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},
+    "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},
+    "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},
+    "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
+}
+"""The published sizes of GPT-2 (Radford et al. 2019); all take 1,024 tokens."""
+LARGEST_LOSS = 700.0
+"""Beyond it a perplexity is no finite number."""
+DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+UNKNOWN, END = "\ufffd", "\x00"
+"""Tokens beside the characters: for those that training does not have, and between files."""
+
+
+@dataclass(frozen=True)
+class LmRecipe(TextRecipe):
+    """A recipe for a language model.
+
+    Splits that the data do not have are cut off from the end of the training text: the last tenth
+    for the test, the tenth before for validation.
+    """
+
+    data: str = field(default="", metadata={NAMES_DATA: True})
+    """A text file in UTF-8, or a folder of .txt files whose names say train, validation and test;
+    example is a small one to try."""
+    tokens: Literal["model", "characters"] = "model"
+    """model: by the model's own tokenizer; characters: one token for each character that occurs."""
+    max_length: int = 1024
+    """Tokens of a block."""
+    layers: int | None = None
+    """Blocks of the network; by default as published. With init = random alone, as the next two."""
+    width: int | None = None
+    """Units of a token's state; by default as published."""
+    heads: int | None = None
+    """Attention heads; by default as published."""
+    group_by_length: bool = False
+    """Of no effect: all blocks have one length."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._positive("layers", "width", "heads")
+        sizes = [name for name in ("layers", "width", "heads") if getattr(self, name) is not None]
+        if sizes and self.init == "pretrained":
+            raise ValueError(
+                f"recipe.{sizes[0]} = {getattr(self, sizes[0])}: pretrained weights have a size of "
+                "their own; --recipe.init random starts without them"
+            )
+        if self.tokens == "characters" and self.init == "pretrained":
+            raise ValueError(
+                "recipe.tokens = characters: pretrained weights know the tokens of their own "
+                "tokenizer; --recipe.init random starts without them"
+            )
+
+
+FIELD = LmRecipe(
+    optimizer="adamw",
+    lr=5e-5,
+    weight_decay=0.0,
+    epochs=3,
+    global_batch=8,
+    eval_batch=8,
+    clip=1.0,
+    init="pretrained",
+)
+"""transformers' examples/pytorch/language-modeling/run_clm.py with GPT-2 on WikiText-2 (README):
+batch 8, blocks of 1,024, Trainer's defaults else: 3 epochs, LR 5e-5, clipping at 1."""
+
+CHARACTERS = replace(
+    FIELD,
+    lr=1e-3,
+    weight_decay=0.1,
+    decay="matrices",
+    epochs=None,
+    updates=5_000,
+    global_batch=64,
+    eval_batch=64,
+    max_length=256,
+    dropout=0.2,
+    init="random",
+    tokens="characters",
+    layers=6,
+    width=384,
+    heads=6,
+)
+"""karpathy/nanoGPT config/train_shakespeare_char.py: 6 layers, 6 heads, width 384, dropout 0.2,
+blocks of 256, batch 64, 5,000 updates of AdamW at 1e-3, weight decay 0.1, clipping at 1: a
+validation loss of 1.47 on tiny Shakespeare."""
+
+
+class BlockSplit:
+    """A text in blocks end to end; every token but the first is predicted once.
+
+    Args:
+        tokens: int32, shape (at least blocks * length + 1,).
+        length: tokens of a block.
+        characters: whether each token is a character.
+    """
+
+    def __init__(self, tokens: np.ndarray, length: int, characters: bool) -> None:
+        self.tokens, self.length, self.characters = tokens, length, characters
+
+    def __len__(self) -> int:
+        return (len(self.tokens) - 1) // self.length
+
+    def __getitems__(self, ids: list[int]) -> Batch:
+        begin = np.asarray(ids)[:, None] * self.length
+        rows = torch.from_numpy(self.tokens[begin + np.arange(self.length + 1)].astype(np.int64))
+        return {"id": torch.as_tensor(ids), "input_ids": rows[:, :-1], "label": rows[:, 1:]}
+
+
+class Lm(Task):
+    """The mean loss of a token, in nats, is the headline."""
+
+    recipes: Mapping[str, Mapping[str, Recipe]] = {"*": {"field": FIELD, "characters": CHARACTERS}}
+
+    def data_sources(self, name: str, recipe: LmRecipe) -> Sequence[Path | str]:
+        return (own_path(recipe.data, EXAMPLE),)
+
+    def model(self, name: str, recipe: LmRecipe) -> nn.Module:
+        from transformers import AutoModelForCausalLM, GPT2Config
+
+        settings: dict[str, Any] = {}
+        if recipe.tokens == "characters":
+            tokenizer = _characters(_own(recipe), of_path(_own(recipe)))
+            special = ("bos_token_id", "eos_token_id", "pad_token_id")
+            settings = {"vocab_size": len(tokenizer)}
+            settings |= dict.fromkeys(special, tokenizer.eos_token_id)
+        if recipe.init == "random":
+            settings |= _size_of(name, recipe)
+        if recipe.init == "random" and _is_built_in(name, recipe):
+            drop = recipe.dropout
+            drops = {} if drop is None else dict.fromkeys(DROPOUTS, drop)
+            config = GPT2Config(**{**SIZES[name], **settings, **drops})
+            return cast(nn.Module, AutoModelForCausalLM.from_config(config))
+        return cast(nn.Module, encoder_of(AutoModelForCausalLM, name, recipe, **settings))
+
+    def export(self, model: Any, name: str, recipe: LmRecipe, folder: Path) -> str:
+        model.save_pretrained(folder)
+        _tokenizer(name, recipe).save_pretrained(folder)
+        return f"transformers.{type(model).__name__}.from_pretrained({str(folder)!r})"
+
+    def splits(self, name: str, recipe: LmRecipe) -> Splits:
+        path, tokenizer = _own(recipe), _tokenizer(name, recipe)
+        files = files_by_split(path, SUFFIXES)
+        tokens = {split: _encoded(some, tokenizer) for split, some in files.items()}
+        notes = _cut_off(tokens)
+        for split, some in tokens.items():
+            if len(some) <= recipe.max_length:
+                raise ConfigError(
+                    f"{path}: the {split} split has {len(some):,} tokens, less than a block and "
+                    "one: it takes a longer text, or a smaller --recipe.max-length "
+                    f"(now {recipe.max_length})"
+                )
+        kind = (recipe.max_length, recipe.tokens == "characters")
+        parts = {split: BlockSplit(some, *kind) for split, some in tokens.items()}
+        counts = ", ".join(f"{split} {len(some):,}" for split, some in tokens.items())
+        notes += [f"tokens: {counts}; vocabulary {len(tokenizer):,}"]
+        if strange := _strange(tokens, tokenizer, recipe):
+            notes.append(strange)
+        return Splits(parts["train"], parts["validation"], parts["test"], tuple(notes))
+
+    def scales(self, recipe: LmRecipe, splits: Splits) -> Mapping[str, Scale]:
+        # No training is as good as guessing: each token as likely as any other that occurs.
+        known = len(np.unique(cast(BlockSplit, splits.train).tokens))
+        loss, bits = Scale(False, math.log(known), 4), Scale(False, math.log2(known), 4)
+        scales = {"loss": loss, "perplexity": Scale(False, float(known), 3)}
+        return scales | ({"bits_per_character": bits} if recipe.tokens == "characters" else {})
+
+    def items(self, batch: Batch) -> int:
+        return int(batch["label"].numel())
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+        losses = _losses(model, batch)
+        return losses.sum(), losses.numel()
+
+    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The mean loss of each block, and the blocks' numbers."""
+        return _losses(model, batch).mean(-1), batch["id"]
+
+    def metrics(
+        self, predictions: np.ndarray, labels: np.ndarray, split: Split
+    ) -> dict[str, float]:
+        loss = float(predictions.astype(np.float64).mean())  # all blocks have as many tokens
+        scores = {"loss": loss, "perplexity": math.exp(min(loss, LARGEST_LOSS))}
+        bits = {"bits_per_character": loss / math.log(2)}
+        return scores | (bits if cast(BlockSplit, split).characters else {})
+
+
+def _losses(model: nn.Module, batch: Batch) -> Tensor:
+    """Of each token, shape (blocks, length)."""
+    logits = model(input_ids=batch["input_ids"]).logits.float()
+    return F.cross_entropy(logits.transpose(1, 2), batch["label"], reduction="none")
+
+
+def _own(recipe: LmRecipe) -> Path:
+    return own_path(recipe.data, EXAMPLE)
+
+
+def _is_built_in(name: str, recipe: LmRecipe) -> bool:
+    return name in SIZES and not Path(name).is_dir() and recipe.tokens == "characters"
+
+
+def _size_of(name: str, recipe: LmRecipe) -> dict[str, int]:
+    """The recipe's size under the names that this kind of model has for it."""
+    wanted = {
+        "num_hidden_layers": recipe.layers,
+        "hidden_size": recipe.width,
+        "num_attention_heads": recipe.heads,
+    }
+    given = {key: value for key, value in wanted.items() if value is not None}
+    width, heads = recipe.width, recipe.heads
+    if width is not None and heads is not None and width % heads:
+        raise ConfigError(f"recipe.width = {width} is no multiple of recipe.heads = {heads}")
+    if _is_built_in(name, recipe):
+        from transformers import GPT2Config
+
+        longest = {"n_positions": max(GPT2Config().n_positions, recipe.max_length)}
+        return {GPT2Config.attribute_map.get(key, key): v for key, v in given.items()} | longest
+    config = config_of(name)
+    positions = getattr(config, "max_position_embeddings", recipe.max_length)
+    if recipe.max_length > positions:
+        raise ConfigError(
+            f"recipe.max_length = {recipe.max_length}: {name} takes {positions} tokens"
+        )
+    names = config.attribute_map
+    return {names.get(key, key): value for key, value in given.items()}
+
+
+def _tokenizer(name: str, recipe: LmRecipe) -> "PreTrainedTokenizerBase":
+    if recipe.tokens == "characters":
+        return _characters(_own(recipe), of_path(_own(recipe)))
+    return fitting_tokenizer(name, recipe)
+
+
+@lru_cache(maxsize=2)
+def _characters(path: Path, content: str) -> "PreTrainedTokenizerBase":
+    """A tokenizer of the characters of the training text; with other content it is another."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    found: set[str] = set()
+    for file in files_by_split(path, SUFFIXES)["train"]:
+        found |= set(_text(file))
+    vocabulary = {one: i for i, one in enumerate([END, UNKNOWN, *sorted(found - {END, UNKNOWN})])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    special = {"unk_token": UNKNOWN, "eos_token": END, "pad_token": END}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def _text(file: Path) -> str:
+    with reading(file):
+        text = file.read_text(encoding="utf-8-sig")
+    if not text.strip():
+        raise ConfigError(f"{file} is empty: there is no text in it")
+    return text
+
+
+def _encoded(files: Sequence[Path], tokenizer: Any) -> np.ndarray:
+    """The tokens of all files, one after the other, with an end between them.
+
+    Lines are cut into tokens by themselves, and the result is kept on disk for the next process.
+    """
+    from datasets import Dataset
+    from datasets.config import HF_DATASETS_CACHE
+
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    state = tokenizer.backend_tokenizer.to_str()
+    folder = Path(HF_DATASETS_CACHE) / "adaptive-lr-toolkit"
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: list[np.ndarray] = []
+    for file in files:
+        lines = _text(file).splitlines(keepends=True)
+        key = hashlib.sha256(f"lm 1 {of_path(file)}{state}".encode()).hexdigest()
+        with reading(file):
+            rows = Dataset.from_dict({"line": lines}).map(
+                lambda some: {
+                    "ids": tokenizer(some["line"], add_special_tokens=False)["input_ids"]
+                },
+                batched=True,
+                remove_columns=["line"],
+                cache_file_name=str(folder / f"{key}.arrow"),
+                new_fingerprint=key[:32],
+            )
+        parts += [Ragged.from_column(rows, "ids").values.astype(np.int32), np.array(end, np.int32)]
+    return np.concatenate(parts[:-1])
+
+
+def _cut_off(tokens: dict[str, np.ndarray]) -> list[str]:
+    """Add the splits that are missing, from the end of the training text."""
+    missing = [split for split in ("test", "validation") if split not in tokens]
+    whole, notes = len(tokens["train"]), []
+    for split in missing:
+        count = max(1, round(SHARE * whole))
+        tokens["train"], tokens[split] = tokens["train"][:-count], tokens["train"][-count:]
+        notes.append(f"cut off from the end of the training text for {split}: {count:,} tokens")
+    return notes
+
+
+def _strange(tokens: Mapping[str, np.ndarray], tokenizer: Any, recipe: LmRecipe) -> str:
+    """What is to be said of characters that training does not have."""
+    if recipe.tokens != "characters":
+        return ""
+    counts = {split: int((some == tokenizer.unk_token_id).sum()) for split, some in tokens.items()}
+    said = ", ".join(f"{count:,} in {split}" for split, count in counts.items() if count)
+    return f"characters that the training text does not have: {said}" if said else ""
+
+
+TASK = Lm()

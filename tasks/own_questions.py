@@ -1,0 +1,170 @@
+"""Questions of the user's own, as SQuAD's files have them: nested JSON, or a row for each."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from toolkit.errors import ConfigError
+from toolkit.fingerprint import of_path
+
+from .answer_spans import misplaced_answer
+from .own_data import files_by_split, reading
+from .own_tables import ENCODING, Table, read_table
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SUFFIXES = (".json", ".jsonl", ".parquet")
+FLAT = ("context", "question", "answers")
+"""Columns that a table of questions must have; ``id`` and ``title`` may be left out."""
+
+
+class Question(NamedTuple):
+    """A question and where it stands."""
+
+    place: str
+    id: str
+    title: str
+    context: str
+    question: str
+    answers: Mapping[str, list[Any]]
+
+
+def read_questions(path: Path) -> dict[str, "Dataset"]:
+    """The questions of every split, with the columns of ``rajpurkar/squad_v2``.
+
+    Args:
+        path: a file as SQuAD 1.1 or 2.0 are published, or a table in JSON, JSONL or parquet; or a
+            folder of them.
+
+    Raises:
+        ConfigError: for a file that cannot be read, or a question that cannot be trained on.
+    """
+    return {
+        split: _stored(files, [one for file in files for one in _questions(file)])
+        for split, files in files_by_split(path, SUFFIXES).items()
+    }
+
+
+def _questions(file: Path) -> list[Question]:
+    found = list(_nested(file) if _is_nested(file) else _flat(file))
+    if not found:
+        raise ConfigError(f"{file} has no question")
+    for one in found:
+        for name in ("question", "context"):
+            if not str(getattr(one, name) or "").strip():
+                raise ConfigError(f"{one.place} has no {name}")
+    seen: dict[str, str] = {}
+    for one in found:
+        if seen.setdefault(one.id, one.place) != one.place:
+            raise ConfigError(f"{one.place} has the id of {seen[one.id]}: {one.id}")
+    misplaced = misplaced_answer([one.context for one in found], [one.answers for one in found])
+    if misplaced:
+        row, text = misplaced
+        raise ConfigError(
+            f"{found[row].place}: the answer {text[:40]!r} does not stand in its context at its "
+            "answer_start"
+        )
+    return found
+
+
+def _is_nested(file: Path) -> bool:
+    if file.suffix.lower() != ".json":
+        return False
+    with reading(file), file.open(encoding=ENCODING) as opened:
+        head = opened.read(4096).lstrip()
+    return head.startswith("{") and '"data"' in head
+
+
+def _nested(file: Path) -> Iterator[Question]:
+    """SQuAD as published: articles, in them paragraphs, in them questions."""
+    try:
+        with reading(file):
+            text = file.read_text(encoding=ENCODING)
+        whole = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file} is no JSON: {error}") from error
+    if not isinstance(whole, dict) or not isinstance(whole.get("data"), list):
+        raise ConfigError(f"{file} is no SQuAD file: it has no list 'data' of articles")
+    number, place = 0, f"{file}, before its first question"
+    try:
+        for article in whole["data"]:
+            for paragraph in article.get("paragraphs", [article]):
+                for one in paragraph.get("qas", [paragraph]):
+                    name = str(one.get("id", f"{file.name}:{number}"))
+                    place = f"question {number} (id {name}) of {file}"
+                    yield _question(place, name, {**article, **paragraph, **one})
+                    number += 1
+    except (KeyError, TypeError, AttributeError) as error:
+        lacking = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ConfigError(f"{place}: not as SQuAD has it: {lacking}") from error
+
+
+def _question(place: str, name: str, fields: Mapping[str, Any]) -> Question:
+    """A question of its fields, with those of its paragraph and article.
+
+    Raises:
+        KeyError: for a field that is missing.
+    """
+    answers = _answers([] if fields.get("is_impossible") else fields["answers"], place)
+    title = str(fields.get("title") or fields["context"])
+    return Question(place, name, title, fields["context"], fields["question"], answers)
+
+
+def _flat(file: Path) -> Iterator[Question]:
+    """A row for each question, as on the hub."""
+    rows = read_table(file)
+    names, table = rows.column_names, Table(rows, ((file, len(rows)),))
+    if missing := [name for name in FLAT if name not in names]:
+        raise ConfigError(f"{file} has no column '{missing[0]}'; it has {', '.join(names)}")
+    for number, row in enumerate(rows):
+        place = table.place(number) if file.suffix == ".jsonl" else f"row {number} of {file}"
+        yield _question(place, str(row.get("id") or f"{file.name}:{number}"), row)
+
+
+def _answers(stored: Any, place: str) -> dict[str, list[Any]]:
+    """Texts and starts; from a list of answers, or as the hub has them."""
+    names = ("text", "answer_start")
+    if stored is None:
+        stored = []
+    try:
+        if isinstance(stored, list):
+            stored = {name: [one[name] for one in stored] for name in names}
+        found = {name: list(stored[name]) for name in names}
+        if all(isinstance(text, str) for text in found["text"]):
+            starts = [int(start) for start in found["answer_start"]]
+            return {"text": found["text"], "answer_start": starts}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{place}: answers is {_short(stored)}: no text, or no start") from error
+    raise ConfigError(f"{place}: answers is {_short(stored)}, of which a text is none")
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value, default=str)[:60]
+
+
+def _stored(files: Sequence[Path], questions: Sequence[Question]) -> "Dataset":
+    """The questions in a file of the cache: what is made of them is kept on disk as well."""
+    from datasets import Dataset, Features, List, Value
+    from datasets.config import HF_DATASETS_CACHE
+
+    contents = ",".join(of_path(file) for file in files)
+    key = hashlib.sha256(contents.encode()).hexdigest()[:32]
+    target = Path(HF_DATASETS_CACHE) / "adaptive-lr-toolkit" / f"questions-1-{key}.parquet"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        answers = {"text": List(Value("string")), "answer_start": List(Value("int32"))}
+        texts = {name: Value("string") for name in ("id", "title", "context", "question")}
+        rows = [{**one._asdict()} for one in questions]
+        columns = {name: [row[name] for row in rows] for name in (*texts, "answers")}
+        partial = target.with_suffix(f".{os.getpid()}.partial")
+        Dataset.from_dict(columns, features=Features({**texts, "answers": answers})).to_parquet(
+            str(partial)
+        )
+        partial.replace(target)
+    with reading(target):
+        stored: Dataset = Dataset.from_parquet(str(target))
+    return stored

@@ -1,0 +1,209 @@
+"""Texts of the user's own with a label each: ``text/MODEL --recipe.data FILE``.
+
+MODEL is an encoder (or decoder) of transformers: a name on the hub, or a folder.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from toolkit.errors import ConfigError
+from toolkit.fingerprint import of_path
+from toolkit.task import NAMES_DATA, POINTS, Batch, Recipe, Scale, Split, Splits
+
+from .own_data import check_columns, check_enough, column_of, own_path, rows_of_splits
+from .own_labels import Kind, Labels, cells_of, read_labels
+from .own_tables import Table, read_tables
+from .text import Ragged, TextRecipe, TokenSplit, encoder_of, export_encoder, fitting_tokenizer
+from .text_classes import Encoder, TextClassification, encoded_split, logits_of
+
+EXAMPLE = "text.csv"
+TEXT_COLUMNS = ("text", "sentence", "review", "comment", "content", "body", "message", "tweet")
+LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "score", "sentiment", "rating")
+
+
+@dataclass(frozen=True)
+class OwnTextRecipe(TextRecipe):
+    """A recipe for texts of the user's own.
+
+    Splits that the data do not have are a tenth of the training split each, drawn once by a fixed
+    seed.
+    """
+
+    data: str = field(default="", metadata={NAMES_DATA: True})
+    """CSV, TSV, JSONL or parquet: a file, or a folder of files whose names say train, validation
+    and test; example is a small one to try."""
+    text_column: str | None = None
+    """The column with the texts; by default the one with a usual name, or the only one left."""
+    label_column: str | None = None
+    """The column with the labels; by default the one with a usual name, or the only one left."""
+    labels: Kind = "auto"
+    """numbers are predicted as such (regression); auto: numbers if one has a fraction."""
+
+
+FIELD = OwnTextRecipe(
+    optimizer="adamw",
+    lr=2e-5,
+    weight_decay=0.0,
+    decay="matrices",
+    epochs=3,
+    global_batch=32,
+    max_length=128,
+    clip=1.0,
+    init="pretrained",
+)
+"""transformers' examples/pytorch/text-classification on GLUE (README): LR 2e-5, 3 epochs, batch 32,
+128 tokens; the rest is Trainer's defaults, among them clipping at 1 and no weight decay."""
+
+
+class OwnText(TextClassification):
+    """Accuracy, or for labels that are numbers Pearson's correlation, is the headline."""
+
+    recipes: Mapping[str, Mapping[str, Recipe]] = {"*": {"field": FIELD}}
+
+    def data_sources(self, name: str, recipe: OwnTextRecipe) -> Sequence[Path | str]:
+        return (own_path(recipe.data, EXAMPLE),)
+
+    def model(self, name: str, recipe: OwnTextRecipe) -> nn.Module:
+        from transformers import AutoModelForSequenceClassification
+
+        classes = _source(recipe).labels.classes
+        settings: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
+        if classes:
+            names = dict(enumerate(classes))
+            settings = {"id2label": names, "label2id": {one: i for i, one in names.items()}}
+            settings["problem_type"] = "single_label_classification"
+        head = AutoModelForSequenceClassification
+        return cast(nn.Module, encoder_of(head, name, recipe, **settings))
+
+    def export(self, model: nn.Module, name: str, recipe: OwnTextRecipe, folder: Path) -> str:
+        return export_encoder(model, name, recipe, folder)
+
+    def splits(self, name: str, recipe: OwnTextRecipe) -> Splits:
+        source, tokenizer = _source(recipe), fitting_tokenizer(name, recipe)
+        encode = Encoder(tokenizer, recipe.max_length)
+        tokens = {
+            split: encoded_split(table.rows, encode, source.text, ())
+            for split, table in source.tables.items()
+        }
+        ragged = {
+            split: {key: Ragged.from_column(rows, key) for key in encode.inputs}
+            for split, rows in tokens.items()
+        }
+        fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0}
+
+        def part(split: str) -> TokenSplit:
+            origin, rows = source.rows[split]
+            inputs = {key: values.take(rows) for key, values in ragged[origin].items()}
+            label = torch.from_numpy(source.labels.values[origin][rows])
+            return TokenSplit(inputs, fill, {"label": label}, recipe.group_by_length)
+
+        notes = (*source.notes, *source.labels.notes, *_cut_short(ragged, recipe.max_length))
+        return Splits(part("train"), part("validation"), part("test"), notes)
+
+    def scales(self, recipe: OwnTextRecipe, splits: Splits) -> Mapping[str, Scale]:
+        if _source(recipe).labels.classes:
+            return {"accuracy": POINTS, "macro_f1": POINTS}
+        labels = cast(TokenSplit, splits.test).labels["label"].double()
+        # No training is as good as one number for all: no correlation, and the labels' variance.
+        spread = float(labels.var(unbiased=False))
+        return {"pearson": Scale(True, 0.0, 4), "mse": Scale(False, spread, 4)}
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+        label = batch["label"]
+        if not label.is_floating_point():
+            return super().loss(model, batch)
+        found = logits_of(model, batch).squeeze(-1).float()
+        return F.mse_loss(found, label.float(), reduction="sum"), len(found)
+
+    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        label = batch["label"]
+        if not label.is_floating_point():
+            return super().predict(model, batch)
+        return logits_of(model, batch).squeeze(-1).float(), label
+
+    def metrics(
+        self, predictions: np.ndarray, labels: np.ndarray, split: Split
+    ) -> dict[str, float]:
+        from toolkit.metrics import classification, regression
+
+        return (regression if labels.dtype.kind == "f" else classification)(predictions, labels)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The data as they were read.
+
+    Attributes:
+        tables: the splits that there are.
+        text: the column with the texts.
+        labels: of these splits.
+        rows: split of the task -> the split that its rows are from, and their numbers.
+        notes: what was cut off.
+    """
+
+    tables: Mapping[str, Table]
+    text: str
+    labels: Labels
+    rows: Mapping[str, tuple[str, np.ndarray]]
+    notes: tuple[str, ...]
+
+
+def _source(recipe: OwnTextRecipe) -> _Source:
+    path = own_path(recipe.data, EXAMPLE)
+    columns = (recipe.text_column, recipe.label_column)
+    return _read(path, of_path(path), columns, recipe.labels)
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path, content: str, columns: tuple[str | None, str | None], kind: Kind) -> _Source:
+    """The data; with other content the last result does not count."""
+    tables = read_tables(path)
+    train, sizes = tables["train"], {split: len(table.rows) for split, table in tables.items()}
+    check_enough(sizes, str(train))
+    text, label = _columns(*columns, train)
+    check_columns(tables, (text, label))
+    for table in tables.values():
+        for row, cell in enumerate(table.rows[text][:]):
+            if not isinstance(cell, str | None):
+                raise ConfigError(f"{table.place(row)}: {text} is {str(cell)[:40]}, not a text")
+            if not (cell or "").strip():
+                raise ConfigError(f"{table.place(row)} has no {text}")
+    cells = {split: cells_of(table.rows, label) for split, table in tables.items()}
+    labels = read_labels(cells, tables, label, kind)
+    groups = labels.values["train"].tolist() if labels.classes else None
+    rows, notes = rows_of_splits(sizes, str(train), groups)
+    return _Source(tables, text, labels, rows, notes)
+
+
+def _columns(text: str | None, label: str | None, table: Table) -> tuple[str, str]:
+    """The columns of texts and labels: where there are two, one tells the other."""
+    names = table.rows.column_names
+    if text is None:
+        usual = [name for name in names if name.lower() in TEXT_COLUMNS and name != label]
+        text = usual[0] if len(usual) == 1 else None
+    others = [] if text is None else [text]
+    label = column_of(label, "--recipe.label-column", LABEL_COLUMNS, names, table, others)
+    text = column_of(text, "--recipe.text-column", TEXT_COLUMNS, names, table, [label])
+    return text, label
+
+
+def _cut_short(ragged: Mapping[str, Mapping[str, Ragged]], max_length: int) -> Sequence[str]:
+    lengths = np.concatenate([rows["input_ids"].lengths() for rows in ragged.values()])
+    full = int((lengths == max_length).sum())
+    if not full:
+        return ()
+    return (
+        f"{full:,} of {len(lengths):,} texts fill recipe.max_length = {max_length} tokens: what is "
+        "beyond was cut off",
+    )
+
+
+TASK = OwnText()

@@ -129,7 +129,7 @@ class Command:
         (self.home / "raises.py").write_text("raise LookupError('no\\nluck')\n")
         (self.home / "syntax.py").write_text("def (:\n")
         (self.home / "constant.py").write_text("X = 3\nTASK = 3\n")
-        run, begin = f"runs/s/{RUN_ID}", "train digits/vit_micro"
+        stored, begin = f"runs/s/{RUN_ID}", "train digits/vit_micro"
         self.lines = [
             f"{begin} --seed 3 --recipe.lr 0.1 --recipe.epochs 2 --study mine",
             f"{begin} --recipe.updates 40 --recipe.weight-decay 0.1 schedule:cosine",
@@ -137,10 +137,10 @@ class Command:
             f"{begin} --recipe.clip 1 --recipe.precision fp64 schedule:wsd --schedule.warmup 0.1",
             f"{begin} --keep-checkpoints 3 schedule:plan --schedule.multipliers 0.5 1.5",
             "replay log.csv schedule:plateau --base-lr 0.1 --budget 10 --schedule.every 50",
-            f"replay {run} --json",
+            f"replay {stored} --json",
             "replay log.csv --loss-column loss --step-column step schedule:constant",
-            f"explain {run} --update 12",
-            f"export {run} exported",
+            f"explain {stored} --update 12",
+            f"export {stored} exported",
             "sweep demo --dry-run --only digits",
             "sweep demo --dry-run --run x --lease 3",
             "sweep constant.py:X --dry-run",

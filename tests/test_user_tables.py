@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def test_labels_may_be_floats_or_booleans(label: type, root: Path) -> None:
         texts, labels = ["good", "bad"] * 4, [label(i % 2) for i in range(8)]
         pd.DataFrame({"text": texts, "label": labels}).to_parquet(root / f"imdb/{split}.parquet")
     kind = task.load("imdb")
-    recipe = type(kind.recipes["lstm-glove"]["field"])(epochs=1, glove=str(root / "glove.txt"))
+    field: Any = kind.recipes["lstm-glove"]["field"]
+    recipe = replace(field, glove=str(root / "glove.txt"))
     test = kind.splits("lstm-glove", recipe).test
     batch = test.__getitems__(list(range(8)))
     assert batch["label"].dtype == torch.int64

@@ -1,5 +1,6 @@
 """What can happen to a file or a command line: seeded damage for ``fuzz.py``. Pure."""
 
+import copy
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -127,10 +128,10 @@ _OF_BYTES: Sequence[Callable[[random.Random, bytes], bytes]] = (
 
 def value(dice: random.Random, found: Any) -> Any:
     """A JSON value with another value, name or length at one or two places."""
-    copy = json.loads(json.dumps(found))
+    damaged = json.loads(json.dumps(found))
     for _ in range(dice.randint(1, 2)):
-        copy = _value(dice, copy)
-    return copy
+        damaged = _value(dice, damaged)
+    return damaged
 
 
 def _value(dice: random.Random, found: Any) -> Any:
@@ -144,7 +145,7 @@ def _value(dice: random.Random, found: Any) -> Any:
         else:
             found[key] = _value(dice, found[key])
         return found
-    return dice.choice(VALUES)
+    return copy.deepcopy(dice.choice(VALUES))  # or the next case would damage it
 
 
 def text(found: Any) -> bytes:

@@ -42,11 +42,6 @@ def test_only_rank_zero_says_it(
     assert capsys.readouterr().err == ""
 
 
-def test_a_mistake_in_the_code_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError):
-        run_command(_raise(ZeroDivisionError()))
-
-
 def test_a_reader_that_has_left_is_no_error_message() -> None:
     code = (
         "from toolkit.process import run_command\n"

@@ -306,3 +306,14 @@ def test_a_decoder_without_padding_and_a_head_of_another_size_are_handled(tmp_pa
         special.unlink()
     with pytest.raises(ConfigError, match=r"has no token to pad with"):
         splits_of(config_of("text", folder, data))
+
+
+def test_a_changed_file_is_read_anew(tmp_path: Path, encoder: Path) -> None:
+    """Of the same name and size: neither the rows nor the tokens of the old one are used."""
+    data = tmp_path / "a.csv"
+    data.write_text("text,label\n" + "the film,good\nso dull,fine\n" * 10)
+    first = splits_of(config_of("text", encoder, data))
+    data.write_text("text,label\n" + "the dull,fine\nso film,good\n" * 10)
+    again = splits_of(config_of("text", encoder, data))
+    rows = [split.train.__getitems__([0, 1])["input_ids"] for split in (first, again)]
+    assert not torch.equal(*rows)

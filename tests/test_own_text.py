@@ -82,7 +82,8 @@ def test_files_of_splits_are_taken_as_they_are(tmp_path: Path, encoder: Path) ->
         (("bad", "good", "fine"), ("bad", "fine", "good")),
         ((3, 10, 2), ("2", "3", "10")),
         ((True, False), ("False", "True")),
-        (("1.0", "2.0"), ("1", "2")),
+        ((1.0, 2.0), ("1", "2")),
+        (("007", "10", "7"), ("007", "7", "10")),
         (("a", "1"), ("1", "a")),
     ],
 )

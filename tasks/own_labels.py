@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -80,15 +80,11 @@ def read_labels(
                 f"{tables[split].place(row)}: {name} is {columns[split][row]!r}, not a number"
             )
         return _as_numbers(numbers, tables, name)
-    if numbers is not None and not any(type(c) is bool for c in columns["train"]):
-        whole = {split: [_whole(value) for value in values] for split, values in numbers.items()}
-        if kind == "auto":
-            _check_few(whole["train"], tables, name)
-        return _as_classes(whole, tables, name)
-    texts = {split: [str(cell).strip() for cell in cells] for split, cells in columns.items()}
+    names = {split: [_name(cell) for cell in cells] for split, cells in columns.items()}
     if kind == "auto":
-        _check_few(texts["train"], tables, name)
-    return _as_classes(texts, tables, name)
+        _check_few(names["train"], tables, name)
+    counted = numbers is not None and not any(type(cell) is bool for cell in columns["train"])
+    return _as_classes(names, tables, name, order=float if counted else str)
 
 
 def _numbers(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[float]] | None:
@@ -111,8 +107,11 @@ def _has_fraction(numbers: Mapping[str, Sequence[float]]) -> bool:
     return any(value != int(value) for values in numbers.values() for value in values)
 
 
-def _whole(value: float) -> float | int:
-    return int(value) if value == int(value) else value
+def _name(cell: Any) -> str:
+    """What a class is called: a text as it stands, so that 007 is not 7, and 1.0 as 1."""
+    if isinstance(cell, float) and math.isfinite(cell) and cell == int(cell):
+        return str(int(cell))
+    return str(cell).strip()
 
 
 def _check_few(values: Sequence[Any], tables: Mapping[str, Any], name: str) -> None:
@@ -126,9 +125,12 @@ def _check_few(values: Sequence[Any], tables: Mapping[str, Any], name: str) -> N
 
 
 def _as_classes(
-    values: Mapping[str, Sequence[Any]], tables: Mapping[str, Places], name: str
+    values: Mapping[str, Sequence[str]],
+    tables: Mapping[str, Places],
+    name: str,
+    order: Callable[[str], Any],
 ) -> Labels:
-    classes = sorted(set(values["train"]))
+    classes = sorted(set(values["train"]), key=lambda value: (order(value), value))
     if len(classes) < 2:
         raise ConfigError(
             f"{tables['train']}: {name} is {classes[0]} in all {len(values['train']):,} rows to "
@@ -138,9 +140,7 @@ def _as_classes(
     for split, some in values.items():
         for row, value in enumerate(some):
             if value not in number:
-                shown = ", ".join(map(str, classes[:MOST_SHOWN])) + ", ..." * (
-                    len(classes) > MOST_SHOWN
-                )
+                shown = ", ".join(classes[:MOST_SHOWN]) + ", ..." * (len(classes) > MOST_SHOWN)
                 raise ConfigError(
                     f"{tables[split].place(row)}: {name} is {value}, which no row to train on has; "
                     f"those have {shown}"
@@ -149,7 +149,7 @@ def _as_classes(
     counts = Counter(values["train"])
     rare, most = min(counts.values()), max(counts.values())
     return Labels(
-        tuple(map(str, classes)),
+        tuple(classes),
         encoded,
         (f"{len(classes)} classes, of {rare:,} to {most:,} rows to train on",),
     )

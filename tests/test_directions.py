@@ -241,3 +241,13 @@ def test_a_study_judges_by_the_ropes_that_are_declared(tmp_path: Path) -> None:
     assert Study("mine", "Is it?", (digits,)).rope == {"digits": 0.5}
     contrast = Contrast(PAIR, digits.recipe.lr, "cosine", "cosine")
     assert Study("mine", "Is it?", (other,), (contrast,)).rope == {}
+
+
+def test_runs_of_different_data_are_not_compared(tmp_path: Path) -> None:
+    write_run(tmp_path, "plan", 0, 90.0, data="sha256:one")
+    write_run(tmp_path, "cosine", 0, 90.0, data="sha256:one")
+    write_run(tmp_path, "cosine", 1, 90.0)
+    load_study(tmp_path)
+    write_run(tmp_path, "wsd", 0, 90.0, data="sha256:other")
+    with pytest.raises(ConfigError, match=r"are both of .* but of different data: give each its"):
+        load_study(tmp_path)

@@ -82,7 +82,8 @@ def test_files_of_splits_are_taken_as_they_are(tmp_path: Path, encoder: Path) ->
         (("bad", "good", "fine"), ("bad", "fine", "good")),
         ((3, 10, 2), ("2", "3", "10")),
         ((True, False), ("False", "True")),
-        (("1.0", "2.0"), ("1", "2")),
+        ((1.0, 2.0), ("1", "2")),
+        (("007", "10", "7"), ("007", "7", "10")),
         (("a", "1"), ("1", "a")),
     ],
 )
@@ -306,3 +307,14 @@ def test_a_decoder_without_padding_and_a_head_of_another_size_are_handled(tmp_pa
         special.unlink()
     with pytest.raises(ConfigError, match=r"has no token to pad with"):
         splits_of(config_of("text", folder, data))
+
+
+def test_a_changed_file_is_read_anew(tmp_path: Path, encoder: Path) -> None:
+    """Of the same name and size: neither the rows nor the tokens of the old one are used."""
+    data = tmp_path / "a.csv"
+    data.write_text("text,label\n" + "the film,good\nso dull,fine\n" * 10)
+    first = splits_of(config_of("text", encoder, data))
+    data.write_text("text,label\n" + "the dull,fine\nso film,good\n" * 10)
+    again = splits_of(config_of("text", encoder, data))
+    rows = [split.train.__getitems__([0, 1])["input_ids"] for split in (first, again)]
+    assert not torch.equal(*rows)

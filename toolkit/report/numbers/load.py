@@ -194,6 +194,7 @@ def load_study(folder: Path) -> StudyRecord:
     runs = sorted((_load_run(path) for path in finished), key=lambda run: (run.group, run.seed))
     _refuse_duplicates(runs)
     _refuse_other_settings(runs)
+    _refuse_other_data(runs)
     _score_the_lost(runs)
     plan = _plan(folder / "study.json")
     unfinished = [(path, _state(path)) for path in folders if path not in finished]
@@ -365,6 +366,20 @@ def _known_settings(run: RunRecord, settings: Mapping[str, Any]) -> dict[str, An
         for name, value in introduced_settings(kind).items()
     }
     return {k: v for k, v in settings.items() if k not in introduced or v != introduced[k]}
+
+
+def _refuse_other_data(runs: list[RunRecord]) -> None:
+    """The runs of a pair are of the same data, as far as they say."""
+    first: dict[str, RunRecord] = {}
+    for run in runs:
+        if run.result.data is None:  # part of the code, or of an older version
+            continue
+        other = first.setdefault(run.group.pair, run)
+        if other.result.data != run.result.data:
+            raise ConfigError(
+                f"{other.folder} and {run.folder} are both of {run.group.pair}, but of different "
+                "data: give each its own --study"
+            )
 
 
 def _score_the_lost(runs: list[RunRecord]) -> None:

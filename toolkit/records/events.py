@@ -72,7 +72,7 @@ Event: TypeAlias = ReadingEvent | EvaluationEvent | TimingEvent | OtherEvent
 
 def entrant(schedule: str, sees: str) -> str:
     """What reports call a schedule: its name, marked if it sees validation losses."""
-    return schedule if sees == "training" else f"{schedule} (sees {sees})"
+    return schedule if sees == "training" else f"{schedule} (sees validation)"
 
 
 def event_of(data: Mapping[str, Any], where: str, advice: str = "") -> Event:

@@ -143,7 +143,7 @@ def _train(run: Run) -> None:
         evaluation_due = last or run.update % run.eval_every == 0
         if reading_due and _read(run).action in ("trial", "restore"):
             batches = training_batches(run)  # a trial has the first ones; after it they go on
-        if evaluation_due and run.config.sees == "validation":
+        if evaluation_due and run.config.sees != "training" and not run.lr.searching:
             _read_validation(run)
         run.lr.step()
         if run.lr.searching:  # its weights are on trial: neither to be evaluated nor to be kept
@@ -166,7 +166,7 @@ def _read(run: Run) -> Decision:
     """
     with run.record.span("reading"):
         reading, run.stop_agreed = run.meter.read(run.update, run.epoch, run.stop_asked)
-        decision = run.lr.observe(reading) if run.config.sees == "training" else NO_ACTION
+        decision = run.lr.observe(reading) if run.config.sees != "validation" else NO_ACTION
     divergence.note_reading(run, reading.nonfinite, decision.action == "rollback")
     if decision.action == "restore":
         run.search_seconds = run.record.stopwatch.train_seconds

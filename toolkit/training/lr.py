@@ -126,7 +126,8 @@ class ScheduledLR(LRScheduler):
 
         Its effect on the LR begins with the next ``step``.
         """
-        if self.estimate is not None and reading.distance is None:
+        told = reading.distance is not None or reading.kind != "training"
+        if self.estimate is not None and not told:
             reading = self._with_distance(self.estimate, reading)
         self.memory, self.decision = observe(self.schedule, self.memory, reading)
         self._obey(reading.update)

@@ -280,9 +280,9 @@ def _settings_of(run: RunRecord) -> Iterator[Mapping[str, Any]]:
     recipe = run.result.recipe_settings
     yield {name: value for name, value in recipe.items() if name not in NOT_PART_OF_THE_RECIPE}
     yield run.result.schedule_config
-    if run.result.sees == "training":
+    if run.result.sees != "validation":
         yield {"read_every": run.config.get("read_every", 1)}
-    else:
+    if run.result.sees != "training":
         yield {"eval_every": run.config.get("eval_every")}
 
 

@@ -18,8 +18,9 @@ import math
 from typing import NamedTuple
 
 MARGIN = 0.1
-"""Share of the lowest validation loss by which another must exceed it to count as above it. On a healthy run evaluations differ
-by several per cent while its LR is high; with a fifth of this margin one lost two points."""
+"""Share of the lowest validation loss by which another must exceed it to count as above it. While
+its LR is high, evaluations of a healthy run differ by several per cent; with a fifth of this margin
+one lost two points."""
 IN_A_ROW = 2
 """Evaluations in a row above it that cut the LR."""
 CUT = 0.5

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from toolkit.records.wandb_mirror import decision, describe, values
 from toolkit.report.html.page import commands
 from toolkit.report.numbers.analyse import analyse
 from toolkit.report.numbers.load import load_study
+from toolkit.schedules.adaptive import validation
 from toolkit.studies import shipped
 from toolkit.training import loop
 from toolkit.training.batches import evaluation_shards
 from toolkit.training.build import Run, build
+from toolkit.training.evaluation import validation_reading
 
 RULE = ["schedule:plateau", "--schedule.every", "1", "--schedule.patience", "0"]
 RULE += ["--schedule.threshold", "0.3"]
@@ -275,14 +278,17 @@ BOTH = ["schedule:adaptive", "--schedule.judge", "validation"]
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of adaptive that sees both, at an LR at which it over-fits soon."""
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A run of adaptive that sees both, with a small margin: a short run over-fits but little."""
     flags = ["--recipe.updates", "240", "--recipe.lr", "0.01", "--recipe.eval-batch", "50"]
     quiet = ["--eval-every", "10", "--wandb", "off", "--progress", "False"]
-    built = build(parse(["digits/vit_micro", *flags, *quiet, *BOTH]), tmp_path_factory.mktemp("j"))
-    loop.fit(built)
-    loop.release(built)
-    return built
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation, "MARGIN", 0.02)
+        folder = tmp_path_factory.mktemp("judged")
+        built = build(parse(["digits/vit_micro", *flags, *quiet, *BOTH]), folder)
+        loop.fit(built)
+        loop.release(built)
+        yield built
 
 
 def test_adaptive_sees_both_and_cuts_by_the_validation_loss(judged: Run) -> None:
@@ -304,6 +310,18 @@ def test_adaptive_sees_both_and_cuts_by_the_validation_loss(judged: Run) -> None
     first = cuts[0]["update"]
     left = (240 - first) / (240 - first + 1)
     assert trained[first + 1]["lr"] == pytest.approx(0.5 * left * trained[first]["lr"])
+
+
+def test_the_seconds_of_what_a_schedule_sees_are_training_seconds(tmp_path: Path) -> None:
+    built = build(parse(["digits/vit_micro", *SHORT, *FLAGS, *RULE]), tmp_path)
+    watch = built.record.stopwatch
+    try:
+        began = watch.train_seconds
+        validation_reading(built)
+        assert watch.seconds["evaluation"] == 0
+        assert 0 < watch.seconds["reading"] <= watch.train_seconds - began
+    finally:
+        loop.release(built)
 
 
 def test_what_sees_both_is_replayed_explained_and_marked(

@@ -44,12 +44,13 @@ def evaluation_mode(run: Run) -> Iterator[None]:
 def validation_reading(run: Run) -> Reading:
     """The mean loss over the validation split, each sample once, and over all ranks.
 
-    A collective: all ranks call it, and get the same reading to the bit.
+    A collective: all ranks call it, and get the same reading to the bit. It is what the schedule
+    costs, so its seconds are training seconds, unlike those of an evaluation.
     """
     meter = LossMeter(run.accelerator, run.meter.dtype)
     split, size = run.splits.validation, run.config.recipe.eval_batch
     rank, ranks = run.accelerator.process_index, run.batch_split.ranks
-    with run.record.span("evaluation"), evaluation_mode(run):
+    with run.record.span("reading"), evaluation_mode(run):
         for ids, own in evaluation_shards(split, size, rank, ranks):
             batch = send_to_device(split.__getitems__(ids), run.accelerator.device)
             total, count = run.task.loss(run.model, batch)

@@ -35,9 +35,13 @@ KEPT = 50
 """Losses kept of a run: means of so many parts."""
 GONE = ("gone",)
 """In place of arguments: no longer in the toolkit, its runs stand in the records alone."""
+JUDGED = "adaptive-validation"
+EVALUATIONS = 40
+"""Evaluations of a run whose schedule sees them; others are evaluated at their end."""
 PRODIGY = ("--recipe.optimizer", "prodigy", "schedule:linear", "--schedule.warmup", "0.04")
 RULES = {
     "adaptive": ("schedule:adaptive",),
+    JUDGED: ("schedule:adaptive", "--schedule.judge", "validation"),
     "prodigy at 1": PRODIGY,
     "cosine at the user's LR": ("schedule:cosine",),
     "search until November 2026": GONE,
@@ -108,7 +112,8 @@ def run(cell: Cell) -> dict[str, Any]:
 
     argv = [f"{TASK}/{cell.workload}", "--recipe.updates", str(cell.updates)]
     argv += ["--recipe.lr", repr(cell.lr), "--seed", str(cell.seed)]
-    argv += ["--eval-every", str(cell.updates), "--save-every", "0", "--keep-weights", "False"]
+    every = cell.updates // (EVALUATIONS if cell.rule == JUDGED else 1)
+    argv += ["--eval-every", str(every), "--save-every", "0", "--keep-weights", "False"]
     argv += ["--wandb", "off", "--progress", "False", *cell.argv]
     with tempfile.TemporaryDirectory() as folder:
         prepared = build(parse(argv), Path(folder))
@@ -204,7 +209,7 @@ class Summary(NamedTuple):
 
 def summary(lost: Mapping[str, Mapping[float, float]]) -> Summary:
     """Over all workloads but ``BESIDE``; ``lost`` is by workload and factor of the base LR."""
-    rows = [row for name, row in lost.items() if name != BESIDE]
+    rows = [row for name, row in lost.items() if name != BESIDE] or [*lost.values()]
     flat = [loss for row in rows for loss in row.values()]
     means = [fmean(row[base] for row in rows) for base in rows[0]]
     within = sum(loss >= -1 for loss in flat) / len(flat)

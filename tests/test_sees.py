@@ -1,7 +1,10 @@
 """Schedules that see the validation loss instead of the training loss."""
 
 import json
+import signal
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,12 @@ from toolkit.records.wandb_mirror import decision, describe, values
 from toolkit.report.html.page import commands
 from toolkit.report.numbers.analyse import analyse
 from toolkit.report.numbers.load import load_study
+from toolkit.schedules.adaptive import validation
 from toolkit.studies import shipped
 from toolkit.training import loop
 from toolkit.training.batches import evaluation_shards
 from toolkit.training.build import Run, build
+from toolkit.training.evaluation import validation_reading
 
 RULE = ["schedule:plateau", "--schedule.every", "1", "--schedule.patience", "0"]
 RULE += ["--schedule.threshold", "0.3"]
@@ -291,3 +296,110 @@ def test_runs_that_see_at_other_times_are_not_one_group(
         (folder / "config.json").write_text(json.dumps({f"{every}_every": updates}))
     with pytest.raises(ConfigError, match=f"differ in {every}_every"):
         load_study(tmp_path)
+
+
+BOTH = ["schedule:adaptive", "--schedule.judge", "validation"]
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A run of adaptive that sees both, with a small margin: a short run over-fits but little."""
+    flags = ["--recipe.updates", "240", "--recipe.lr", "0.01", "--recipe.eval-batch", "50"]
+    quiet = ["--eval-every", "10", "--wandb", "off", "--progress", "False"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation, "MARGIN", 0.02)
+        folder = tmp_path_factory.mktemp("judged")
+        built = build(parse(["digits/vit_micro", *flags, *quiet, *BOTH]), folder)
+        loop.fit(built)
+        loop.release(built)
+        yield built
+
+
+def test_adaptive_sees_both_and_cuts_by_the_validation_loss(judged: Run) -> None:
+    events = events_of(judged.folder)
+    assert judged.config.sees == "both"
+    readings = [event for event in events if event.get("kind") in (None, "validation_reading")]
+    searched = next(i for i, event in enumerate(readings) if event["action"] == "restore")
+    assert not any("kind" in event for event in readings[:searched])
+    seen = [event for event in readings if "kind" in event]
+    last = readings[searched]["update"]
+    assert [event["update"] for event in seen] == [u for u in range(10, 241, 10) if u >= last]
+    trained = {event["update"]: event for event in readings if "kind" not in event}
+    assert len(trained) == 240
+    cuts = [event for event in seen if event["action"] == "cut"]
+    assert cuts
+    for event in seen:
+        assert event["lr"] == trained[event["update"]]["lr"]
+        assert "distance" not in event
+    first = cuts[0]["update"]
+    left = (240 - first) / (240 - first + 1)
+    assert trained[first + 1]["lr"] == pytest.approx(0.5 * left * trained[first]["lr"])
+
+
+def test_the_seconds_of_what_a_schedule_sees_are_training_seconds(tmp_path: Path) -> None:
+    built = build(parse(["digits/vit_micro", *SHORT, *FLAGS, *RULE]), tmp_path)
+    watch = built.record.stopwatch
+    try:
+        began = watch.train_seconds
+        validation_reading(built)
+        assert watch.seconds["evaluation"] == 0
+        assert 0 < watch.seconds["reading"] <= watch.train_seconds - began
+    finally:
+        loop.release(built)
+
+
+def test_what_sees_both_is_replayed_explained_and_marked(
+    judged: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["replay", str(judged.folder)]) == 0
+    told = capsys.readouterr().out
+    assert "decisions and LRs of the run are reproduced, bit for bit" in told
+    assert "adaptive (sees validation) from base LR 0.01" in told
+    cut = next(e for e in events_of(judged.folder) if e.get("kind") and e.get("action") == "cut")
+    assert cli.main(["explain", str(judged.folder), "--update", str(cut["update"])]) == 0
+    told = capsys.readouterr().out
+    assert told.count("reading    update") == 2
+    assert "over 200 validation items" in told
+    assert f"reason     {cut['reason']}" in told
+    assert (
+        cli.main(["replay", str(judged.folder), "schedule:plateau", "--schedule.every", "1"]) == 0
+    )
+    assert "240 readings, updates 1 to 240 of 240; plateau from" in capsys.readouterr().out
+    assert load_study(judged.folder.parent).runs[0].group.schedule == "adaptive (sees validation)"
+    result = json.loads((judged.folder / "result.json").read_text())
+    assert (result["sees"], result["schedule_config"]["judge"]) == ("both", "validation")
+    described = describe(json.loads((judged.folder / "config.json").read_text()))
+    assert described["schedule"] == "adaptive (sees validation)"
+
+
+def test_losses_on_training_alone_are_too_little_for_a_schedule_that_sees_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "losses.csv").write_text("update,loss\n1,2.0\n2,1.0\n")
+    assert cli.main(["replay", str(tmp_path / "losses.csv"), *BOTH]) == 2
+    said = capsys.readouterr().err
+    assert "has no validation losses for readings, and adaptive, as it is set, needs them" in said
+
+
+def test_it_goes_on_in_the_middle_to_the_bit(judged: Run, tmp_path: Path) -> None:
+    """From a checkpoint at an evaluation, between two cuts."""
+    config = replace(judged.config, save_every=60)
+    half = build(config, tmp_path)
+
+    def stop_at_120(run: Run) -> None:
+        if run.update == 120:
+            signal.raise_signal(signal.SIGTERM)
+
+    half.after_update.append(stop_at_120)
+    assert loop.fit(half) is None
+    loop.release(half)
+    again = build(config, tmp_path)
+    loop.fit(again)
+    loop.release(again)
+
+    def plain(folder: Path) -> list[dict[str, Any]]:
+        kinds = (None, "validation_reading")
+        events = [e for e in events_of(folder) if e.get("kind") in kinds]
+        return [{k: v for k, v in e.items() if k != "t"} for e in events]
+
+    assert plain(again.folder) == plain(judged.folder)

@@ -51,11 +51,12 @@ class RunConfig:
     """Seeds the initial weights and the order of the data."""
     arm: int = 0
     """With the seed, seeds dropout and augmentation: two arms of a seed share all the rest."""
-    sees: Literal["training", "validation"] = field(
+    sees: Literal["training", "validation", "both"] = field(
         default="training", metadata={INTRODUCED_AT: "training"}
     )
     """The losses that the schedule decides on: the training loss of each reading, or the loss on
-    the validation split at each evaluation. What it then scores there is no longer unseen."""
+    the validation split at each evaluation; both where a setting of the schedule's asks for both.
+    What the run then scores on that split is no longer unseen."""
     read_every: int = 1
     """Updates between readings."""
     eval_every: int | None = None
@@ -94,6 +95,13 @@ class RunConfig:
                 f"rank_timeout = {self.rank_timeout:g}: it must be above 0, and finite"
             )
         check_schedule(self.schedule)
+        asks = "validation" in needs_of(self.schedule)
+        if self.sees == "training" and asks:
+            object.__setattr__(self, "sees", "both")  # it is frozen
+        if self.sees == "both" and not asks:
+            raise ValueError(
+                f"sees = both: {schedule_name(self.schedule)} has no setting that asks for both"
+            )
         if self.sees == "validation" and (needs := needs_of(self.schedule)):
             raise ValueError(
                 f"sees = validation: {schedule_name(self.schedule)} may ask for more than an LR "

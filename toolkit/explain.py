@@ -66,7 +66,7 @@ def explain(replay: Replay, update: int) -> Iterator[str]:
             f"--update = {update}: {replay.losses.file} has "
             + (
                 "updates 1 to "
-                if replay.losses.sees == "training"
+                if replay.losses.sees != "validation"
                 else "no evaluation after update "
             )
             + str(last)
@@ -77,9 +77,11 @@ def explain(replay: Replay, update: int) -> Iterator[str]:
         if evaluated != update:
             yield f"update {update} has no evaluation; the next one is after update {evaluated}:"
         before = evaluated - 1  # its loss is of that moment
-    yield from _reading(judged[place], before, replay.losses.sees)
-    yield from _decision(replay, judged[place])
-    yield from _grounds(judged[place])
+    at = judged[place].reading.update
+    for found in (j for j in judged[place : place + 2] if j.reading.update == at):
+        yield from _reading(found, at - 1 if found is not judged[place] else before)
+        yield from _decision(replay, found)
+        yield from _grounds(found)
     settings = schedule_to_json(replay.schedule)
     name = entrant(settings["name"], replay.losses.sees)
     yield f"settings   {name}: {_named(settings['fields'])}"
@@ -104,14 +106,14 @@ def as_recorded(recorded: Losses, update: int) -> Iterator[str]:
     yield f"settings   {stored['name']}: {_named(stored['fields'])}"
 
 
-def _reading(judged: Replayed, before: int, sees: str) -> Iterator[str]:
+def _reading(judged: Replayed, before: int) -> Iterator[str]:
     reading = judged.reading
     updates = f"updates {before + 1} to {reading.update}"
     if before + 1 == reading.update:
         updates = f"update {reading.update}"
     yield f"reading    {updates}, epoch {reading.epoch:.2f}"
     lost = f", {reading.nonfinite} micro-batches not finite" if reading.nonfinite else ""
-    of = "validation items" if sees == "validation" else "items"
+    of = "validation items" if reading.kind == "validation" else "items"
     yield f"loss       {reading.loss:.6g} over {reading.count:g} {of}{lost}"
 
 

@@ -29,7 +29,7 @@ from toolkit.records.config_file import CONFIG
 from toolkit.records.events import entrant, to_event
 from toolkit.records.gaps import Gap, gaps
 from toolkit.records.log_columns import Columns
-from toolkit.records.recorded_losses import Losses
+from toolkit.records.recorded_losses import SEEN, Losses
 from toolkit.records.result import RESULT, read_result
 from toolkit.schedules import Schedule
 from toolkit.schedules.reading import Facts
@@ -136,6 +136,14 @@ def prepare(
     run = recorded.run
     if schedule is None:
         schedule = _schedule_of(recorded)
+    judges = "validation" in needs_of(schedule)
+    if judges and recorded.sees == "training":
+        raise ConfigError(
+            f"{recorded.file} has no validation losses for readings, and "
+            f"{schedule_name(schedule)}, as it is set, needs them beside those on training"
+        )
+    if recorded.sees == "both" and not judges:
+        recorded = recorded.on_training()
     if recorded.sees == "validation" and needs_of(schedule):
         raise ConfigError(
             f"{recorded.file} has validation losses for readings, and "
@@ -197,10 +205,11 @@ def missing_readings(replay: Replay) -> list[Gap]:
         every = run.get("eval_every") or round(first.update / (first.epoch or math.inf))
     if not isinstance(every, int) or every < 1:
         raise ConfigError(f"{losses.file.with_name(CONFIG)} does not say how often it was read")
+    kinds = SEEN["validation" if losses.sees == "validation" else "training"]
     finished = losses.file.with_name(RESULT).exists()
     _, first_decision = begin(replay.schedule, replay.base_lr, replay.facts)
     return gaps(
-        [(event["update"], event["action"]) for event in losses.events],
+        [(e["update"], e["action"]) for e in losses.events if e.get("kind") in kinds],
         every,
         read_result(losses.file.parent).updates if finished else None,
         searching=first_decision.action == "trial",

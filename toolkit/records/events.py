@@ -109,7 +109,7 @@ def entrant(schedule: str, sees: str, optimizer: str = "") -> str:
     That is validation losses which it sees, and an optimizer with a rule of its own for the LR.
     """
     own = [optimizer] if optimizer in OWN_RULE else []
-    own += [f"sees {sees}"] if sees != "training" else []
+    own += ["sees validation"] if sees != "training" else []
     return f"{schedule} ({', '.join(own)})" if own else schedule
 
 

@@ -6,7 +6,7 @@ Trainer: what ``toolkit replay`` and ``toolkit explain`` work on.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -21,6 +21,12 @@ from toolkit.records.log_columns import Columns
 from toolkit.schedules.reading import Facts, Reading
 
 UPDATE_NAMES = ("update", "step")
+SEEN = {
+    "training": (None,),
+    "validation": (VALIDATION_READING,),
+    "both": (None, VALIDATION_READING),
+}
+"""The kinds of events that are the readings of a schedule, by what it sees."""
 OF_EVENTS = "the LR of the events over its factor"
 NO_FACTS = Facts()
 
@@ -58,7 +64,8 @@ class Losses:
         facts: what the run knew before its first update, as far as the file tells.
         older_facts: whether they are told in the form of an older version, whose schedules were
             told less and in another way.
-        sees: which losses they are; ``validation`` only for a run whose schedule saw those.
+        sees: which losses they are; ``validation`` or ``both`` only for a run whose schedule saw
+            those. Of an update that has both the reading on training comes first.
         has_epochs: whether the file tells epochs; else all readings are in epoch 0.
         lrs: the LR that each reading was recorded with, None where the file does not state it;
             empty where it states none at all.
@@ -79,6 +86,17 @@ class Losses:
     base_lr: float | None = None
     base_from: str = ""
     notes: tuple[str, ...] = ()
+
+    def on_training(self) -> "Losses":
+        """Those on training alone, of a run whose schedule saw both."""
+        kept = [place for place, reading in enumerate(self.readings) if reading.kind == "training"]
+        return replace(
+            self,
+            readings=tuple(self.readings[place] for place in kept),
+            events=tuple(self.events[place] for place in kept),
+            lrs=tuple(self.lrs[place] for place in kept),
+            sees="training",
+        )
 
 
 def load(path: Path, columns: Columns = ANY_COLUMNS) -> Losses:
@@ -143,11 +161,11 @@ def _from_events(file: Path, text: str, columns: Columns) -> Losses:
         raise ConfigError(f"{file} is of a run of this toolkit: columns are for other tools' logs")
     run = _config_beside(file)
     saw = any(event.get("kind") == VALIDATION_READING for _, event in lines)
-    seeing = saw or (run or {}).get("sees") == "validation"
-    if seeing and not saw:
+    start = next((event for _, event in lines if event.get("kind") == START), None)
+    sees = _seen(run, start, saw)
+    if sees == "validation" and not saw:
         raise ConfigError(f"{file} holds no validation loss yet, which is what its schedule sees")
-    seen, sees = (VALIDATION_READING, "validation") if seeing else (None, "training")
-    entries = [(row, event) for row, event in lines if event.get("kind") == seen]
+    entries = [(row, event) for row, event in lines if event.get("kind") in SEEN[sees]]
     if not entries or not any("action" in event and "factor" in event for _, event in entries):
         return Losses(file, _readings(file, entries), has_epochs=_have(entries, "epoch"))
     _check(file, entries)
@@ -157,7 +175,6 @@ def _from_events(file: Path, text: str, columns: Columns) -> Losses:
     if run is None:
         base = _base_of(events)
         return Losses(file, readings, events, sees=sees, lrs=lrs, base_lr=base, base_from=OF_EVENTS)
-    start = next((event for _, event in lines if event.get("kind") == START), None)
     facts = _facts(file, run, readings[-1], start)
     older = start is not None and "facts" not in start
     return Losses(file, readings, events, run, facts, older, sees, lrs=lrs)
@@ -181,6 +198,15 @@ def _check(file: Path, entries: Sequence[Entry]) -> None:
     _readings(file, entries)
     for row, event in entries:
         check_event({**event, "t": event.get("t") or 0.0}, f"{file}, {row}")
+
+
+def _seen(run: Mapping[str, Any] | None, start: Mapping[str, Any] | None, saw: bool) -> str:
+    """What the schedule of a run saw: as its configuration says, else as its events tell."""
+    if run is not None and "sees" in run:
+        return str(run["sees"])
+    if "validation" in ((start or {}).get("facts") or {}).get("can", ()):
+        return "both"
+    return "validation" if saw else "training"
 
 
 def _base_of(events: Sequence[Mapping[str, Any]]) -> float | None:
@@ -229,14 +255,15 @@ def _readings(file: Path, entries: Sequence[Entry]) -> tuple[Reading, ...]:
 
 
 def _rising(file: Path, entries: Sequence[Entry]) -> Iterator[Reading]:
-    before = 0
+    before, evaluated = 0, True
     for number, (row, entry) in enumerate(entries, 1):
         where = f"{file}, {row}"
         column = next((name for name in UPDATE_NAMES if name in entry), None)
         update = number if column is None else cells.whole(where, column, entry[column], 1)
-        if update <= before:
+        again = entry.get("kind") == VALIDATION_READING and not evaluated
+        if update < before or (update == before and not again):
             raise ConfigError(f"{where}: {column} = {update} does not follow {before}")
-        before = update
+        before, evaluated = update, entry.get("kind") == VALIDATION_READING
         value = entry.get("loss", "")
         loss = math.nan if value is None else cells.number(where, "loss", value)
         epoch = cells.number_from(where, "epoch", entry.get("epoch", 0.0), 0)

@@ -102,7 +102,7 @@ class Result:
         task, model, recipe: the target, ``TASK/MODEL@RECIPE``.
         recipe_settings: field of the recipe -> value.
         schedule, schedule_config: its name and its settings.
-        sees: the losses that the schedule decided on, training or validation.
+        sees: the losses that the schedule decided on: training, validation or both.
         seed, arm: as in ``RunConfig``.
         init: where the first weights came from, pretrained or random.
         updates: optimizer updates made.

@@ -45,6 +45,7 @@ HEXAGON = Symbol("hexagon", "h", "M0-5.5L4.8-2.7V2.7L0,5.5L-4.8,2.7V-2.7Z")
 HEXAGRAM = Symbol(
     "hexagram", (6, 1, 0), "M0-6L1.7-3H5.2L3.5,0L5.2,3H1.7L0,6L-1.7,3H-5.2L-3.5,0L-5.2-3H-1.7Z"
 )
+OCTAGON = Symbol("octagon", "8", "M-2-5H2L5-2V2L2,5H-2L-5,2V-2Z")
 PENTAGON = Symbol("pentagon", "p", "M0-5.5L5.2-1.7L3.2,4.4H-3.2L-5.2-1.7Z")
 SQUARE = Symbol("square", "s", "M-4-4H4V4H-4Z")
 STAR = Symbol("star", "*", "M0-6L1.4-1.9H5.7L2.2,.7L3.5,4.9L0,2.3L-3.5,4.9L-2.2,.7L-5.7-1.9H-1.4Z")
@@ -64,6 +65,7 @@ MARKS = {
     "step": Mark("#4b7800", UP, (6, 3, 2, 3)),
     "linear": Mark("#009669", CROSS, (12, 4)),
     "adaptive": Mark("#c37800", STAR, ()),
+    "adaptive (sees validation)": Mark("#8c6400", OCTAGON, (4, 2, 1, 2)),
     "greedy": Mark("#c33c2d", X, (3, 2)),
     "greedy (sees validation)": Mark("#5a87ff", LEFT, (3, 5)),
     "plateau": Mark("#785ac3", PENTAGON, (9, 3)),

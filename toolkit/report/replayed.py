@@ -49,6 +49,7 @@ def write_figure(
 
 def _losses(events: Sequence[Mapping[str, Any]]) -> Panel:
     """The training loss; readings with values that are not finite are marked at its lowest."""
+    events = [event for event in events if "kind" not in event] or events
     updates = [event["update"] for event in events]
     losses = [math.nan if event["loss"] is None else event["loss"] for event in events]
     finite = [loss for loss in losses if math.isfinite(loss)]

@@ -17,7 +17,7 @@ class Reading(NamedTuple):
         loss: mean loss over ``count`` items; NaN if no finite loss was seen.
         count: items (examples or tokens) behind the mean, over all ranks.
         nonfinite: micro-batches whose loss was NaN or infinite; they are not in ``loss``.
-        kind: ``training``; ``validation`` where a schedule decides on validation losses; ``judge``
+        kind: ``training``; ``validation`` where a schedule sees the loss on that split; ``judge``
             for a pass without gradient, which a decision has asked for.
         distance: for a schedule that uses an estimate of the distance, over all ranks: how far each
             coordinate has to go from the first weights, as a displacement per coordinate and
@@ -147,8 +147,9 @@ PATTERNS = (
     "nonfinite",
 )
 ACTIONS = ("hold", "raise", "cut", "snapshot", "restore", "rollback", "anneal", "trial", "judge")
-ABILITIES = ("restore", "rewind", "judge", "distance")
+ABILITIES = ("restore", "rewind", "judge", "distance", "validation")
 """What a loop may be able to do: take and restore snapshots of model and optimizer, begin again
-with the first batches, judge without gradient, estimate the distance."""
+with the first batches, judge without gradient, estimate the distance, hand over the loss on the
+validation split at evaluations."""
 NO_ACTION = Decision("none", None, "hold", "")
 """The decision of a reading in which there was nothing to see and nothing to do."""

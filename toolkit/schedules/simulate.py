@@ -154,7 +154,8 @@ def simulate(
 
     Args:
         schedule: the schedule.
-        readings: with rising updates, all within the budget, if there is one.
+        readings: with rising updates, all within the budget, if there is one. One on validation
+            may follow one on training of the same update.
         base_lr: the run's learning rate.
         facts: what the run knew before its first update.
 
@@ -162,10 +163,12 @@ def simulate(
         ConfigError: if the schedule follows the older protocol.
     """
     memory, decision = begin(schedule, base_lr, facts)
-    course = Course().after(decision, 0, facts)
+    course, made, factor = Course().after(decision, 0, facts), 0, 1.0
     for reading in readings:
         before = reading.update - 1
-        factor = schedule.factor(memory, progress(before, facts.budget)) * course.factor(before)
+        if reading.update != made:
+            factor = schedule.factor(memory, progress(before, facts.budget)) * course.factor(before)
+        made = reading.update
         memory, decision = observe(schedule, memory, reading)
         course = course.after(decision, reading.update, facts)
         yield Replayed(reading, factor, decision, memory, course)

@@ -309,7 +309,8 @@ def weights_sha(state: dict[str, torch.Tensor]) -> str:
 def _scheduled(
     config: RunConfig, model: nn.Module, optimizer: Optimizer, budget: int, epochs: float
 ) -> ScheduledLR:
-    goes_back = config.sees == "training"
+    goes_back = config.sees != "validation"
+    able = {"training": ["rewind"], "validation": [], "both": ["rewind", "validation"]}
     try:
         return ScheduledLR(
             optimizer,
@@ -318,7 +319,7 @@ def _scheduled(
             model if goes_back else None,
             pretrained=config.recipe.init == "pretrained",
             epochs=epochs,
-            can=("rewind",) if goes_back else (),
+            can=able[config.sees],
         )
     except ValueError as error:  # the schedule does not fit the budget or the base LR
         raise ConfigError(str(error)) from error

@@ -81,9 +81,8 @@ def note_missing(run: Run, split: str, metrics: Mapping[str, float | None]) -> N
 def validation_reading(run: Run) -> Reading:
     """The mean loss over the validation split, each sample once, and over all ranks.
 
-    Its time is part of the training seconds: without it the schedule could not decide.
-
-    A collective: all ranks call it, and get the same reading to the bit.
+    A collective: all ranks call it, and get the same reading to the bit. It is what the schedule
+    costs, so its seconds are training seconds, unlike those of an evaluation.
     """
     meter = LossMeter(run.accelerator, run.meter.dtype)
     split, size = run.splits.validation, run.config.recipe.eval_batch

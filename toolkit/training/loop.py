@@ -179,7 +179,7 @@ def _train(run: Run) -> None:
         reading_due = last or run.lr.searching or run.update % run.config.read_every == 0
         if reading_due and _read(run).action in ("trial", "restore"):
             batches = training_batches(run)  # a trial has the first ones; after it they go on
-        if run.evaluation_due and run.config.sees == "validation":
+        if run.evaluation_due and run.config.sees != "training":
             _read_validation(run)
         run.lr.step()
         if run.evaluation_due and not run.stop_agreed:
@@ -216,7 +216,7 @@ def _read(run: Run) -> Decision:
     with run.record.span("reading"):
         reading, asked = run.meter.read(run.update, run.epoch, run.stop_wanted, run.overdue)
         run.stop_agreed, run.save_agreed = asked
-        decision = run.lr.observe(reading) if run.config.sees == "training" else NO_ACTION
+        decision = run.lr.observe(reading) if run.config.sees != "validation" else NO_ACTION
     divergence.note_reading(run, reading.nonfinite, decision.action == "rollback")
     if decision.action == "restore":
         run.search_seconds = run.record.stopwatch.train_seconds

@@ -148,7 +148,8 @@ class ScheduledLR(LRScheduler):
         """
         reading = reading.plain()
         self._check.read(reading, self.updates + self._stepped)
-        if self.estimate is not None and reading.distance is None:
+        told = reading.distance is not None or reading.kind != "training"
+        if self.estimate is not None and not told:
             reading = self._with_distance(self.estimate, reading).plain()
         self.memory, self.decision = observe(self.schedule, self.memory, reading)
         self._obey(reading.update)

@@ -85,7 +85,7 @@ def _arguments(run: RunRecord) -> tuple[str | None, ...]:
             None if flag == "--seed" else word for flag, word in zip(before, given, strict=True)
         )
     flags = [result.pair, "--seed", None, "--arm", str(result.arm)]
-    if result.sees != "training":
+    if result.sees == "validation":  # with "both" the schedule's settings say so
         flags += ["--sees", result.sees]
     for name in ("read_every", "eval_every"):
         if run.config.get(name) is not None:

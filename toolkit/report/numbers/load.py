@@ -343,9 +343,11 @@ def _settings_of(run: RunRecord) -> dict[str, Any]:
         budget = round(epochs * per_epoch)
     settings = {**recipe, "budget": budget}
     settings |= {f"schedule.{name}": value for name, value in result.schedule_config.items()}
-    if result.sees == "training":
-        return settings | {"read_every": run.config.get("read_every", 1)}
-    return settings | {"eval_every": run.config.get("eval_every") or per_epoch}
+    if result.sees != "validation":
+        settings["read_every"] = run.config.get("read_every", 1)
+    if result.sees != "training":
+        settings["eval_every"] = run.config.get("eval_every") or per_epoch
+    return settings
 
 
 def _known_settings(run: RunRecord, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,22 +7,25 @@ One job, one rule, one statistic each; every rule can be switched off:
 * ``growth`` (``growth.py``) raises the LR while training, by an estimate of the distance;
 * warm-up and anneal carry it to zero by the known budget, or on request;
 * the guard (``guard.py``) goes back to the last good state when the run is lost;
+* ``judge`` (``validation.py``), if it is asked for, cuts where evaluations get worse;
 * without a known budget the rules of the schedule ``open-ended`` (``open_ended.py``) act between
   warm-up and anneal; under a known one they only name what they see.
 """
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from toolkit.schedules import open_ended
 from toolkit.schedules._common import check, refusal
 from toolkit.schedules.adaptive import growth as growing
 from toolkit.schedules.adaptive import guard as guarding
 from toolkit.schedules.adaptive import search as searching
+from toolkit.schedules.adaptive import validation as validating
 from toolkit.schedules.adaptive.growth import Growth
 from toolkit.schedules.adaptive.guard import Guard
 from toolkit.schedules.adaptive.search import Search
+from toolkit.schedules.adaptive.validation import Validation
 from toolkit.schedules.open_ended import OpenEnded, OpenEndedMemory, Rules
 from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Found, Reading
 
@@ -58,6 +61,7 @@ class AdaptiveMemory(NamedTuple):
         snapshot: updates made at the last snapshot.
         guard: the guard's state.
         rules: the state of the rules for runs without a known end.
+        validation: the state of the rule that sees the validation loss.
     """
 
     base_lr: float = 0.0
@@ -74,6 +78,7 @@ class AdaptiveMemory(NamedTuple):
     snapshot: int = 0
     guard: Guard = Guard()
     rules: OpenEndedMemory = OpenEndedMemory()
+    validation: Validation = Validation()
 
     @property
     def searching(self) -> bool:
@@ -108,6 +113,7 @@ class Adaptive:
     * anneal: f = L / b g (1 - p) / (1 - w), or L / b g (1 - cos(pi (1 - p) / (1 - w))) / 2, but not
       below min_lr / b where L / b g allows it.
 
+    With ``judge = validation`` g is the product of that and the factor of ``validation.py``.
     Without a search L is b. Without a known budget a warm-up takes 100 updates, and then f = L / b
     g r with r the factor of the rules of ``open-ended``, at their defaults.
 
@@ -121,8 +127,6 @@ class Adaptive:
     Raises:
         ValueError: naming the field, for a value that is not allowed.
     """
-
-    needs: ClassVar[frozenset[str]] = frozenset({"restore"})
 
     search: Literal["auto", "off"] = "auto"
     """auto finds the LR, and uses the given one only as the place where the trials begin; off keeps
@@ -140,6 +144,11 @@ class Adaptive:
     back to where it began."""
     min_lr: float = 0.0
     """The LR never goes below this after the warm-up, but in an anneal that was asked for."""
+    judge: Literal["training", "validation"] = field(
+        default="training", metadata={"introduced_at": "training"}
+    )
+    """validation lets the loss on the validation split, too, end growth and cut the LR, at each
+    evaluation; what the run then scores there is no longer unseen. training sees nothing of it."""
 
     def __post_init__(self) -> None:
         share = "a share, at least 0 and below 1"
@@ -150,7 +159,13 @@ class Adaptive:
             warmup=(0 <= self.warmup < 1, share),
             anneal=(self.anneal in ("linear", "cosine", "none"), "linear, cosine or none"),
             min_lr=(0 <= self.min_lr < math.inf, "0 or above"),
+            judge=(self.judge in ("training", "validation"), "training or validation"),
         )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What it needs of a loop."""
+        return frozenset({"restore", *["validation"] * (self.judge == "validation")})
 
     @property
     def uses(self) -> frozenset[str]:
@@ -176,6 +191,8 @@ class Adaptive:
         return memory, first if self.guard else NO_ACTION
 
     def observe(self, memory: AdaptiveMemory, reading: Reading) -> tuple[AdaptiveMemory, Decision]:
+        if reading.kind == "validation":
+            return self._validate(memory, reading)
         made, memory = reading.update - memory.update, memory._replace(update=reading.update)
         if memory.searching:
             return self._search(memory, reading)
@@ -202,11 +219,12 @@ class Adaptive:
             return chosen
         warm = self._warm(memory, progress)
         shape = self._shape(memory, progress, warm)
-        factor = chosen * memory.rules.scale * memory.guard.factor * shape
+        left = memory.guard.factor * memory.validation.factor
+        factor = chosen * memory.rules.scale * left * shape
         if warm < 1:
             return factor
-        # The floor is for the anneal: it raises no LR that search or guard found to be too high.
-        return max(factor, min(self.min_lr / memory.base_lr, chosen * memory.guard.factor))
+        # The floor is for the anneal: it raises no LR that a rule found to be too high.
+        return max(factor, min(self.min_lr / memory.base_lr, chosen * left))
 
     def weight(self, memory: AdaptiveMemory, progress: float) -> float:
         """The weight of the next update in the estimate of the distance; 0 in the search."""
@@ -232,6 +250,24 @@ class Adaptive:
             decision = decision._replace(action="snapshot", reason=safety.reason)
             memory = memory._replace(snapshot=memory.update)
         return memory, decision
+
+    def _validate(
+        self, memory: AdaptiveMemory, reading: Reading
+    ) -> tuple[AdaptiveMemory, Decision]:
+        """What to make of the validation loss at an evaluation."""
+        if self.judge == "training":
+            return memory, NO_ACTION
+        state, cut = validating.observe(memory.validation, reading.loss)
+        memory = memory._replace(validation=state)
+        if not cut:
+            return memory, NO_ACTION
+        growth, above = memory.growth, reading.loss / state.best - 1
+        memory = memory._replace(growth=growth._replace(over=True))
+        reason = (
+            f"{validating.IN_A_ROW} validation losses in a row above the lowest, {state.best:.4g}, "
+            f"the last by {above:.1%}: growth is over, LR x{state.factor:.3g} of the schedule's"
+        )
+        return memory, Decision("rising", above, "cut", reason)
 
     def _allowance(self, memory: AdaptiveMemory) -> int:
         """Updates that trials may take; 0 without a search."""

@@ -8,7 +8,10 @@ BIN := .venv/bin
 LAUNCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 GPUS := $(shell nvidia-smi -L 2>/dev/null | wc -l)
 PROCESSES ?= $(if $(filter-out 0,$(GPUS)),$(GPUS),2)
-LAUNCHER = $(BIN)/accelerate launch --quiet --config_file launch_configs/$(LAUNCH).yaml \
+# One process needs no launcher, and Accelerate's does not pass signals on to one.
+LAUNCHER = $(if $(filter cpu gpu,$(LAUNCH)),$(ONE_PROCESS),$(SEVERAL))
+ONE_PROCESS = $(if $(filter cpu,$(LAUNCH)),ACCELERATE_USE_CPU=true) $(BIN)/python
+SEVERAL = $(BIN)/accelerate launch --quiet --config_file launch_configs/$(LAUNCH).yaml \
 	$(if $(filter ddp zero%,$(LAUNCH)),--num_processes $(PROCESSES))
 TARGET ?= digits/vit_micro
 SCHEDULE ?= cosine
@@ -24,8 +27,13 @@ PYTEST = $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 # One process takes all cores unless told otherwise; the launcher would say at length that it guessed.
 OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 export OMP_NUM_THREADS
+# What torchrun, which starts several processes, passes on, and how long it then waits for a
+# checkpoint: by default neither USR1 nor USR2, and 30 s.
+PET_SIGNALS_TO_HANDLE ?= SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2
+TORCH_ELASTIC_SHUTDOWN_TIMEOUT ?= 300
+export PET_SIGNALS_TO_HANDLE TORCH_ELASTIC_SHUTDOWN_TIMEOUT
 
-.PHONY: help setup demo test test-fast test-full check train study report bench loss-compare tunnel docs clean baselines adaptive compare \
+.PHONY: help setup demo test test-fast test-full check train study report bench loss-compare tunnel audit docs clean baselines adaptive compare \
 	cifar10-resnet18 cifar10-efficientnet_b0 imdb-bert-base imdb-lstm-glove squad_v2-bert-large \
 	squad_v2-roberta-base
 
@@ -113,6 +121,11 @@ loss-compare: setup ## Are losses, decisions and weights those of commit BASE, b
 
 tunnel: setup ## What adaptive and its rivals lose on six small workloads, from the records
 	$(BIN)/python benchmarks/tunnel.py table
+
+# Not a part of check: it asks a database of the network, whose answer changes from day to day.
+audit: setup ## Do the pinned packages have known vulnerabilities? Needs the network
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[audit]'
+	$(BIN)/pip-audit --strict --progress-spinner off --no-deps --disable-pip -r constraints.txt
 
 docs: setup ## The API's documentation, in site/
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

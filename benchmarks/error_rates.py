@@ -1,9 +1,11 @@
 """How often the verdicts are wrong, and how often they find what is there: simulated families.
 
 False positives: families without any true difference, ROPE 0 (the hardest case: with a ROPE there
-are fewer); one is any *better* or *worse* in a family. Power: true differences N(0.3, 0.212), ROPE
-0.1, beside an independent program (``plain_power.py``). Detectable: the difference that
-``toolkit.stats`` calls so, and how often it is found where the family has no other.
+are fewer); one is any *better* or *worse* in a family. False equivalence: families whose true
+differences are all the ROPE, the smallest that are none; one is any *equivalent* in a family.
+Power: true differences N(0.3, 0.212), ROPE 0.1, beside an independent program (``plain_power.py``).
+Detectable: the difference that ``toolkit.stats`` calls so, and how often it is found where the
+family has no other.
 
 usage: python benchmarks/error_rates.py [FAMILIES]      by default 20,000: some minutes on one core
 """
@@ -18,7 +20,7 @@ from plain_power import power as plain_power
 from scipy.stats import binomtest
 
 from toolkit.stats.paired import sign_flip_ps, t_bounds
-from toolkit.stats.verdicts import decide, detectable, holm
+from toolkit.stats.verdicts import decide, detectable, equivalence_p, holm
 
 SIZES = (1, 3, 6, 18)
 IMAGES = 317
@@ -63,15 +65,34 @@ def verdicts(differences: np.ndarray, rope: float) -> np.ndarray:
     families, comparisons, pairs = differences.shape
     low, high = t_bounds(differences)
     ps = sign_flip_ps(differences.reshape(-1, pairs)).reshape(families, comparisons)
-    adjusted = np.array([holm(family.tolist()) for family in ps])
-    return decide(differences.mean(axis=-1), low, high, adjusted, rope)
+    mean, spread = differences.mean(axis=-1), differences.std(axis=-1, ddof=1)
+    equal = equivalence_p(mean, spread, pairs, rope)
+    adjusted, equivalent = (np.array([holm(one.tolist()) for one in kind]) for kind in (ps, equal))
+    return decide(mean, low, high, adjusted, equivalent, rope)
 
 
 def false_positives(noise: Noise, size: int, pairs: int, families: int) -> tuple[float, float]:
     """Share of the families with a false verdict, and its one-sided 95 % upper bound."""
     generator = np.random.default_rng((size, pairs))
     found = verdicts(noise(generator, (families, size, pairs)), rope=0.0)
-    wrong = int(np.isin(found, ["better", "worse"]).any(axis=1).sum())
+    return _any_of(found, "better", "worse")
+
+
+def false_equivalence(noise: Noise, size: int, pairs: int, families: int) -> tuple[float, float]:
+    """The same of families that are called equivalent somewhere and differ by the ROPE everywhere.
+
+    The ROPE is four standard deviations of the differences' mean: enough for the tests to find
+    something, and either edge as far off as not to matter to the other.
+    """
+    generator = np.random.default_rng((size, pairs))
+    drawn = noise(generator, (families, size, pairs))
+    rope = 4 * float(drawn.std()) / pairs**0.5
+    return _any_of(verdicts(drawn + rope, rope), "equivalent")
+
+
+def _any_of(found: np.ndarray, *names: str) -> tuple[float, float]:
+    families = len(found)
+    wrong = int(np.isin(found, names).any(axis=1).sum())
     bound = binomtest(wrong, families).proportion_ci(0.9, method="exact").high
     return wrong / families, float(bound)
 
@@ -90,18 +111,25 @@ def power_alone(size: int, mean: float, families: int) -> float:
     return float((verdicts(differences, ROPE)[:, 0] == "better").mean())
 
 
+def _print_rates(rate: Callable[..., tuple[float, float]], families: int) -> None:
+    """A row for each kind of noise and number of seeds, a column for each size of a family."""
+    print("| differences | seeds |" + "".join(f" family of {size} |" for size in SIZES))
+    print("|---|---|" + "---|" * len(SIZES), flush=True)
+    for noise in NOISES:
+        for pairs in (8, PAIRS):
+            rates = [rate(noise, size, pairs, families) for size in SIZES]
+            cells = "".join(f" {100 * rate:.2f} ({100 * bound:.2f}) |" for rate, bound in rates)
+            print(f"| {noise.__name__.replace('_', ' ')} | {pairs} |{cells}", flush=True)
+
+
 def main(families: int = 20_000) -> None:
     """Print the tables."""
     begin = time.perf_counter()
     gc.freeze()  # statsmodels collects garbage in every call of Holm: leave it little to look at
     print(f"Families with a false verdict, % (95 % upper bound), of {families:,}:\n")
-    print("| differences | seeds |" + "".join(f" family of {size} |" for size in SIZES))
-    print("|---|---|" + "---|" * len(SIZES), flush=True)
-    for noise in NOISES:
-        for pairs in (8, PAIRS):
-            rates = [false_positives(noise, size, pairs, families) for size in SIZES]
-            cells = "".join(f" {100 * rate:.2f} ({100 * bound:.2f}) |" for rate, bound in rates)
-            print(f"| {noise.__name__.replace('_', ' ')} | {pairs} |{cells}", flush=True)
+    _print_rates(false_positives, families)
+    print("\nFamilies with a false equivalence, all true differences being the ROPE:\n")
+    _print_rates(false_equivalence, families)
     print(
         f"\nShare of true differences found, %: N({MEAN}, {SPREAD}), ROPE {ROPE}, {PAIRS} seeds:\n"
     )

@@ -117,7 +117,7 @@ def run(cell: Cell) -> dict[str, Any]:
         loop.release(prepared)
     assert result is not None  # nobody stops it
     readings = [e for e in map(json.loads, events) if "loss" in e and "kind" not in e]
-    reached = result.metrics.test.get("accuracy", 0.0)
+    reached = result.metrics.test.get("accuracy") or 0.0
     record = {"accuracy": round(reached, 3), "losses": _thin([e["loss"] for e in readings])}
     trials = [e for e in readings if e["action"] in ("trial", "restore")]
     if trials:

@@ -1,20 +1,32 @@
-"""CIFAR-10 (Krizhevsky 2009) with any timm model."""
+"""CIFAR-10 (Krizhevsky 2009) with any timm model, or with ``resnet8``, which timm lacks."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from datasets import Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
 from torch import nn
 
-from toolkit.data import load_splits, source_of
-from toolkit.errors import ConfigError
+from toolkit.data import class_numbers, load_splits, place_of, source_of
+from toolkit.errors import ConfigError, error_text, outcome
+from toolkit.hints import shown
 from toolkit.task import Batch, Recipe, Splits
 
-from .vision import ImageClassification, ImageSplit, VisionRecipe, crop_and_flip, timm_model
+from .vision import (
+    ImageClassification,
+    ImageSplit,
+    SmallResNet,
+    VisionRecipe,
+    crop_and_flip,
+    timm_model,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -24,6 +36,7 @@ OFFICIAL_TEST, HOLDOUT, VALIDATION = 10_000, 10_000, 2_000
 SPLIT_SEED = 20_090_408
 COLUMNS, SPLITS = ["img", "label"], ("train", "test")
 PIXELS = (32, 32, 3)
+RESNET8 = "resnet8"
 
 
 @dataclass(frozen=True)
@@ -82,10 +95,17 @@ class Cifar10(ImageClassification):
         return (source_of(FOLDER, HUB),)
 
     def model(self, name: str, recipe: CifarRecipe) -> nn.Module:
-        model = timm_model(name, self.classes, pretrained=recipe.init == "pretrained")
+        model = self._published_size(name, recipe)
         if recipe.stem == "cifar":
             model = keep_resolution(name, model)
         return model.to(memory_format=torch.channels_last) if recipe.channels_last else model
+
+    def _published_size(self, name: str, recipe: CifarRecipe) -> nn.Module:
+        if name != RESNET8:
+            return timm_model(name, self.classes, pretrained=recipe.init == "pretrained")
+        if recipe.init == "pretrained":
+            raise ConfigError(f"recipe.init = pretrained: there are no weights of {name}")
+        return SmallResNet(self.classes)
 
     def export(self, model: nn.Module, name: str, recipe: CifarRecipe, folder: Path) -> str | None:
         # timm would make its own stem again, and load the weights into that.
@@ -106,12 +126,14 @@ class Cifar10(ImageClassification):
                 f"{len(train) - rest + VALIDATION:,} for validation and test"
             )
         order = np.random.default_rng(SPLIT_SEED).permutation(rest)
-        whole = _images(train)
+        whole = _images(train, "train")
         validation, training = order[:VALIDATION], np.sort(order[VALIDATION:])
         return Splits(
             train=_part(whole, training),
             validation=_part(whole, np.sort(validation)),
-            test=_part(whole, np.arange(rest, len(train))) if rest < len(train) else _images(test),
+            test=_part(whole, np.arange(rest, len(train)))
+            if rest < len(train)
+            else _images(test, "test"),
         )
 
     def augment(self, batch: Batch, seed: int, epoch: int) -> Batch:
@@ -144,25 +166,51 @@ def _load() -> "DatasetDict":
     return load_splits(FOLDER, HUB, COLUMNS, SPLITS)
 
 
-def _images(split: "Dataset") -> ImageSplit:
+def _images(split: "Dataset", name: str) -> ImageSplit:
+    place = partial(place_of, FOLDER, HUB, name)
+    labels = torch.from_numpy(class_numbers(split["label"][:], Cifar10.classes, place))
+    if isinstance(split.features["img"], ImageFeature):  # pandas and polars do not write that
+        split = split.cast_column("img", ImageFeature(decode=False))
     # Decoding 50,000 PNGs takes seconds: `map` keeps the result on disk for the next process.
-    features = Features({"pixels": Value("binary"), "label": Value("int64")})
-    decoded = split.map(_decode, batched=True, remove_columns=COLUMNS, features=features)
-    table = decoded.with_format("arrow")[:]
-    pixels = b"".join(table["pixels"].to_pylist())
+    decoded = split.map(
+        partial(_decode, name),
+        batched=True,
+        with_indices=True,
+        remove_columns=split.column_names,
+        features=Features({"pixels": Value("binary")}),
+    )
+    pixels = b"".join(decoded.with_format("arrow")[:]["pixels"].to_pylist())
     images = np.frombuffer(bytearray(pixels), np.uint8).reshape(len(decoded), *PIXELS)
-    labels = torch.from_numpy(table["label"].to_numpy().copy())
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < Cifar10.classes:
-        raise ConfigError(f"column label of cifar10 has values outside 0 to {Cifar10.classes - 1}")
     return ImageSplit(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels)
 
 
-def _decode(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    arrays = [np.asarray(image.convert("RGB")) for image in rows["img"]]
-    for array in arrays:
-        if array.shape != PIXELS:
-            raise ConfigError(f"column img of cifar10 has an image of shape {array.shape}")
-    return {"pixels": [array.tobytes() for array in arrays], "label": rows["label"]}
+def _decode(split: str, rows: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
+    return {
+        "pixels": [
+            _pixels(image, split, row) for image, row in zip(rows["img"], numbers, strict=True)
+        ]
+    }
+
+
+def _pixels(image: Any, split: str, row: int) -> bytes:
+    """The pixels of an image as the hub stores it, {bytes, path}, or of its bytes alone."""
+    stored = image.get("bytes") if isinstance(image, dict) else image
+    if stored is None and isinstance(image, dict):
+        stored = image.get("path")
+    place = partial(place_of, FOLDER, HUB, split, row)
+    if not isinstance(stored, bytes | str):
+        raise ConfigError(
+            f"{place()} has img {shown(image)}: it must be the bytes of an image, alone or as "
+            "{bytes, path}"
+        )
+    opened = io.BytesIO(stored) if isinstance(stored, bytes) else stored
+    # Of a broken image the decoders raise whatever comes up in them.
+    array, error = outcome(lambda: np.asarray(Image.open(opened).convert("RGB")))
+    if array is None:
+        raise ConfigError(f"{place()} has an img that cannot be read: {error_text(error)}")
+    if array.shape != PIXELS:
+        raise ConfigError(f"{place()} has an img of shape {array.shape}: it must be {PIXELS}")
+    return bytes(array.tobytes())
 
 
 def _part(split: ImageSplit, ids: np.ndarray) -> ImageSplit:

@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -71,7 +72,7 @@ def read_glove(path: Path) -> Glove:
             for word, numbers in _lines(path, file):
                 if words.setdefault(word, len(rows)) == len(rows):
                     rows.append(numbers)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise ConfigError(f"the GloVe file {path} cannot be read: {error}") from error
     if not rows:
         raise ConfigError(f"the GloVe file {path} is empty")

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from toolkit.data import ROOT_VARIABLE, load_splits, place_of, source_of
+from toolkit.data import (
+    ROOT_VARIABLE,
+    check_texts,
+    class_numbers,
+    load_splits,
+    place_of,
+    source_of,
+)
 from toolkit.errors import ConfigError, MissingDataError
 from toolkit.fingerprint import of_path
 from toolkit.task import NAMES_DATA, POINTS, Recipe, Scale, Split, Splits
@@ -50,6 +57,12 @@ class ImdbRecipe(TextRecipe):
 
     train_examples: int | None = None
     """Train on so many reviews, drawn by a fixed seed; by default on all."""
+    test_examples: int | None = field(default=None, metadata={"introduced_at": None})
+    """Test on so many reviews, the same in every run, drawn by a fixed seed; by default on all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._positive("train_examples", "test_examples")
 
 
 @dataclass(frozen=True)
@@ -68,11 +81,11 @@ class LstmRecipe(ImdbRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.first_layers is not None:
-            raise ValueError(
-                f"recipe.first_layers = {self.first_layers}: that is for encoders; the LSTM's "
-                "number of layers is recipe.layers"
-            )
+        for name, own in {"first_layers": "layers", "width": "hidden"}.items():
+            if (value := getattr(self, name)) is not None:
+                raise ValueError(
+                    f"recipe.{name} = {value}: that is for encoders; the LSTM's is recipe.{own}"
+                )
 
 
 BERT = ImdbRecipe(
@@ -152,7 +165,7 @@ class Imdb(TextClassification):
             split: {key: Ragged.from_column(data, key) for key in encode.inputs}
             for split, data in encoded.items()
         }
-        labels = {split: np.asarray(data["label"]) for split, data in encoded.items()}
+        labels = {split: np.asarray(data["label"], np.int64) for split, data in encoded.items()}
         fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0}
         return _splits(recipe, tokens, labels, fill)
 
@@ -187,11 +200,14 @@ class _Words:
 def _load() -> "DatasetDict":
     source = load_splits(FOLDER, HUB, COLUMNS, SPLITS)
     for name in SPLITS:
-        for row, label in enumerate(source[name]["label"][:]):
-            if label not in range(CLASSES):
-                raise ConfigError(
-                    f"{place_of(FOLDER, HUB, name, row)} has label {label!r}: it must be 0 or 1"
-                )
+        place = partial(place_of, FOLDER, HUB, name)
+        check_texts(source[name], ["text"], place)
+        class_numbers(source[name]["label"][:], CLASSES, place)
+    if len(source["train"]) <= VALIDATION:
+        raise ConfigError(
+            f"split 'train' of {FOLDER} has {len(source['train']):,} reviews, too few to keep "
+            f"{VALIDATION:,} for validation"
+        )
     return source
 
 
@@ -203,11 +219,12 @@ def _splits(
     notes: tuple[str, ...] = (),
 ) -> Splits:
     """The three splits from the tokens and labels of the official two."""
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(labels["train"]))
+    draw = np.random.default_rng(SPLIT_SEED)
+    order, tested = (draw.permutation(len(labels[name])) for name in ("train", "test"))
     rows = {
         "train": order[VALIDATION:][: recipe.train_examples],
         "validation": order[:VALIDATION],
-        "test": np.arange(len(labels["test"])),
+        "test": np.sort(tested[: recipe.test_examples]),
     }
 
     def part(name: str) -> TokenSplit:
@@ -261,7 +278,7 @@ def _corpus(file: Path, content: tuple[str, ...], max_length: int) -> _Corpus:
         f"{file.name}: {len(used) - 2:,} of {len(glove.words):,} words occur; not in it are "
         f"{missing['train']:.2f} % of the words of train, {missing['test']:.2f} % of test"
     )
-    labels = {name: np.asarray(data["label"]) for name, data in encoded.items()}
+    labels = {name: np.asarray(data["label"], np.int64) for name, data in encoded.items()}
     return _Corpus(tokens, labels, torch.from_numpy(vectors), note)
 
 

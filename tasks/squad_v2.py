@@ -2,18 +2,21 @@
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 import numpy as np
 import torch
+from datasets import List, Value
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.data import load_splits, place_of, source_of
+from toolkit.data import check_texts, load_splits, place_of, source_of
 from toolkit.errors import ConfigError
+from toolkit.hints import misfits, shown
 from toolkit.task import NAMES_DATA, POINTS, Batch, Recipe, Scale, Split, Splits, Task
 
 from . import answer_spans
@@ -34,12 +37,21 @@ HUB = {"squad_v2": "rajpurkar/squad_v2"}
 COLUMNS = ("id", "title", "context", "question", "answers")
 OFFICIAL = {"train": 130_319, "validation": 11_873}
 SPLITS = tuple(OFFICIAL)
+PLAIN_ANSWERS = {"text": List(Value("string")), "answer_start": List(Value("int32"))}
+"""How the official data set stores the answers of a question."""
 VALIDATION_SHARE, SPLIT_SEED = 0.02, 20_180_611
 WIDTH = 512
 """Logits are padded to so many tokens: all ranks and batches agree, and no window is longer."""
 LABELS = ("start", "end")
 STRAY_SHARE, STRAY_COUNT = 0.05, 10
 """If more windows than both have labels that are not the answer, they are refused."""
+
+
+class Answers(TypedDict):
+    """The answers of a question: several, or none."""
+
+    text: list[str]
+    answer_start: list[float]
 
 
 @dataclass(frozen=True)
@@ -231,7 +243,9 @@ def _load(folder: str) -> "DatasetDict":
     hub_id = HUB.get(folder, folder)
     source = load_splits(folder, hub_id, COLUMNS, SPLITS)
     for name in SPLITS:
-        split = source[name]
+        place = partial(place_of, folder, hub_id, name)
+        check_texts(source[name], COLUMNS[:-1], place)
+        split = source[name] = _with_plain_answers(source[name], place)
         if found := answer_spans.misplaced_answer(split["context"][:], split["answers"][:]):
             row, text = found
             raise ConfigError(
@@ -239,6 +253,33 @@ def _load(folder: str) -> "DatasetDict":
                 "in its context at its answer_start"
             )
     return source
+
+
+def _with_plain_answers(split: "Dataset", place: Callable[[int], str]) -> "Dataset":
+    """The split with its answers as the official one has them: lists of texts and of starts."""
+    stored = split["answers"][:]
+    plain = [_plain_answers(answers, row, place) for row, answers in enumerate(stored)]
+    if plain == stored:
+        return split
+    key = hashlib.sha256(f"{split._fingerprint} plain answers".encode()).hexdigest()[:32]
+    return split.remove_columns("answers").add_column(
+        "answers", plain, new_fingerprint=key, feature=PLAIN_ANSWERS
+    )
+
+
+def _plain_answers(answers: Any, row: int, place: Callable[[int], str]) -> dict[str, list[Any]]:
+    """The answers of a row; also from a list of {text, answer_start}."""
+    if isinstance(answers, list) and all(isinstance(one, dict) for one in answers):
+        names = ("text", "answer_start")
+        answers = {name: [one.get(name) for one in answers] for name in names}
+    wrong = list(misfits(answers, Answers, "answers"))
+    if wrong or any(not float(start).is_integer() for start in answers["answer_start"]):
+        raise ConfigError(
+            f"{place(row)} has answers {shown(answers)}: it must be {{text: [texts], answer_start: "
+            "[whole numbers]} or a list of {text, answer_start}"
+        )
+    starts = [int(start) for start in answers["answer_start"]]
+    return {"text": list(answers["text"]), "answer_start": starts}
 
 
 def _notes(recipe: SquadRecipe, source: "DatasetDict") -> Iterator[str]:

@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ SHAPES: Mapping[str, Mapping[str, int]] = {
 }
 """Published sizes, where they differ from those of the model that shares the vocabulary."""
 
+HEAD = 32
+"""Width of an attention head where the recipe sets the encoder's."""
+
 HIDDEN_DROPOUT = ("hidden_dropout_prob", "hidden_dropout", "mlp_dropout", "dropout", "dropout_rate")
 """What transformers' configurations call the dropout of the hidden layers."""
 
@@ -49,10 +52,23 @@ class TextRecipe(Recipe):
     top-layer dropping)."""
     group_by_length: bool = True
     """Batches of similar length: less padding, the same epochs."""
+    width: int | None = field(default=None, metadata={"introduced_at": None})
+    """Hidden size of an encoder with random weights, in heads of 32 and with layers between that
+    are 4 times as wide; by default the published sizes."""
+    embeddings: Literal["frozen", "trained"] = field(
+        default="trained", metadata={"introduced_at": "trained"}
+    )
+    """Whether the words' vectors are trained, or left as they are: in a small encoder they are most
+    of the weights."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._positive("max_length", "first_layers")
+        self._positive("max_length", "first_layers", "width")
+        if self.width is not None and (self.width % HEAD or self.init != "random"):
+            raise ValueError(
+                f"recipe.width = {self.width}: it must be a multiple of {HEAD}, and is for "
+                "recipe.init = random"
+            )
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"recipe.dropout = {self.dropout:g}: it must be at least 0, below 1")
 
@@ -100,19 +116,30 @@ def encoder_of(
     Args:
         auto_class: which head, e.g. ``AutoModelForSequenceClassification``.
         name: a name on the hub or a folder.
-        recipe: decides about the first weights, the layers kept and the dropout.
+        recipe: decides about the first weights, the layers kept, the width, the dropout, and
+            whether the words' vectors are trained.
         settings: more fields of the model's configuration, e.g. ``num_labels``.
 
     Raises:
         ConfigError: if the configuration, or with ``init = pretrained`` the weights, are missing;
-            if the recipe sets a dropout that this kind of model does not have, or more layers.
+            if the recipe sets a dropout or a width that this kind of model does not have, or more
+            layers.
     """
-    settings |= _dropout_of(name, recipe) | _layers_of(name, recipe)
+    settings |= _dropout_of(name, recipe) | _layers_of(name, recipe) | _width_of(name, recipe)
     if "pad_token_id" not in settings:
         settings |= _padding_of(name, recipe)
     if recipe.init == "random":
-        return auto_class.from_config(config_of(name, **settings))
-    settings |= {"dtype": torch.float32, "output_loading_info": True}
+        model = auto_class.from_config(config_of(name, **settings))
+    else:
+        model = _pretrained(auto_class, name, settings)
+    if recipe.embeddings == "frozen":
+        model.get_input_embeddings().requires_grad_(False)
+    return cast("PreTrainedModel", model)
+
+
+def _pretrained(auto_class: Any, name: str, settings: Mapping[str, Any]) -> Any:
+    """A model with the published weights of its encoder."""
+    settings = {**settings, "dtype": torch.float32, "output_loading_info": True}
     settings["ignore_mismatched_sizes"] = True
     model, report = _from(auto_class, "weights", name, name, **settings)
     body = f"{model.base_model_prefix}."
@@ -164,6 +191,23 @@ def _layers_of(name: str, recipe: TextRecipe) -> dict[str, int]:
     if recipe.first_layers > most:
         raise ConfigError(f"recipe.first_layers = {recipe.first_layers}: {name} has {most}")
     return {"num_hidden_layers": recipe.first_layers}
+
+
+def _width_of(name: str, recipe: TextRecipe) -> dict[str, int]:
+    """The recipe's width and what follows from it, as the model's configuration has them."""
+    if recipe.width is None:
+        return {}
+    sizes = {
+        "hidden_size": recipe.width,
+        "num_attention_heads": recipe.width // HEAD,
+        "intermediate_size": 4 * recipe.width,
+    }
+    config = config_of(name)
+    if missing := [key for key in sizes if key not in config.to_dict()]:
+        raise ConfigError(
+            f"recipe.width = {recipe.width}: the configuration of {name} has no {missing[0]}"
+        )
+    return sizes
 
 
 def _dropout_of(name: str, recipe: TextRecipe) -> dict[str, float]:

@@ -155,7 +155,7 @@ def test_stray_folders_break_nothing_and_stay(
     strays = ["update-20 (copy)", "update-", "update-x", "update-020", "Update-30", "update-5.bak"]
     for name in strays:
         shutil.copytree(folder / "update-10", folder / name)
-    (folder / "update-30").write_text("a file")
+    (folder / "update-40").write_text("a file")
     (folder / "update-60.partial").mkdir()
     (folder / "update-61.partial").write_text("a file")
     again = fit(CONFIG, runs)
@@ -318,7 +318,7 @@ def test_checkpoints_stay_while_they_are_all_there_is_of_the_weights(
         patch.setattr(checkpoint, "keep_weights", full)
         assert command(runs, patch) == 0
     assert command(runs, monkeypatch) == 0  # shows the result
-    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"update-10", "update-20"}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"update-20", "update-30"}
     (folder / "result.json").unlink()
     assert command(runs, monkeypatch) == 0
     assert (folder / "weights/model.safetensors").exists()

@@ -90,7 +90,8 @@ def test_the_command_line_does_not_grow_unnoticed() -> None:
     names = set(RunConfig.__dataclass_fields__) | set(Recipe.__dataclass_fields__)
     assert names == {
         *("target", "recipe", "schedule", "seed", "arm", "sees", "read_every", "eval_every"),
-        *("save_every", "keep_checkpoints", "keep_weights", "study", "wandb", "progress", "data"),
+        *("save_every", "keep_checkpoints", "rank_timeout", "keep_weights", "study", "wandb"),
+        *("progress", "data"),
         *("optimizer", "lr", "weight_decay", "momentum", "decay", "epochs", "updates"),
         *("global_batch", "micro_batch", "eval_batch", "clip", "precision", "init"),
         "metric",

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.ranks
 FIT = str(ROOT / "tests/programs/fit.py")
 COUNTED = f"{ROOT}/tests/programs/counted.py/linear"
 DIGITS = ["digits/vit_micro", "--recipe.updates", "50", "--recipe.global-batch", "256"]
-QUIET = ["--wandb", "off", "--progress", "False"]
+QUIET = ["--wandb", "off", "--save-every", "0", "--progress", "False"]
 TWO = ["--num_processes", "2"]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from toolkit.schedules import Adaptive
 from toolkit.schedules.reading import Reading
-from toolkit.training.distance import FEWEST_ENTRIES, KEPT, DistanceEstimate
+from toolkit.training.distance import FEWEST_ENTRIES, KEPT, DistanceEstimate, _runs
 from toolkit.training.lr import ScheduledLR
 
 UPDATES = 120
@@ -127,7 +127,7 @@ def test_it_is_prodigys_under_adam() -> None:
     assert d > 5 * d0
 
 
-def test_large_models_keep_every_kth_entry_and_less_than_a_tenth_of_the_weights() -> None:
+def test_large_models_keep_one_entry_in_k_and_less_than_a_tenth_of_the_weights() -> None:
     model = nn.Linear(2000, 2000)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     estimate = DistanceEstimate(optimizer)
@@ -136,7 +136,37 @@ def test_large_models_keep_every_kth_entry_and_less_than_a_tenth_of_the_weights(
     kept = sum(t.nbytes for part in estimate.state_dict()["parts"] for t in part.values())
     size = sum(w.nbytes for w in model.parameters())
     assert kept <= max(0.1 * size, 8.1 * FEWEST_ENTRIES)
-    assert estimate.every == 25
+    assert estimate.every == 31
+
+
+@pytest.mark.parametrize(
+    ("count", "together"), [(0, 1), (3, 1), (5_000, 1), (10_240, 4), (300_000, 64), (2**21, 64)]
+)
+def test_what_is_looked_at_is_one_in_k_in_runs_over_the_whole_tensor(
+    count: int, together: int
+) -> None:
+    every = 10
+    seen = _runs(torch.arange(count), every).tolist()
+    assert seen == [at for at in range(count) if at // together % every == 0][: len(seen)]
+    assert abs(len(seen) - count / every) <= together
+    assert _runs(torch.arange(count), 1).tolist() == list(range(count))
+
+
+def test_over_a_part_of_the_entries_the_estimate_is_that_over_all() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 800), nn.Tanh(), nn.Linear(800, 800), nn.Tanh())
+    model.append(nn.Linear(800, 3))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    part, slow = DistanceEstimate(optimizer), Slow([([*model.parameters()], 1.0)])
+    assert part.every == 5
+    for update in range(20):
+        optimizer.zero_grad()
+        backward(model, update)
+        part.weight = 1.0
+        expected, _ = slow.add(1.0)
+        optimizer.step()
+    assert expected > 0
+    assert part.told()[0] == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

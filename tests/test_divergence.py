@@ -15,7 +15,7 @@ from toolkit.training import loop
 from toolkit.training.build import Run, build
 from toolkit.training.divergence import LOST_SHARE, NONFINITE_READINGS, note_end
 
-QUIET = ["--wandb", "off", "--progress", "False"]
+QUIET = ["--wandb", "off", "--save-every", "0", "--progress", "False"]
 FAULTY = '''
 """Digits with a loss, or only a gradient, that is not finite on one rank, from an update on."""
 import os

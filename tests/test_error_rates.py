@@ -30,12 +30,23 @@ def test_many_families_at_once_are_judged_like_one(rates) -> None:
     ]
     assert at_once.tolist() == one_by_one
     assert set(at_once.ravel()) >= {"better", "undecided"}
+    quiet = np.random.default_rng(4).normal(0.02, 0.05, (15, 3, 8))
+    families = [[compare(d, np.zeros(8)) for d in family] for family in quiet]
+    again = [[one.verdict for one in judge(family, [0.1] * 3)] for family in families]
+    assert rates.verdicts(quiet, rope=0.1).tolist() == again
+    assert set(np.ravel(again)) >= {"equivalent", "undecided"}
 
 
 @pytest.mark.parametrize("size", [1, 6])
 def test_false_verdicts_are_rare(rates, size: int) -> None:
     share, bound = rates.false_positives(rates.one_candidate, size, 10, 2_000)
     assert 0.02 < share < bound < 0.06
+
+
+@pytest.mark.parametrize("size", [1, 6])
+def test_false_equivalence_is_rare(rates, size: int) -> None:
+    share, bound = rates.false_equivalence(rates.one_candidate, size, 10, 2_000)
+    assert 0.01 < share < bound < 0.04  # half of 5 %: one of the two edges is far away
 
 
 @pytest.mark.parametrize("size", [1, 18])

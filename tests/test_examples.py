@@ -15,7 +15,8 @@ from accelerate.state import AcceleratorState, GradientState
 
 import toolkit
 from tests.conftest import ROOT, Launch
-from toolkit.schedules import SCHEDULES, Adaptive
+from toolkit.errors import RunError
+from toolkit.schedules import SCHEDULES, Adaptive, Cosine
 from toolkit.schedules.reading import Decision, Reading
 from toolkit.training.lr import ScheduledLR
 
@@ -126,6 +127,53 @@ def test_the_trainer_resumes_to_the_same_weights(hf: Any, tmp_path: Path) -> Non
     assert torch.equal(weights(resumed), weights(whole))
 
 
+def test_a_finished_trainer_resumes_with_the_lr_that_it_had(hf: Any, tmp_path: Path) -> None:
+    whole = watched(hf, tmp_path, max_steps=4, save_steps=4)
+    whole.lr_scheduler = ScheduledLR(whole.optimizer, Cosine(), 4)
+    whole.train()
+    again = watched(hf, tmp_path, max_steps=4, save_steps=4)
+    again.lr_scheduler = ScheduledLR(again.optimizer, Cosine(), 4)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    last = whole.lr_scheduler.used[0]
+    assert last < 0.01 / 2
+    # The Trainer notices within an epoch only after one more update that it is at its end.
+    assert [lr for *_, lr in again.seen] == [last]
+    assert again.optimizer.param_groups[0]["lr"] == last
+
+
+@pytest.mark.parametrize("lost", ["scheduler.pt", "optimizer.pt"])
+def test_a_trainer_does_not_go_on_without_its_schedules_state(
+    hf: Any, tmp_path: Path, lost: str
+) -> None:
+    hf.build(str(tmp_path), save_steps=4).train()
+    (tmp_path / "checkpoint-8" / lost).unlink()
+    resumed = hf.build(str(tmp_path))
+    with pytest.raises(ValueError, match=r"after update 8, .* no state of the ScheduledLR"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+
+
+def test_a_trainer_without_the_mixin_says_that_its_schedule_sees_no_loss(
+    hf: Any, tmp_path: Path
+) -> None:
+    pair = (fed := hf.build(str(tmp_path))).optimizer, fed.lr_scheduler
+    changes = {"train_dataset": fed.train_dataset, "optimizers": pair}
+    plain = hf.Trainer(fed.model, hf.arguments(str(tmp_path), save_strategy="no"), **changes)
+    with pytest.warns(UserWarning, match="Plateau has seen no loss in 31 updates.*FeedLoss before"):
+        plain.train()
+    with pytest.raises(TypeError, match=r"class Reversed\(FeedLoss, Trainer\)"):
+        type("Reversed", (hf.Trainer, toolkit.FeedLoss), {})
+
+
+def test_a_training_step_that_leaves_the_mixin_out_is_an_error(hf: Any, tmp_path: Path) -> None:
+    class Own(hf.ScheduledTrainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            loss: torch.Tensor = hf.Trainer.training_step(self, *args, **kwargs)
+            return loss
+
+    with pytest.raises(RunError, match=r"up to update 1: .*super\(\).training_step"):
+        hf.build(str(tmp_path), Own, save_strategy="no").train()
+
+
 @pytest.mark.long
 def test_the_trainer_searches_and_resumes_from_within_a_search(hf: Any, tmp_path: Path) -> None:
     def build() -> Any:
@@ -204,7 +252,9 @@ def test_what_the_trainer_cannot_do_is_said(hf: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.ranks
-def test_two_ranks_of_the_trainer_see_one_loss_and_resume(launch: Launch, tmp_path: Path) -> None:
+def test_two_ranks_of_the_trainer_see_one_loss_resume_and_rewind(
+    launch: Launch, tmp_path: Path
+) -> None:
     done = launch("cpu2", str(ROOT / "tests/programs/hf_ranks.py"), str(tmp_path))
     assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
@@ -219,3 +269,22 @@ def test_two_ranks_of_the_trainer_see_one_loss_and_resume(launch: Launch, tmp_pa
     for rank in (first, second):
         assert rank["resumed"] == rank["seen"][20:]
         assert rank["same_weights"]
+    _check_that_trials_rewind(first, second)
+
+
+def _check_that_trials_rewind(*ranks: dict[str, Any]) -> None:
+    """Each rank sees its own first batches in every trial, and then goes on in its loader."""
+    runs = [rank["searching"] for rank in ranks]
+    assert runs[0]["seen"] == runs[1]["seen"]
+    actions = [action for *_, action, _ in runs[0]["seen"]]
+    end = actions.index("restore")
+    starts = [0, *(i + 1 for i, action in enumerate(actions[:end]) if action == "trial")]
+    assert len(starts) > 2
+    for rank, run in zip(ranks, runs, strict=True):
+        batches = run["batches"]
+        for begin, stop in zip(starts, [*starts[1:], end + 1], strict=True):
+            assert batches[begin:stop] == batches[: stop - begin]
+        assert len(set(batches[:5])) == 5
+        assert batches[:5] == rank["batches"][:5]
+        assert batches[end + 1 :] == rank["batches"][end + 1 :]
+    assert not {*runs[0]["batches"][:5]} & {*runs[1]["batches"][:5]}

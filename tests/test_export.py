@@ -15,6 +15,7 @@ import toolkit
 from tests import hub
 from toolkit import cli
 from toolkit.config import RunConfig, parse
+from toolkit.errors import ConfigError
 from toolkit.training import checkpoint, loop
 from toolkit.training.build import Run, build, weights_sha
 
@@ -29,9 +30,9 @@ def trained_run(config: RunConfig, folder: Path) -> Run:
     return run
 
 
-def exported(run: Run, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+def exported(run: Run, folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
     """The expression that is said to load the model."""
-    assert cli.main(["export", str(run.folder), str(folder)]) == 0
+    assert cli.main(["export", str(run.folder), str(folder), *more]) == 0
     return capsys.readouterr().out.rpartition("load it with ")[2].strip()
 
 
@@ -148,7 +149,16 @@ def test_a_model_of_the_users_own_stays_ours(
     monkeypatch.chdir(tmp_path)
     Path("own.py").write_text(OWN)
     run = trained_run(parse(["own.py/vit_micro", "--recipe.updates", "2", *SILENT]), tmp_path)
-    assert same(eval(exported(run, Path("model"), capsys), {"toolkit": toolkit}), run.model)
+    Path("own.py").write_text("raise SystemExit('run because config.json names it')")
+    assert cli.main(["export", str(run.folder), "model"]) == 2
+    assert "is of a file: name it, --task own.py" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="name it"):
+        toolkit.trained(run.folder)
+    assert not Path("model").exists()
+    Path("moved.py").write_text(OWN)
+    loads = exported(run, Path("model"), capsys, "--task", "moved.py")
+    assert loads.endswith(", task='moved.py')")
+    assert same(eval(loads, {"toolkit": toolkit}), run.model)
 
 
 def as_cudnn_has_it(run: Run) -> Run:

@@ -268,6 +268,54 @@ def test_first_layers_are_those_of_the_whole_encoder(root: Path, real_data: Path
         parse(["imdb/lstm-glove", "--recipe.first-layers", "1"])
 
 
+def test_a_small_transformer_from_scratch_has_the_size_asked_for(root: Path) -> None:
+    flags = ["--recipe.init", "random", "--recipe.first-layers", "2", "--recipe.width", "64"]
+    target = "imdb/bert-base-uncased"
+    model = imdb.model("bert-base-uncased", parse([target, *flags]).recipe)
+    width, tables = 64, 30_522 + 512 + 2  # words, places, kinds of token
+    layer = 4 * (width + 1) * width + (width + 1) * 4 * width + (4 * width + 1) * width + 4 * width
+    head = (width + 1) * width + (width + 1) * 2  # pooler, classifier
+    weights = sum(weight.numel() for weight in model.parameters())
+    assert weights == tables * width + 2 * width + 2 * layer + head
+    assert model.config.num_attention_heads == 2
+    for wrong in (["--recipe.width", "40"], ["--recipe.init", "pretrained"]):
+        with pytest.raises(ConfigError, match=r"recipe\.width = .*: it must be a multiple of 32"):
+            parse([target, *flags, *wrong])
+    with pytest.raises(ConfigError, match=r"recipe\.width = 32: .* the LSTM's is recipe\.hidden"):
+        parse(["imdb/lstm-glove", "--recipe.width", "32", "--recipe.init", "random"])
+    DistilBertConfig(dim=8, n_layers=1, n_heads=2).save_pretrained(root / "distil")
+    with pytest.raises(ConfigError, match=r"the configuration of .*distil has no hidden_size"):
+        imdb.model(f"{root}/distil", parse([f"imdb/{root}/distil", *flags[:2], *flags[4:]]).recipe)
+
+
+def test_frozen_words_stay_and_the_rest_of_a_pretrained_encoder_learns(
+    root: Path, real_data: Path, tmp_path: Path
+) -> None:
+    name = f"{tiny_bert(root / 'tiny', real_data, layers=2)}"
+    flags = [f"imdb/{name}", "--recipe.updates", "1", "--recipe.embeddings", "frozen"]
+    config = parse([*flags, "--recipe.test-examples", "10", "--wandb", "off", "schedule:constant"])
+    run = build(replace(config, progress=False), tmp_path / "run")
+    assert len(run.splits.test) == 10
+    words = run.model.get_input_embeddings().weight
+    other = run.model.base_model.encoder.layer[0].output.dense.weight
+    before = words.clone(), other.clone()
+    loop.fit(run)
+    assert torch.equal(words, before[0])
+    assert not torch.equal(other, before[1])
+    loop.release(run)
+
+
+def test_the_reviews_tested_on_are_the_same_whatever_is_trained_on(root: Path) -> None:
+    target = ["imdb/lstm-glove", "--recipe.glove", "tiny.txt"]
+    ten = [*target, "--recipe.test-examples", "10"]
+    runs = (target, ten, [*ten, "--recipe.train-examples", "50"])
+    whole, some, again = (imdb.splits("lstm-glove", parse(argv).recipe) for argv in runs)
+    assert [len(splits.test) for splits in (whole, some, again)] == [30, 10, 10]
+    labels = [splits.test.labels["label"] for splits in (some, again)]  # type: ignore[attr-defined]
+    assert torch.equal(*labels)
+    assert len(whole.train) == len(some.train) == 100
+
+
 def test_reviews_longer_than_the_model_takes_are_refused(root: Path) -> None:
     recipe = parse(["imdb/bert-base-uncased", "--recipe.max-length", "513"]).recipe
     with pytest.raises(ConfigError, match="bert-base-uncased takes 512 tokens at most"):

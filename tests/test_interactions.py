@@ -1,14 +1,20 @@
 """The adaptive schedule beside clipping, weight decay, optimizer moments and a user's warm-up."""
 
+import json
+import math
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.small_net import digits
-from toolkit.schedules import Adaptive, Constant, OpenEnded
+from tests.test_schedules import EXTREME
+from toolkit.schedules import SCHEDULES, Adaptive, Constant, OpenEnded
 from toolkit.schedules.reading import Reading
+from toolkit.training.checkpoint import TENSORS
 from toolkit.training.lr import ScheduledLR
 
 
@@ -47,6 +53,27 @@ class Loop:
 
     def weights(self) -> list[Tensor]:
         return [weight.detach().clone() for weight in self.model.parameters()]
+
+
+@pytest.mark.parametrize("kind", SCHEDULES.values(), ids=SCHEDULES)
+@settings(max_examples=6, deadline=None)
+@given(stream=st.lists(st.floats(-10, 10) | st.sampled_from(EXTREME), min_size=1, max_size=60))
+def test_losses_of_any_size_leave_an_lr_and_a_state_that_can_be_kept(
+    kind: type, stream: list[float]
+) -> None:
+    """Whatever the losses, and the gradients with them: no number that JSON does not know."""
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    lr = ScheduledLR(optimizer, kind(), 100, model)
+    for update, loss in enumerate(stream, 1):
+        optimizer.zero_grad()
+        (model(torch.ones(1, 2)) * loss).sum().backward()
+        optimizer.step()
+        json.dumps(lr.observe(Reading(update, update / 2, loss, 8.0, 0)), allow_nan=False)
+        lr.step()
+        assert 0 <= lr.used[0] < math.inf
+        numbers = {name: kept for name, kept in lr.state_dict().items() if name not in TENSORS}
+        assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
 
 
 def same(a: list[Tensor], b: list[Tensor]) -> bool:

@@ -18,7 +18,7 @@ def meter() -> LossMeter:
 def test_the_mean_is_weighted_by_counts(meter: LossMeter) -> None:
     meter.add(torch.tensor(30.0), 10)
     meter.add(torch.tensor(2.0), 2)
-    assert meter.read(5, 0.5) == (Reading(5, 0.5, 32 / 12, 12.0, 0), False)
+    assert meter.read(5, 0.5) == (Reading(5, 0.5, 32 / 12, 12.0, 0), (False, False))
 
 
 def test_reading_starts_anew(meter: LossMeter) -> None:
@@ -55,8 +55,22 @@ def test_float64_stays_float64() -> None:
     assert meter.read(1, 0.1)[0].loss == 1 + 1e-12
 
 
+@pytest.mark.parametrize("losses", [(3e38, 3e38), (-3e38, -3e38, 3.0), (3e38, 3e38, math.nan)])
+def test_a_sum_past_the_largest_float32_is_a_loss_that_is_not_finite(
+    meter: LossMeter, losses: tuple[float, ...]
+) -> None:
+    for loss in losses:
+        meter.add(torch.tensor(loss), 2)
+    reading, _ = meter.read(1, 0.1)
+    assert math.isnan(reading.loss)
+    assert (reading.count, reading.nonfinite) == (0.0, 1)
+    meter.add(torch.tensor(4.0), 4)
+    assert meter.read(2, 0.2)[0] == Reading(2, 0.2, 1.0, 4.0, 0)
+
+
 def test_a_request_to_stop_is_passed_on(meter: LossMeter) -> None:
     meter.add(torch.tensor(1.0), 1)
-    assert meter.read(1, 0.1, stop=True)[1]
+    assert meter.read(1, 0.1, stop=True)[1] == (True, False)
     meter.add(torch.tensor(1.0), 1)
-    assert not meter.read(2, 0.2)[1]
+    assert meter.read(2, 0.2, save=True)[1] == (False, True)
+    assert meter.read(3, 0.3)[1] == (False, False)

@@ -1,13 +1,23 @@
 """The shell around a schedule: groups, tensors, state, counting updates."""
 
 import json
-from typing import Any, ClassVar
+import math
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from toolkit.schedules import SCHEDULES, Constant, Cosine, Linear, Plan
+from toolkit.schedules import (
+    SCHEDULES,
+    Adaptive,
+    Constant,
+    Cosine,
+    Linear,
+    Plan,
+    Plateau,
+)
 from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Reading
 from toolkit.schedules.simulate import simulate
 from toolkit.training.lr import ScheduledLR
@@ -206,3 +216,144 @@ def test_it_does_not_keep_itself_alive() -> None:
     finally:
         gc.enable()
     opt.step()
+
+
+def test_the_lr_of_a_finished_run_stays_where_it_was_in_a_fresh_object() -> None:
+    opt = optimizer(0.1)
+    lr = ScheduledLR(opt, Cosine(), 10)
+    for _ in range(10):
+        update(opt, lr)
+    state = json.loads(json.dumps(lr.state_dict()))
+    for earlier in ((), ("factor", "base_lrs")):  # what earlier versions did not keep
+        fresh = ScheduledLR(optimizer(0.1), Cosine(), 10)
+        fresh.load_state_dict({key: state[key] for key in state if key not in earlier})
+        assert fresh.used == lr.used == pytest.approx([0.00245], rel=1e-2)
+
+
+def test_the_base_lrs_are_a_part_of_the_state() -> None:
+    opt = optimizer(0.1, 0.01)
+    lr = ScheduledLR(opt, Plateau(every=1, patience=0), 100)
+    for number in range(1, 5):
+        lr.observe(Reading.of(number, number / 10, 1.0))
+        update(opt, lr)
+    assert lr.used == pytest.approx([1e-4, 1e-5])
+    plain = optimizer(*lr.used)  # nobody kept its initial_lr
+    fresh = ScheduledLR(plain, Plateau(every=1, patience=0), 100)
+    fresh.load_state_dict(json.loads(json.dumps(lr.state_dict())))
+    assert fresh.used == lr.used
+    assert fresh.base_lrs == [0.1, 0.01]
+    with pytest.raises(ValueError, match="of 2 parameter groups, the optimizer has 1"):
+        ScheduledLR(optimizer(0.1), Plateau(), 100).load_state_dict(lr.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore:.*has no model to restore")
+@pytest.mark.parametrize("kind", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("number", [np.float32, np.float64, torch.tensor])
+def test_numbers_of_numpy_and_torch_leave_a_state_that_can_be_loaded(
+    kind: type, number: Any, tmp_path: Any
+) -> None:
+    opt = optimizer(0.1)
+    lr = ScheduledLR(opt, kind(), 1000)
+    for made in range(1, 41):
+        loss, epoch = number(2.0 / made), number(float(made))
+        numbers: Any = (np.int64(made), epoch, loss, np.float32(8), np.int64(0))
+        several = Reading(*numbers)
+        lr.observe(several if made % 2 else Reading.of(np.int64(made), epoch, loss))
+        update(opt, lr)
+    state = lr.state_dict()
+    torch.save(state, tmp_path / "lr.pt")
+    assert torch.load(tmp_path / "lr.pt", weights_only=True) == state
+    assert json.loads(json.dumps(state, allow_nan=False)) == state
+
+
+class Numpy(NamedTuple):
+    best: Any = np.float32(3)
+    losses: tuple[Any, ...] = ()
+
+
+class OfNumpy(Constant):
+    """A user's schedule that reckons in numpy."""
+
+    def start(self, base_lr: float, facts: Facts) -> Any:
+        return Numpy(), NO_ACTION
+
+    def observe(self, memory: Any, reading: Reading) -> Any:
+        losses = (*memory.losses, np.float64(reading.loss))
+        statistic: Any = np.float32(np.inf if len(losses) > 1 else 2.5)
+        return Numpy(np.min(losses), losses), Decision("none", statistic, "hold", "")
+
+
+def test_a_schedule_may_reckon_in_numpy(tmp_path: Any) -> None:
+    lr = ScheduledLR(optimizer(0.1), OfNumpy(), 100)
+    decisions = [lr.observe(Reading.of(number, 0.1, 1.0)) for number in (1, 2)]
+    assert json.dumps([decision.statistic for decision in decisions]) == "[2.5, null]"
+    torch.save(lr.state_dict(), tmp_path / "lr.pt")
+    memory = torch.load(tmp_path / "lr.pt", weights_only=True)["memory"]
+    assert json.loads(json.dumps(memory)) == {"best": 1.0, "losses": [1.0, 1.0]}
+
+
+def test_a_distance_that_is_not_finite_is_not_told() -> None:
+    for told in ((math.inf, 1.0), (0.5, math.nan)):
+        assert Reading(1, 0.1, 2.0, 8.0, 0, distance=told).plain().distance is None
+
+
+@pytest.mark.parametrize("lost", [math.inf, -math.inf, math.nan])
+def test_a_loss_that_is_not_finite_stays_out_of_the_memory_however_it_comes(lost: float) -> None:
+    opt = optimizer(0.1)
+    lr = ScheduledLR(opt, Plateau(every=1), 100)
+    lr.observe(Reading(1, 0.1, lost, 8.0, 0))
+    json.dumps(lr.state_dict(), allow_nan=False)
+    assert lr.memory.best is None
+
+
+def scaled(fused: bool, unscale: bool) -> tuple[int, float]:
+    """Ten updates under a gradient scaler, the first five with an infinite gradient."""
+    weight = nn.Parameter(torch.ones(2))
+    opt = torch.optim.AdamW([weight], lr=0.1, fused=fused)
+    lr, scaler = ScheduledLR(opt, Linear(), 100), torch.amp.GradScaler("cpu")
+    for number in range(10):
+        opt.zero_grad()
+        scaler.scale((weight * (math.inf if number < 5 else 1)).sum()).backward()
+        if unscale:
+            scaler.unscale_(opt)
+        scaler.step(opt)
+        scaler.update()
+        lr.step()
+    return lr.updates, opt.state[weight]["step"].item()
+
+
+@pytest.mark.parametrize("unscale", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+def test_updates_that_a_gradient_scaler_skips_are_not_counted(fused: bool, unscale: bool) -> None:
+    assert scaled(fused, unscale) == (5, 5.0)
+
+
+@pytest.mark.filterwarnings("ignore:.*has no model to restore")
+@pytest.mark.parametrize("kind", SCHEDULES.values(), ids=SCHEDULES)
+def test_a_first_group_at_lr_zero_stays_there_and_the_next_is_the_schedules(kind: type) -> None:
+    opt = optimizer(0.0, 0.1)
+    lr = ScheduledLR(opt, kind(), 1000)
+    for number in range(1, 41):
+        lr.observe(Reading.of(number, number / 10, 1.0))
+        update(opt, lr)
+        assert lr.used == [0.0, 0.1 * lr.factor]
+    assert lr.base_lr == 0.1
+
+
+def test_the_distance_is_told_in_terms_of_the_first_group_that_moves() -> None:
+    weights = [nn.Parameter(torch.ones(2)) for _ in range(2)]
+    groups = [{"params": [weights[0]], "lr": 0.0}, {"params": [weights[1]], "lr": 0.1}]
+    model = nn.ParameterList(weights)
+    opt = torch.optim.SGD(groups, lr=0.1)
+    lr = ScheduledLR(opt, Adaptive(), 1000, model)
+    for number in range(1, 31):
+        lr.observe(Reading.of(number, number / 10, 1.0))
+        update(opt, lr)
+    assert lr.estimate is not None
+    assert lr.estimate.told()[1] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("rates", [(0.0,), (0.0, 0.0), (0.1, math.nan), (math.inf,)])
+def test_base_lrs_that_cannot_be_are_refused(rates: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"the LR of (every )?parameter group"):
+        ScheduledLR(optimizer(*rates), Constant(), 10)

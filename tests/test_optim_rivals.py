@@ -30,7 +30,7 @@ each_rival = pytest.mark.parametrize("optimizer", RIVALS)
 def config(optimizer: str, *flags: str) -> RunConfig:
     recipe = ("--recipe.optimizer", optimizer, "--recipe.lr", RIVALS[optimizer][1])
     budget = ("--recipe.updates", "60", "--recipe.decay", "matrices")
-    silent = ("--wandb", "off", "--progress", "False")
+    silent = ("--wandb", "off", "--save-every", "0", "--progress", "False")
     return parse(["digits/vit_micro", *recipe, *budget, *silent, *flags])
 
 
@@ -66,7 +66,7 @@ def test_it_learns_with_the_rates_of_the_schedule(optimizer: str, tmp_path: Path
     )
     assert log[-1]["loss"] < 0.6 * log[0]["loss"]
     assert result is not None
-    assert result.metrics.test["accuracy"] > 50
+    assert (result.metrics.test["accuracy"] or 0.0) > 50
     assert RIVALS[optimizer][0] in result.versions
 
 

@@ -57,7 +57,7 @@ def test_the_loss_is_the_mean_over_all_tokens_and_perplexity_its_exponential(fil
 
     run = build(own_config(file), file.parent / "runs")
     checkpoint.start_or_resume(run)
-    metrics = evaluate(run, "validation")
+    metrics: Any = evaluate(run, "validation")
     run.record.close()
     batch = run.splits.validation.__getitems__(list(range(len(run.splits.validation))))
     with torch.no_grad():
@@ -92,7 +92,7 @@ def test_the_example_is_learnt_and_its_model_is_exported(tmp_path: Path) -> None
     config = config_of("lm", "gpt2@characters", "example", *SMALL, *flags)
     run, result = train(config, tmp_path)
     assert result.headline == "perplexity"
-    assert result.metrics.test["perplexity"] < 20  # of 40 characters; letters alone give 17
+    assert (result.metrics.test["perplexity"] or 99) < 20  # of 40 characters; letters alone give 17
     call = own.export(run.model, "gpt2", run.config.recipe, tmp_path / "exported")
     import transformers
 

@@ -128,7 +128,7 @@ def test_the_example_trains_and_its_model_is_exported(tmp_path: Path) -> None:
     encoder = tiny_encoder(tmp_path / "model", text.replace(",", " ").replace(".", " ").split())
     config = config_of("text", encoder, "example", "--recipe.epochs", "15", "--recipe.lr", "0.02")
     run, result = train(config, tmp_path)
-    assert result.metrics.test["accuracy"] > 60  # of three classes
+    assert (result.metrics.test["accuracy"] or 0) > 60  # of three classes
     assert result.headline == "accuracy"
     assert any("cut off" in note for note in result.notes)
     call = own.export(run.model, str(encoder), run.config.recipe, tmp_path / "exported")

@@ -110,6 +110,34 @@ def test_a_run_of_the_older_protocol_is_replayed_where_that_is_exact(
         assert "decisions and LRs of the run are reproduced" in told.out
 
 
+def test_what_no_schedule_of_this_version_judges_again_is_explained_as_it_was_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run of ``adaptive`` before it looked for an edge: other settings, another memory."""
+    folder = run_folder(tmp_path, "adaptive")
+    stored = json.loads((folder / "config.json").read_text())
+    stored["schedule"]["fields"] = {"search": "auto", "plateau": "auto", "sharp_drop": "off"}
+    (folder / "config.json").write_text(json.dumps(stored))
+    lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    lines[3] |= {"action": "cut", "pattern": "plateau", "statistic": 2.5, "reason": "was so"}
+    (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert cli.main(["explain", str(folder), "--update", "7"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[:3] == [
+        f"reading    up to update 8, epoch {8 / PER_EPOCH:.2f}",
+        f"loss       {lines[3]['loss']} over 64 items",
+        f"LR         {lines[3]['lr']:.6g} in its last update",
+    ]
+    assert told[3:7] == [
+        *("pattern    plateau", "statistic  2.5", "action     cut", "reason     was so"),
+    ]
+    assert told[7] == "settings   adaptive: search = auto, plateau = auto, sharp_drop = off"
+    assert told[8].startswith("note       the run is of an older version of adaptive")
+    assert len(told) == 9
+    assert cli.main(["explain", str(folder), "--update", str(BUDGET + 1)]) == 2
+    assert "has no reading of it" in capsys.readouterr().err
+
+
 def test_the_fields_of_an_event_are_few_and_come_back() -> None:
     plain = Reading.of(3, 0.5, 2.0, 64.0)
     event = json.loads(json.dumps(to_event(plain, NO_ACTION, 0.1, 1.0)))
@@ -127,7 +155,7 @@ def test_a_run_of_the_loop_is_reproduced_and_explained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rule = ["schedule:plateau", "--schedule.every", "1", "--schedule.patience", "1"]
-    quiet = ["--wandb", "off", "--progress", "False", "--recipe.epochs", "2"]
+    quiet = ["--wandb", "off", "--save-every", "0", "--progress", "False", "--recipe.epochs", "2"]
     run = build(parse(["digits/vit_micro", *quiet, *rule]), tmp_path)
     loop.fit(run)
     loop.release(run)

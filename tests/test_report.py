@@ -1,6 +1,7 @@
 """The report: numbers, files, and every folder that cannot be reported on."""
 
 import json
+import re
 import shlex
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.studies import result_json, write_large_study, write_run, write_study
 from toolkit.config import parse, run_id, to_json
 from toolkit.errors import ConfigError
 from toolkit.records.result import Result
+from toolkit.report import figures
 from toolkit.report.__main__ import main, write_report
 from toolkit.report.figure_data.curves import corners, rate_curves, stack
 from toolkit.report.files import markdown
@@ -330,3 +332,42 @@ def test_hundreds_of_runs_take_seconds(tmp_path: Path) -> None:
     assert time.process_time() - begin < 30 / 4
     assert len(analysis.study.runs) == 250
     assert write_report(study).stat().st_size < 8_000_000
+
+
+def test_data_in_the_markdown_is_no_markup(study: Path) -> None:
+    name = "`*<script>|x</script>`"
+    for seed in range(2):
+        write_run(study, "own.py:A", seed, 80.0, lr=0.5, model=name, notes=["a ``` b"])
+    plan = json.loads((study / "study.json").read_text())
+    plan["question"] = "Is <img src=x onerror=alert(1)> [it](http://x) so?\n# Not a heading"
+    (study / "study.json").write_text(json.dumps(plan))
+    text = markdown(analyse(load_study(study)))
+    fence = next(line for line in text.splitlines() if line.startswith("```"))
+    prose, _, rest = text.partition(f"\n{fence}\n")
+    prose += rest.partition(f"\n{fence}\n")[2]
+    assert len(fence) > 1 + name.count("`") // 2
+    assert not re.search(r"(?<!\\)[`<|\[]", prose)
+    assert r"\<img src=x onerror=alert(1)\> \[it\](http://x) so? # Not a heading" in prose
+
+
+def test_figures_of_a_single_seed_are_drawn(tmp_path: Path) -> None:
+    """The rounded mean of one seed lies outside its interval, which has no length."""
+    study = tmp_path / "one"
+    write_run(study, "cosine", 0, 90.123456789)
+    write_run(study, "plan", 0, 100 / 3)
+    figures.write_figures(analyse(load_study(study)), tmp_path / "figures")
+    assert (tmp_path / "figures/final-1.png").exists()
+
+
+def test_settings_are_compared_as_they_were_carried_out(tmp_path: Path) -> None:
+    study = tmp_path / "mixed"
+    recipe = {"lr": 0.01, "epochs": 2.0, "updates": None}
+    write_run(study, "cosine", 0, 90.0, recipe_settings=recipe)
+    write_run(study, "cosine", 1, 90.0, recipe_settings={**recipe, "epochs": None, "updates": 40})
+    own = write_run(study, "plateau", 0, 90.0, sees="validation")
+    (own / "config.json").write_text('{"eval_every": 20}')
+    write_run(study, "plateau", 1, 90.0, sees="validation")  # once an epoch, which has 20
+    assert len(load_study(study).runs) == 4
+    write_run(study, "cosine", 2, 90.0, recipe_settings={**recipe, "epochs": 1.0})
+    with pytest.raises(ConfigError, match="differ in budget"):
+        load_study(study)

@@ -12,10 +12,12 @@ from tests.twins import schedules as twins
 from toolkit.schedules import (
     SCHEDULES,
     WSD,
+    Adaptive,
     Constant,
     Cosine,
     Linear,
     OneCycle,
+    OpenEnded,
     Plan,
     Schedule,
     Step,
@@ -27,7 +29,8 @@ from toolkit.schedules._common import Period
 from toolkit.schedules.reading import ACTIONS, PATTERNS, Decision, Facts, Reading
 from toolkit.schedules.simulate import Course, begin, observe, simulate
 
-losses = st.floats(-10, 10) | st.just(math.nan)
+EXTREME = (math.nan, math.inf, -math.inf, 1e38, -1e38, 1e200, -1e200, 1e-300, -1e-300, 0.0)
+losses = st.floats(-10, 10) | st.sampled_from(EXTREME)
 streams = st.lists(losses, min_size=1, max_size=80)
 every_schedule = pytest.mark.parametrize(
     "schedule", [kind() for kind in SCHEDULES.values()], ids=SCHEDULES
@@ -35,7 +38,7 @@ every_schedule = pytest.mark.parametrize(
 
 
 def reading(update: int, loss: float, epoch: float | None = None) -> Reading:
-    lost = math.isnan(loss)
+    lost = not math.isfinite(loss)
     epoch = update / 2 if epoch is None else epoch
     return Reading(update, epoch, loss, 0.0 if lost else 8.0, int(lost))
 
@@ -78,6 +81,7 @@ def test_decisions_use_the_words_of_the_contract(
         assert decision.action in ACTIONS
         assert decision.reason or decision.action == "hold"
         assert (decision.amount is None) == (decision.action not in ("anneal", "judge"))
+        json.dumps(decision, allow_nan=False)
 
 
 @every_schedule
@@ -107,6 +111,34 @@ def test_resumed_anywhere_through_json_it_goes_on_the_same(
 def test_memory_of_another_schedule_is_refused(schedule: Schedule[Any]) -> None:
     with pytest.raises(ValueError, match="this schedule needs"):
         memory_from_json(fresh(schedule), {"surprise": 1})
+
+
+@pytest.mark.parametrize("budget", [None, 1000])
+@pytest.mark.parametrize(
+    "schedule",
+    [Adaptive(guard=False), Adaptive(search="off"), OpenEnded(window=32), Plan(window=3)],
+    ids=["unguarded", "guarded", "open-ended", "plan"],
+)
+@settings(max_examples=8, deadline=None)
+@given(
+    cycle=st.lists(losses, min_size=1, max_size=12),
+    size=st.sampled_from([1.0, 1e38, 1e200, 1e300, 1e-300]),
+)
+def test_windows_of_losses_of_any_size_leave_numbers_that_json_knows(
+    schedule: Schedule[Any], budget: int | None, cycle: list[float], size: float
+) -> None:
+    """Long enough for every window to fill; one size throughout, or with extremes in between."""
+    facts = Facts(budget, can=frozenset({"restore"}))
+    memory, _ = begin(schedule, 0.1, facts)
+    scaled = [size * loss if abs(loss) <= 10 else loss for loss in cycle]
+    for update in range(1, 901):
+        told = Reading.of(update, update / 2, scaled[update % len(scaled)])
+        memory, decision = observe(schedule, memory, told)
+        json.dumps(decision, allow_nan=False)
+        factor = schedule.factor(memory, 0.0 if budget is None else update / budget)
+        assert math.isfinite(factor)
+        assert factor >= 0
+    json.dumps(memory_to_json(memory), allow_nan=False)
 
 
 @every_schedule

@@ -11,6 +11,7 @@ from torch import nn
 
 from tests.conftest import ROOT, Launch
 from tests.small_net import recovered_after, train
+from toolkit.errors import RunError
 from toolkit.schedules import Adaptive, Cosine
 from toolkit.schedules.reading import Reading
 from toolkit.training.lr import ScheduledLR
@@ -89,6 +90,75 @@ def test_a_restore_without_a_snapshot_is_refused() -> None:
     model = net()
     with pytest.raises(ValueError, match="take"):
         Snapshot(model, torch.optim.SGD(model.parameters(), lr=0.1)).restore()
+
+
+class Makes(nn.Module):
+    """Makes two of its buffers at its first batch, and has one grow with every batch."""
+
+    mean: torch.Tensor | None
+    seen: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+        self.register_buffer("mean", None)
+        self.register_buffer("seen", torch.zeros(0))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.mean is None:
+            self.mean = torch.zeros(2)
+            self.register_buffer("late", torch.ones(1))
+        self.mean += inputs.detach().mean(0)
+        self.seen = torch.cat([self.seen, inputs.detach().mean(0)[:1]])
+        return self.inner(inputs)
+
+
+def test_buffers_that_a_model_makes_as_it_runs_come_and_go() -> None:
+    model = Makes()
+    snapshot = Snapshot(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    snapshot.take()
+    model(torch.ones(3, 2))
+    made = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    snapshot.take()
+    model(torch.full((3, 2), 5.0))
+    snapshot.restore()
+    back = dict(model.named_buffers())
+    assert back.keys() == made.keys() == {"mean", "seen", "late"}
+    assert all(torch.equal(back[name], made[name]) for name in made)
+    model.mean = None
+    snapshot.restore()  # the one before
+    assert {name: buffer.numel() for name, buffer in model.named_buffers()} == {"seen": 0}
+    assert model.mean is None
+
+
+def test_a_search_goes_through_with_buffers_that_its_first_trial_makes() -> None:
+    torch.manual_seed(0)
+    model = Makes()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    lr = ScheduledLR(optimizer, Adaptive(), 400, model)
+    for number in range(1, 41):
+        loss = model(torch.ones(3, 2)).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        lr.observe(Reading.of(number, number / 10, loss.item()))
+        lr.step()
+    assert not lr.searching
+    assert lr.memory.found.trials > 2
+
+
+def test_weights_that_are_made_late_are_named() -> None:
+    lazy = nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(4))
+    optimizer = torch.optim.SGD(lazy.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"1.weight, 1.bias of the model is not made yet"):
+        ScheduledLR(optimizer, Adaptive(), 400, lazy)
+    ScheduledLR(optimizer, Cosine(), 400)  # nothing is restored
+    lazy(torch.ones(1, 2))
+    snapshot = Snapshot(lazy, optimizer)
+    snapshot.take()
+    lazy.register_parameter("late", nn.Parameter(torch.ones(1)))
+    with pytest.raises(RunError, match="late was made after the snapshot"):
+        snapshot.restore()
 
 
 def test_the_state_of_a_bare_loop_survives_saving(tmp_path: Path) -> None:

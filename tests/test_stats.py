@@ -19,7 +19,7 @@ from toolkit.stats import (
     t_interval,
 )
 from toolkit.stats.paired import RESAMPLES, SEED, bca_interval, sign_flip_ps, t_bounds
-from toolkit.stats.verdicts import MANY_SEEDS, detectable, fewest_pairs, seeds_needed
+from toolkit.stats.verdicts import MANY_SEEDS, detectable, equivalence_p, fewest_pairs, seeds_needed
 
 rng = np.random.default_rng(0)
 
@@ -152,6 +152,28 @@ def test_holm_makes_a_family_stricter() -> None:
     assert [one.p_adjusted for one in judged] == pytest.approx(reference, abs=1e-9)
     assert judge([made_up(1.0, 0.5, 0.03)] * 3, [0.2] * 3)[0].verdict == "undecided"
     assert judge([], []) == []
+
+
+def test_holm_makes_equivalence_stricter_and_alone_it_is_the_interval() -> None:
+    generator = np.random.default_rng(1)
+    for rope in generator.uniform(0.1, 1.5, 50):
+        difference = generator.normal(0.2, 0.5, 8)
+        alone = equivalence_p(difference.mean(), difference.std(ddof=1), 8, rope)
+        low, high = t_interval(difference)
+        assert (alone < 0.05) == (-rope < low and high < rope)
+        ps = [
+            scipy_stats.ttest_1samp(difference, edge, alternative=side).pvalue
+            for edge, side in ((-rope, "greater"), (rope, "less"))
+        ]
+        assert alone == pytest.approx(min(1, 2 * max(ps)), abs=1e-9)
+    barely = made_up(0.0, 0.19, 0.9)
+    assert judge([barely], [0.2])[0].verdict == "equivalent"
+    (one_of_three,) = judge([barely], [0.2], declared=3)
+    assert one_of_three.verdict == "undecided"
+    alone = equivalence_p(barely.mean, barely.spread, 10, 0.2)
+    assert one_of_three.p_equivalent == pytest.approx(3 * alone)
+    assert one_of_three.seeds_needed is not None
+    assert one_of_three.seeds_needed > 10
 
 
 def test_the_seeds_needed_give_the_power_and_one_less_does_not() -> None:

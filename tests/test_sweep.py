@@ -315,7 +315,7 @@ def test_what_is_published_runs_from_a_commit(
 
 
 def test_every_prefix_of_a_study_is_a_smaller_study() -> None:
-    for name in ("demo", "plan", "headline", "headline_cpu", "lr_robustness"):
+    for name in ("demo", "plan", "headline", "headline_cpu"):
         configs = shipped.load(name).configs
         seeds = [config.seed for config in configs]
         assert seeds == sorted(seeds)
@@ -325,7 +325,7 @@ def test_every_prefix_of_a_study_is_a_smaller_study() -> None:
 
 
 def test_tuning_and_judging_share_no_seed_and_every_schedule_has_one_budget() -> None:
-    for name in ("headline", "headline_cpu"):
+    for name in ("headline", "headline_cpu", "lr_robustness"):
         judging, tuning = shipped.load(name), shipped.load(f"{name}-tuning")
         assert judging.judging
         assert tuning.tuning
@@ -362,3 +362,39 @@ def test_a_study_refuses_what_it_cannot_judge() -> None:
         Study("demo", "?", study.configs, (Contrast(config.target, 0.01, "greedy", "cosine"),))
     with pytest.raises(ConfigError, match="has study = 'demo'"):
         Study("mine", "?", study.configs)
+
+
+JOB = """
+import os, signal, sys
+from toolkit.studies import pool
+worker = '''
+import signal, sys, time
+from pathlib import Path
+def save(*_):
+    time.sleep(0.3)
+    Path("saved").touch()
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+Path("ready").touch()
+time.sleep(60)
+'''
+pool._command = lambda flags: [sys.executable, "-c", worker]
+job = pool.Job(())
+def at_the_limit(*_):  # as submitit does
+    job.checkpoint()
+    sys.exit(3)
+signal.signal(signal.SIGUSR2, at_the_limit)
+job()
+"""
+
+
+@pytest.mark.processes
+def test_a_job_at_its_time_limit_lets_its_worker_save(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    with subprocess.Popen([sys.executable, "-c", JOB], cwd=tmp_path) as job:
+        while not (tmp_path / "ready").exists():
+            assert job.poll() is None
+            time.sleep(0.02)
+        job.send_signal(signal.SIGUSR2)
+        assert job.wait(PATIENCE) == 3
+    assert (tmp_path / "saved").exists()

@@ -128,6 +128,32 @@ def test_stems(name: str) -> None:
     assert models["cifar"](images).shape == (1, 10)
 
 
+def test_the_smallest_residual_net_has_the_papers_size_and_learns_a_batch() -> None:
+    flags = ["cifar10/resnet8", "--recipe.stem"]
+    small, whole = (
+        cifar10.model("resnet8", parse([*flags, s]).recipe) for s in ("imagenet", "cifar")
+    )
+    for model in (small, whole):  # convolutions, their norms, the classifier
+        assert sum(weight.numel() for weight in model.parameters()) == 78_042
+        assert sum(isinstance(part, nn.Conv2d) for part in model.modules()) == 7 + 2
+    images = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8)
+    batch = {"image": images, "label": torch.arange(16) % 10}
+    sizes = [model.layers(model.conv1(torch.zeros(2, 3, 32, 32))).shape for model in (small, whole)]
+    assert [tuple(size) for size in sizes] == [(2, 64, 4, 4), (2, 64, 8, 8)]
+    optimizer = torch.optim.SGD(small.parameters(), 0.1)
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        total, count = cifar10.loss(small, batch)
+        (total / count).backward()
+        assert all(weight.grad.abs().sum() > 0 for weight in small.parameters())
+        optimizer.step()
+        losses.append(total.item() / count)
+    assert losses[2] < losses[0]
+    with pytest.raises(ConfigError, match="there are no weights of resnet8"):
+        cifar10.model("resnet8", parse(["cifar10/resnet8", "--recipe.init", "pretrained"]).recipe)
+
+
 def test_a_stem_nobody_knows_is_refused() -> None:
     recipe = parse(["cifar10/vit_tiny_patch16_224"]).recipe
     with pytest.raises(ConfigError, match="vit_tiny_patch16_224 has no known stem; use imagenet"):

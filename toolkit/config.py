@@ -1,24 +1,36 @@
 """What a run is: one frozen configuration, from the command line or from Python."""
 
 import hashlib
-import io
 import json
-import sys
+import math
+import os
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
-from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from dataclasses import (
+    asdict,
+    dataclass,
+    field,
+    fields,
+    is_dataclass,
+    make_dataclass,
+    replace,
+)
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Any, Literal, get_type_hints
 
-from toolkit import task, userfile
-from toolkit.errors import ConfigError, OlderVersionError, unknown
-from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of, summary_of
-from toolkit.schedules.simulate import CHANGED, check_protocol, needs_of
+from toolkit import command_line, task, userfile
+from toolkit.errors import ConfigError, OlderVersionError, one_line, unknown
+from toolkit.hints import misfits
+from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of
+from toolkit.schedules.simulate import CHANGED, check_protocol, check_schedule, needs_of
 from toolkit.task import INTRODUCED_AT as INTRODUCED_AT
 from toolkit.task import Recipe
 
 DEFAULT_SCHEDULE = Cosine()
+RANK_TIMEOUT = 600.0
+"""Seconds in which a rank gets somewhere unless it hangs; as long as NCCL waits by default."""
 RUNS = Path("runs")
+LONGEST_NAME = 255
+"""Bytes of a file's name on the usual file systems."""
 WEIGHTS = Path("weights") / "model.safetensors"
 """Where the folder of a finished run has the trained weights."""
 
@@ -49,9 +61,12 @@ class RunConfig:
     eval_every: int | None = None
     """Updates between evaluations on the validation split; by default once per epoch."""
     save_every: int | None = None
-    """Updates between checkpoints, 0 for none; by default at each evaluation."""
+    """Updates between checkpoints, 0 for none; by default a tenth of the budget, and 10 minutes at
+    most. But for 0 there is one after the last update, too."""
     keep_checkpoints: int = 2
     """Checkpoints that stay: the newest, and those to go back to should it be damaged."""
+    rank_timeout: float = RANK_TIMEOUT
+    """Seconds without progress on any rank after which one counts as hung, which ends the run."""
     keep_weights: bool = True
     """Leave the trained weights in the run's folder, for toolkit export."""
     study: str = "single"
@@ -71,18 +86,33 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"{name} = {value}: it must be {bound} or above")
+        if not 0 < self.rank_timeout < math.inf:
+            raise ValueError(
+                f"rank_timeout = {self.rank_timeout:g}: it must be above 0, and finite"
+            )
+        check_schedule(self.schedule)
         if self.sees == "validation" and (needs := needs_of(self.schedule)):
             raise ValueError(
                 f"sees = validation: {schedule_name(self.schedule)} may ask for more than an LR "
                 f"(it needs {', '.join(sorted(needs))}), and rests on the training loss of every "
                 "update"
             )
-        if not self.study or set(self.study) & set("/\\"):
-            raise ValueError(f"study = '{self.study}': it is the name of a folder below runs/")
+        if not is_folder_name(self.study):
+            raise ValueError(
+                f"study = {self.study!r}: it is the name of a folder below runs/, of at most "
+                f"{LONGEST_NAME} bytes, without / and not . or .."
+            )
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a file system takes a name as that of a folder, and of no other than a new one."""
+    plain = name.isprintable() and not set(name) & set("/\\") and name not in ("", ".", "..")
+    return plain and len(os.fsencode(name)) <= LONGEST_NAME
 
 
 NOT_PART_OF_THE_EXPERIMENT = (
-    *("save_every", "keep_checkpoints", "keep_weights", "study", "wandb", "progress"),
+    *("save_every", "keep_checkpoints", "rank_timeout", "keep_weights"),
+    *("study", "wandb", "progress"),
 )
 PUBLISHED = "published "
 """Begins the fingerprint of data that are as their task publishes them: it is not in a run id."""
@@ -130,18 +160,33 @@ def to_json(config: RunConfig) -> dict[str, Any]:
 def from_json(data: Mapping[str, Any]) -> RunConfig:
     """The inverse of ``to_json``.
 
+    Args:
+        data: what ``to_json`` returned; its target, recipe and schedule are of the types that
+            ``toolkit.records.config_file.read_config`` checks.
+
     Raises:
-        ConfigError: if a field or the schedule is unknown to this version.
+        ConfigError: if a field or the schedule is unknown to this version, or a value not allowed.
     """
     target = task.parse_target(data["target"])
     recipe_class = type(task.recipe_of(task.load(target.task), target))
     schedule = schedule_from_json(data["schedule"])
     rest = {key: value for key, value in data.items() if key not in ("recipe", "schedule")}
+    _check_types(RunConfig, rest, "")
+    _check_types(recipe_class, data["recipe"], "recipe.")
     try:
-        recipe = recipe_class(**{**_introduced(recipe_class), **data["recipe"]})
-        return RunConfig(recipe=recipe, schedule=schedule, **{**_introduced(RunConfig), **rest})
+        settings = {**introduced_settings(recipe_class), **data["recipe"]}
+        if missing := sorted({item.name for item in fields(recipe_class)} - {*settings}):
+            raise ConfigError(f"stored configuration: it lacks recipe.{', recipe.'.join(missing)}")
+        recipe = recipe_class(**settings)
+        return RunConfig(
+            recipe=recipe, schedule=schedule, **{**introduced_settings(RunConfig), **rest}
+        )
     except TypeError as error:
         raise ConfigError(f"stored configuration of another version: {error}") from error
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"stored configuration: {error}") from error
 
 
 def schedule_name(schedule: Schedule[Any]) -> str:
@@ -164,10 +209,10 @@ def parse(argv: Sequence[str], prog: str = "toolkit train") -> RunConfig:
             raise SystemExit(0)
         raise ConfigError(f"no target: {prog} TASK/MODEL[@RECIPE] [flags] [schedule:NAME [flags]]")
     target = task.parse_target(argv[0])
-    recipe = _budget_of(task.recipe_of(task.load(target.task), target), argv)
+    recipe = command_line.budget_of(task.recipe_of(task.load(target.task), target), argv)
     default = RunConfig(target=str(target), recipe=recipe)
     kind = _command_line_type(_kinds_named(argv))
-    parsed = _cli(kind, argv[1:], kind(**_shallow(default)), f"{prog} {argv[0]}")
+    parsed = command_line.read(kind, argv[1:], kind(**_shallow(default)), f"{prog} {argv[0]}")
     return RunConfig(**_shallow(parsed))
 
 
@@ -180,9 +225,9 @@ def parse_schedule(argv: Sequence[str], prog: str) -> Schedule[Any] | None:
     """
     if not argv:
         return None
-    union = _union(_kinds_named(argv))
+    union = command_line.union(_kinds_named(argv))
     kind = make_dataclass("Choice", [("schedule", union)], frozen=True)
-    schedule: Schedule[Any] = _cli(kind, argv, None, prog).schedule
+    schedule: Schedule[Any] = command_line.read(kind, argv, None, prog).schedule
     return schedule
 
 
@@ -204,13 +249,17 @@ def schedule_from_json(stored: Mapping[str, Any]) -> Schedule[Any]:
         OlderVersionError: if its settings are.
     """
     kind = _schedule_class(stored["name"])
-    settings = {**_introduced(kind), **stored["fields"]}
+    settings = {**introduced_settings(kind), **stored["fields"]}
     if differing := sorted({item.name for item in fields(kind)} ^ {*settings}):
         raise OlderVersionError(
             f"the run is of an older version of {stored['name']}, with other settings "
             f"({', '.join(differing)}): only that version can replay or continue it"
         )
-    schedule: Schedule[Any] = kind(**_tuples(settings))
+    _check_types(kind, settings, "schedule.")
+    try:
+        schedule: Schedule[Any] = kind(**_tuples(settings))
+    except ValueError as error:
+        raise ConfigError(f"stored configuration: {error}") from error
     return schedule
 
 
@@ -244,7 +293,7 @@ def settings_in_id(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
         kind: the dataclass that the settings are of.
         settings: field -> value, in its JSON form.
     """
-    introduced = _introduced(kind)
+    introduced = introduced_settings(kind)
     return {k: v for k, v in settings.items() if k not in introduced or v != introduced[k]}
 
 
@@ -257,7 +306,26 @@ def is_stored_as(schedule: Schedule[Any], stored: Mapping[str, Any]) -> bool:
     return a == b
 
 
-def _introduced(kind: Any) -> dict[str, Any]:
+def _check_types(kind: type, values: Mapping[str, Any], prefix: str) -> None:
+    """Refuse stored values that are not of the types of a dataclass's fields.
+
+    Fields that it does not have are left to its constructor.
+    """
+    try:
+        types = get_type_hints(kind)
+    except (NameError, TypeError):  # of a user's file, whose names only its author knows
+        return
+    wrong = [
+        phrase
+        for name, value in values.items()
+        if name in types
+        for phrase in misfits(value, types[name], f"{prefix}{name}")
+    ]
+    if wrong:
+        raise ConfigError(f"stored configuration: {'; '.join(wrong[:3])}")
+
+
+def introduced_settings(kind: Any) -> dict[str, Any]:
     """Fields of a dataclass that came later -> the value they came with, in its JSON form."""
     return {
         item.name: json.loads(json.dumps(item.metadata[INTRODUCED_AT]))
@@ -272,44 +340,10 @@ def _kinds_named(argv: Sequence[str]) -> Mapping[str, type]:
     return {**SCHEDULES, **{name: _schedule_class(name) for name in named}}
 
 
-def _union(kinds: Mapping[str, type]) -> Any:
-    import tyro
-
-    members = [
-        Annotated[kind, tyro.conf.subcommand(name=name, description=summary_of(kind))]
-        for name, kind in kinds.items()
-    ]
-    return Union.__getitem__(tuple(members))  # the members are known at run time only
-
-
-def _cli(kind: type, argv: Sequence[str], default: Any, prog: str) -> Any:
-    """An object of this type from the command line."""
-    import tyro
-
-    buffer = io.StringIO()
-    options = {} if default is None else {"default": default}
-    try:
-        with redirect_stderr(buffer):
-            return tyro.cli(
-                kind,
-                args=argv,
-                prog=prog,
-                config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagConversionOff),
-                **options,
-            )
-    except SystemExit as stop:
-        # A ValueError of a dataclass is one line to the user; tyro would draw it as a box.
-        if stop.code and stop.__context__ is not None:
-            message = getattr(stop.__context__, "message", str(stop.__context__))
-            raise ConfigError(message) from stop
-        sys.stderr.write(buffer.getvalue())
-        raise
-
-
 def _command_line_type(kinds: Mapping[str, type]) -> type:
     import tyro
 
-    union = _union(kinds)
+    union = command_line.union(kinds)
     return make_dataclass(
         "RunConfig",
         [
@@ -322,16 +356,6 @@ def _command_line_type(kinds: Mapping[str, type]) -> type:
         frozen=True,
         namespace={"__doc__": "Train one model under one schedule."},
     )
-
-
-def _budget_of(recipe: Recipe, argv: Sequence[str]) -> Recipe:
-    """The default recipe without the budget that a flag replaces by the other kind."""
-    flags = {argument.split("=")[0] for argument in argv}
-    if "--recipe.updates" in flags and "--recipe.epochs" not in flags:
-        return replace(recipe, epochs=None, updates=1)
-    if "--recipe.epochs" in flags and "--recipe.updates" not in flags:
-        return replace(recipe, epochs=1, updates=None)
-    return recipe
 
 
 def _schedule_class(name: str) -> type:
@@ -347,6 +371,11 @@ def _schedule_class(name: str) -> type:
         if isinstance(cause, ImportError) and (cause.name or "").startswith("toolkit."):
             raise ConfigError(f"{error}; {CHANGED}") from error
         raise
+    if not (isinstance(kind, type) and is_dataclass(kind)):
+        raise ConfigError(
+            f"schedule file '{path}': {attribute} is {one_line(repr(kind))[:40]}, and must be a "
+            "class of schedules: a frozen dataclass of settings"
+        )
     check_protocol(kind, f"schedule file '{path}', {attribute}")
     kind.toolkit_source = name  # type: ignore[attr-defined]
     return kind

@@ -1,16 +1,20 @@
 """Where data comes from: a local folder in hub layout, else the hub, else one clear error."""
 
+import csv
+import json
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import ConfigError, MissingDataError, first_line
+from toolkit.errors import ConfigError, MissingDataError, first_line, outcome
+from toolkit.hints import shown
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    import numpy as np
+    from datasets import Dataset, DatasetDict
 
 ROOT_VARIABLE = "TOOLKIT_DATA"
 PROBE_SECONDS = 3.0
@@ -35,12 +39,12 @@ def load_splits(
     datasets = _loaders(source)
     if isinstance(source, Path):
         _check_files(source, columns)
-    try:
-        splits: DatasetDict = datasets.load_dataset(str(source))
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+    # Of broken files its readers raise whatever comes up in them.
+    splits, error = outcome(lambda: datasets.load_dataset(str(source)))
+    if splits is None:
         if not isinstance(source, Path):
             raise _nowhere(folder, hub_id) from error
-        reason = _reason(error.__cause__ or error)
+        reason = _broken_line(source) or _reason((error and error.__cause__) or error)
         raise ConfigError(f"the data in {source} cannot be read: {reason}") from error
     _check(splits, str(source), columns, names)
     for name in names:
@@ -83,6 +87,41 @@ def hub_revision(hub_id: str) -> str:
         raise _nowhere(hub_id.rpartition("/")[2], hub_id) from error
 
 
+def class_numbers(values: Sequence[Any], classes: int, place: Callable[[int], str]) -> "np.ndarray":
+    """A column of labels as int64; a float or a boolean is read as the whole number that it equals.
+
+    Args:
+        values: one label a row.
+        classes: their number; labels count from 0.
+        place: where a row stands, for a message.
+
+    Raises:
+        ConfigError: for a label that is none, naming its row.
+    """
+    import numpy as np
+
+    allowed = range(classes)
+    for row, value in enumerate(values):
+        if not isinstance(value, int | float) or value not in allowed:
+            words = "0 or 1" if classes == 2 else f"a whole number from 0 to {classes - 1}"
+            raise ConfigError(f"{place(row)} has label {shown(value)}: it must be {words}")
+    return np.array(values, np.int64)
+
+
+def check_texts(split: "Dataset", columns: Iterable[str], place: Callable[[int], str]) -> None:
+    """See that columns hold texts.
+
+    Raises:
+        ConfigError: naming the first row that does not, and what stands there.
+    """
+    for column in columns:
+        if getattr(split.features[column], "dtype", "") in ("string", "large_string"):
+            continue
+        for row, value in enumerate(split[column][:]):
+            if not isinstance(value, str):
+                raise ConfigError(f"{place(row)} has {column} {shown(value)}: it must be a text")
+
+
 def place_of(folder: str, hub_id: str, split: str, row: int) -> str:
     """Where a row of a split stands, for a message: in which file, or in the split on the hub.
 
@@ -92,7 +131,6 @@ def place_of(folder: str, hub_id: str, split: str, row: int) -> str:
         split: name of the split.
         row: counted from 0 over all files of the split.
     """
-    import pyarrow.parquet
     from datasets.data_files import DataFilesDict, get_data_patterns
 
     source = source_of(folder, hub_id)
@@ -101,11 +139,67 @@ def place_of(folder: str, hub_id: str, split: str, row: int) -> str:
         files = DataFilesDict.from_patterns(get_data_patterns(base), base_path=base)
         first = 0
         for file in files[split]:
-            rows = pyarrow.parquet.read_metadata(file).num_rows
-            if row < first + rows:
+            rows = _rows_in(Path(file))
+            if len(files[split]) == 1 or (rows is not None and row < first + rows):
                 return f"row {row - first} of {file}"
+            if rows is None:
+                return f"row {row} of split '{split}' in {base}"
             first += rows
     return f"row {row} of split '{split}' of {hub_id}"
+
+
+def _rows_in(file: Path) -> int | None:
+    """Rows of a file that could be read; None for a format that this does not know."""
+    import pyarrow.parquet
+
+    if file.suffix == ".parquet":
+        return int(pyarrow.parquet.read_metadata(file).num_rows)
+    with file.open(encoding="utf-8", newline="") as lines:
+        if file.suffix == ".jsonl":
+            return sum(bool(line.strip()) for line in lines)
+        if file.suffix == ".csv":
+            return sum(1 for _ in csv.DictReader(lines))
+    return None
+
+
+def _broken_line(folder: Path) -> str | None:
+    """The first line of a JSON lines or CSV file that cannot be read as one; None if all can."""
+    for file in sorted(folder.rglob("*")):
+        if file.suffix not in (".jsonl", ".csv") or not file.is_file():
+            continue
+        try:
+            with file.open(encoding="utf-8-sig", newline="") as lines:
+                found = _bad_object(lines) if file.suffix == ".jsonl" else _bad_row(lines)
+        except UnicodeDecodeError as error:
+            found = f"byte {error.start} is not UTF-8"
+        except OSError as error:
+            found = error.strerror
+        if found is not None:
+            return f"{file}, {found}"
+    return None
+
+
+def _bad_object(lines: Iterable[str]) -> str | None:
+    number = 0
+    for number, line in enumerate(lines, 1):
+        try:
+            if line.strip() and not isinstance(json.loads(line), dict):
+                return f"line {number} is not a JSON object"
+        except (ValueError, RecursionError) as error:
+            return f"line {number} is not JSON: {getattr(error, 'msg', _reason(error))}"
+    return None if number else "it is empty"
+
+
+def _bad_row(lines: Iterable[str]) -> str | None:
+    rows, width = csv.reader(lines, strict=True), None
+    try:
+        for row in rows:
+            width = len(row) if width is None else width
+            if row and len(row) > width:
+                return f"line {rows.line_num} has {len(row)} fields, not {width} as the first"
+    except csv.Error as error:
+        return f"line {rows.line_num} is not CSV: {error}"
+    return "it is empty" if width is None else None
 
 
 def hub_reachable() -> bool:
@@ -187,5 +281,5 @@ def _nowhere(folder: str, hub_id: str) -> MissingDataError:
     )
 
 
-def _reason(error: BaseException) -> str:
-    return first_line(error) or type(error).__name__
+def _reason(error: BaseException | None) -> str:
+    return "" if error is None else first_line(error) or type(error).__name__

@@ -12,18 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.config import WEIGHTS, RunConfig, from_json
-from toolkit.errors import ConfigError, RunError, error_text, first_line
+from toolkit.config import WEIGHTS, RunConfig, from_json, schedule_to_json
+from toolkit.errors import ConfigError, first_line
 from toolkit.process import DONE, run_command
 from toolkit.records.config_file import CONFIG, read_config
 from toolkit.records.result import RESULT
+from toolkit.schedules import Constant
 from toolkit.task import load, parse_target
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def trained(run: str | Path) -> "nn.Module":
+def trained(run: str | Path, task: str | None = None) -> "nn.Module":
     """The model of a finished run with its trained weights: on the CPU, in evaluation mode.
 
     It is made again, so what its task needs for that must be at hand: the task's file, a model's
@@ -31,15 +32,22 @@ def trained(run: str | Path) -> "nn.Module":
 
     Args:
         run: the run's folder, or one that ``toolkit export`` wrote.
+        task: the file of a task of your own. Nobody's code runs because ``config.json`` names it.
 
     Raises:
-        ConfigError: if the folder has no weights, or the model cannot be made again.
+        ConfigError: if the folder has no weights, the model cannot be made again, or the task is of
+            a file that was not named.
     """
-    return _model(_config(Path(run)), Path(run) / WEIGHTS)
+    return _model(_config(Path(run), task), Path(run) / WEIGHTS)
 
 
-def export(run: Path, folder: Path) -> str:
+def export(run: Path, folder: Path, task: str | None = None) -> str:
     """Write the trained model of a finished run into a new folder.
+
+    Args:
+        run: the run's folder.
+        folder: where to write.
+        task: as of ``trained``.
 
     Returns:
         The Python expression that loads it there.
@@ -49,23 +57,26 @@ def export(run: Path, folder: Path) -> str:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there already: name a new folder, or an empty one")
-    config = _config(run)
+    config = _config(run, task)
     model, target = _model(config, run / WEIGHTS), parse_target(config.target)
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    done = False
     try:
         loads = load(target.task).export(model, target.model, config.recipe, folder)
-        if loads is not None:
-            return loads
-        (folder / WEIGHTS).parent.mkdir()
-        for name in (CONFIG, RESULT, WEIGHTS):
-            shutil.copyfile(run / name, folder / name)
-        return f"toolkit.trained({str(folder)!r})"
-    except BaseException:
-        shutil.rmtree(folder)
-        if not new:
-            folder.mkdir()
-        raise
+        if loads is None:
+            (folder / WEIGHTS).parent.mkdir()
+            for name in (CONFIG, RESULT, WEIGHTS):
+                shutil.copyfile(run / name, folder / name)
+            own = "" if task is None else f", task={task!r}"
+            loads = f"toolkit.trained({str(folder)!r}{own})"
+        done = True
+        return loads
+    finally:
+        if not done:
+            shutil.rmtree(folder)
+            if not new:
+                folder.mkdir()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,15 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("toolkit export", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a finished run: runs/STUDY/ID")
     parser.add_argument("folder", type=Path, help="where to write; must not exist")
+    parser.add_argument("--task", metavar="FILE", help="the file of a task of your own")
     options = parser.parse_args(argv)
 
     def command() -> int:
-        try:
-            print(f"load it with {export(options.run, options.folder.resolve())}")
-        except ConfigError:
-            raise
-        except Exception as error:  # of the task, or of the library that the model is of
-            raise RunError(error_text(error)) from error
+        print(f"load it with {export(options.run, options.folder.resolve(), options.task)}")
         return DONE
 
     return run_command(command)
@@ -95,7 +102,7 @@ def _model(config: RunConfig, weights: Path) -> "nn.Module":
 
     target = parse_target(config.target)
     recipe = replace(config.recipe, init="random")  # the weights are at hand
-    model = fresh_model(load(target.task), target.model, recipe)
+    model = fresh_model(load(target.task), target, recipe)
     try:
         model.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:
@@ -103,8 +110,8 @@ def _model(config: RunConfig, weights: Path) -> "nn.Module":
     return model.eval()
 
 
-def _config(run: Path) -> RunConfig:
-    """The configuration of a run that has kept its weights."""
+def _config(run: Path, task: str | None) -> RunConfig:
+    """The configuration of a run that has kept its weights; its schedule plays no part."""
     if not (run / CONFIG).exists():
         raise ConfigError(f"{run} is no run's folder: it has no config.json")
     if not (run / RESULT).exists():
@@ -114,7 +121,18 @@ def _config(run: Path) -> RunConfig:
             f"{run} has kept no weights: it diverged, or was made by a study or with "
             "--keep-weights False; toolkit train with --fresh makes them"
         )
-    return from_json(read_config(run))
+    stored = read_config(run)
+    target = parse_target(stored["target"])
+    if target.task.endswith(".py"):
+        if task is None:  # nobody's code runs because a file names it
+            raise ConfigError(
+                f"the task of {run} is of a file: name it, --task {target.task} "
+                f"(in Python toolkit.trained(..., task={target.task!r}))"
+            )
+        target = target._replace(task=task)
+    elif task is not None:
+        raise ConfigError(f"--task {task}: the run is of the shipped task {target.task}")
+    return from_json({**stored, "target": str(target), "schedule": schedule_to_json(Constant())})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@
     trainer = MyTrainer(model, args, train_dataset=data, optimizers=(optimizer, lr))
 
 A callback alone would not do: callbacks are not given the loss, and the Trainer's own log leaves
-out what is not finite. The Trainer saves and loads the schedule with the optimizer.
+out what is not finite. The Trainer saves and loads the schedule with the optimizer. A Trainer
+without the mixin trains on as if no loss ever changed; ``ScheduledLR`` says so after a while.
 """
 
 import logging
@@ -16,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from toolkit.errors import RunError
 from toolkit.schedules.reading import Decision, Reading
 from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
@@ -23,7 +25,7 @@ from toolkit.vision_compat import repair_torchvision
 
 repair_torchvision()  # before the first import of a model by transformers
 
-from transformers import TrainerCallback  # noqa: E402
+from transformers import Trainer, TrainerCallback  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +44,24 @@ class FeedLoss:
         *args, **kwargs: the Trainer's; ``optimizers`` is ``(optimizer, ScheduledLR(...))``.
 
     Raises:
+        TypeError: for a class that names it after ``Trainer``, which would leave it without effect.
         ValueError: without a ``ScheduledLR``, for ``read_every`` below 1, or from ``train`` if the
-            schedule's budget is not the number of updates that the Trainer makes.
+            schedule's budget is not the number of updates that the Trainer makes, or if a
+            checkpoint to resume from lacks the schedule's state.
+        RunError: from ``train``, if its ``training_step`` is not called.
     """
 
     accelerator: Any
     lr_scheduler: ScheduledLR
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        order = cls.__mro__
+        if Trainer in order and order.index(Trainer) < order.index(FeedLoss):
+            raise TypeError(
+                f"{cls.__name__} names FeedLoss after the Trainer, so the schedule would never see "
+                f"a loss: class {cls.__name__}(FeedLoss, Trainer)"
+            )
 
     def __init__(self, *args: Any, read_every: int = 1, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -59,6 +73,7 @@ class FeedLoss:
             raise ValueError(f"read_every = {read_every}: it must be 1 or above")
         if "restore" in self.lr_scheduler.facts.can and not self.lr_scheduler.updates:
             self.lr_scheduler.can_also("rewind")
+        self.lr_scheduler.expect_readings(read_every)
         self.loss_meter = LossMeter(self.accelerator, lr=self.lr_scheduler)
         self.add_callback(_Reader(self, read_every))  # type: ignore[attr-defined]
 
@@ -104,14 +119,21 @@ class _Reader(TrainerCallback):
         self.unread = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        budget = self.trainer.lr_scheduler.total_updates
+        lr = self.trainer.lr_scheduler
+        budget = lr.total_updates
         if budget not in (None, state.max_steps):
             raise ValueError(
                 f"ScheduledLR has a budget of {budget} updates, the Trainer makes {state.max_steps}"
             )
-
-        if self.trainer.lr_scheduler.held and self.trainer.accelerator.num_processes > 1:
-            self.trainer.lr_scheduler.held.clear()
+        # Updates that a gradient scaler skips are the Trainer's alone: it may have made more.
+        if state.global_step and not lr.updates:
+            raise ValueError(
+                f"the Trainer goes on after update {state.global_step}, its schedule would begin "
+                "anew: no state of the ScheduledLR was loaded, which takes scheduler.pt and the "
+                "optimizer's file in the checkpoint (save_only_model leaves them out)"
+            )
+        if lr.held and self.trainer.accelerator.num_processes > 1:
+            lr.held.clear()
             logger.warning(
                 "resumed within the search for an LR: its further trials see other batches, for a "
                 "checkpoint has those of rank 0 only"
@@ -130,6 +152,11 @@ class _Reader(TrainerCallback):
     def _read(self, state: Any) -> None:
         self.unread = 0
         reading, _ = self.trainer.loss_meter.read(state.global_step, state.epoch)
+        if not (reading.count or reading.nonfinite):
+            raise RunError(
+                f"no loss was seen up to update {state.global_step}: a training_step of your own "
+                "has to call super().training_step(...), FeedLoss's"
+            )
         decision = self.trainer.lr_scheduler.observe(reading)
         # The Trainer has set the next LR before; a second step after one update sets it again.
         self.trainer.lr_scheduler.step()

@@ -2,19 +2,20 @@
 
 import gc
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import tempfile
+import traceback
+from collections.abc import Callable
 
-from toolkit.errors import ConfigError, RunError
+from toolkit.errors import ConfigError, RunError, StoppedError, error_text, one_line
 
 DONE, FAILED, WRONG, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
-"""Exit codes: finished; the run failed; wrong usage or configuration; stopped, to be continued;
-interrupted by the user where there is nothing to continue."""
+"""Exit codes: finished; the run failed; wrong usage or configuration; stopped by a signal, to be
+continued; stopped by the user's Ctrl-C, to be continued if anything had begun."""
 TINY_WEIGHTS = 100_000
 """Weights below which a model is tiny: it trains on one thread."""
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+OWN_FAULT = "a fault of the toolkit"
+"""What the line says of an error that is nobody's but the toolkit's."""
 
 
 def is_rank_zero() -> bool:
@@ -67,40 +68,14 @@ def leave_process_group(failed: bool = False) -> None:
         distributed.destroy_process_group()
 
 
-@contextmanager
-def stop_on_signal(ask: Callable[[], object], once: bool = True) -> Iterator[None]:
-    """Call ``ask`` on SIGTERM and SIGINT for the time of the block, in place of what they do.
-
-    Args:
-        ask: called in the main thread, between two of its operations: it should only take note.
-        once: after the first signal the next one acts as if this were not there. If not, each
-            calls ``ask``, and nothing but the end of the block ends it.
-    """
-    previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def handle(*_: object) -> None:
-        ask()
-        if once:
-            restore()
-
-    for number in STOP_SIGNALS:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        restore()
-
-
 def run_command(command: Callable[[], int]) -> int:
     """Carry out a command, print what ends it in one line, and return its exit code.
 
     Args:
-        command: returns an exit code. A ``ConfigError`` of it is code 2, a ``RunError`` 1; a reader
-            of the output that has left (``| head``) is 1, without a word.
+        command: returns an exit code. A ``ConfigError`` of it is code 2, a ``RunError`` 1, and so
+            is a file or folder that the system refuses, a ``StoppedError`` 75; a reader of the
+            output that has left (``| head``) is 1, without a word. Anything else is a fault of the
+            toolkit: code 1, in one line that names the file with the traceback.
     """
     try:
         code = command()
@@ -108,6 +83,10 @@ def run_command(command: Callable[[], int]) -> int:
         return code
     except ConfigError as error:
         code = print_error(error, WRONG)
+    except StoppedError as stopped:
+        if is_rank_zero():
+            print(stopped, flush=True)
+        code = PREEMPTED
     except RunError as error:
         code = print_error(error, FAILED)
     except KeyboardInterrupt:
@@ -116,6 +95,8 @@ def run_command(command: Callable[[], int]) -> int:
         code = FAILED
         # Or the interpreter would complain when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        code = print_error(_other_error(error), FAILED)
     leave_process_group(failed=True)  # only here has what the error referred to gone
     return code
 
@@ -123,5 +104,19 @@ def run_command(command: Callable[[], int]) -> int:
 def print_error(error: object, code: int) -> int:
     """Print an error as one line, from rank 0 alone, and return the exit code that goes with it."""
     if is_rank_zero():
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
     return code
+
+
+def _other_error(error: Exception) -> str:
+    """What to say of an error that nobody has foreseen where it came up."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    text = f"{OWN_FAULT}: {error_text(error)}"
+    try:
+        opened, log = tempfile.mkstemp(prefix="toolkit-error-", suffix=".log")
+        with os.fdopen(opened, "w", errors="backslashreplace") as file:
+            file.write("".join(traceback.format_exception(error)))
+    except OSError as refused:
+        return f"{text} (its traceback cannot be written: {refused.strerror})"
+    return f"{text}; please report it with {log}"

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit import userfile
 from toolkit.config import is_stored_as, parse_schedule, schedule_from_json, schedule_name
 from toolkit.errors import ConfigError, OlderVersionError, RunError
 from toolkit.process import DONE, run_command
@@ -65,12 +66,29 @@ class Replay:
     own: bool
 
     def judge(self) -> list[Replayed]:
-        """What the schedule makes of every reading."""
-        return list(simulate(self.schedule, self.losses.readings, self.base_lr, self.facts))
+        """What the schedule makes of every reading.
+
+        Raises:
+            ConfigError: if the schedule does not fit the base LR or what is known of the run, or a
+                user's own raises an error.
+        """
+        name = schedule_name(self.schedule)
+        file = name.rpartition(":")[0]
+
+        def judged() -> list[Replayed]:
+            return list(simulate(self.schedule, self.losses.readings, self.base_lr, self.facts))
+
+        if file:
+            found: list[Replayed] = userfile.raise_as_config_error(name, file, judged)
+            return found
+        try:
+            return judged()
+        except ValueError as error:
+            raise ConfigError(f"{name} cannot judge {self.losses.file}: {error}") from error
 
     def events(self, judged: Sequence[Replayed]) -> list[dict[str, Any]]:
         """The lines that a run with these losses would have left in ``events.jsonl``."""
-        times = [event["t"] for event in self.losses.events] or [None] * len(judged)
+        times = [event.get("t") for event in self.losses.events] or [None] * len(judged)
         return [
             {**to_event(j.reading, j.decision, self.base_lr * j.factor, j.factor), "t": t}
             for j, t in zip(judged, times, strict=True)
@@ -157,10 +175,10 @@ def check(replay: Replay, judged: Sequence[Replayed]) -> None:
         )
     for recorded, again in zip(replay.losses.events, replay.events(judged), strict=True):
         for field, value in again.items():
-            if recorded[field] != value:
+            if recorded.get(field) != value:
                 raise RunError(
                     f"{replay.losses.file} is not reproduced: at update {recorded['update']} "
-                    f"{field} is {value}, was {recorded[field]}"
+                    f"{field} is {value}, was {recorded.get(field)}"
                 )
 
 
@@ -176,7 +194,7 @@ def missing_readings(replay: Replay) -> list[Gap]:
     every = run.get("read_every")
     if losses.sees == "validation":
         first = losses.readings[0]
-        every = run.get("eval_every") or round(first.update / first.epoch)
+        every = run.get("eval_every") or round(first.update / (first.epoch or math.inf))
     if not isinstance(every, int) or every < 1:
         raise ConfigError(f"{losses.file.with_name(CONFIG)} does not say how often it was read")
     finished = losses.file.with_name(RESULT).exists()

@@ -3,7 +3,7 @@
 A finished run is one with a ``result.json``; the same command goes on where it was stopped, and
 the same command on another machine that shares the folder helps. A run that fails is tried three
 times, then kept with its logs. Exit codes: 0 all runs are finished, 1 some were given up, 2 wrong
-usage or configuration, 75 stopped, to be continued.
+usage or configuration, 75 stopped, to be continued, 130 by Ctrl-C.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from toolkit.config import RUNS
 from toolkit.errors import ConfigError, unknown
-from toolkit.process import DONE, PREEMPTED, is_rank_zero, run_command, set_threads
+from toolkit.process import DONE, INTERRUPTED, PREEMPTED, is_rank_zero, run_command, set_threads
 from toolkit.records import provenance
 from toolkit.records.json_files import read_json, write_json
 from toolkit.records.result import duration
@@ -50,7 +50,7 @@ def _carry_out(options: argparse.Namespace) -> int:
         return _sweep(options, study, items)
     except KeyboardInterrupt:
         print("stopped: the same command continues", file=sys.stderr)
-        return PREEMPTED
+        return INTERRUPTED
 
 
 def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> int:
@@ -76,7 +76,7 @@ def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> 
             )
         else:
             code = run_queue.work(items, lease=options.lease, done=done)
-    if code == PREEMPTED:
+    if code in (PREEMPTED, INTERRUPTED):
         print("stopped: the same command continues", file=sys.stderr)
     given_up = [item for item in items if not item.finished and not item.open]
     for item in given_up:

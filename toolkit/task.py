@@ -1,6 +1,7 @@
 """What a task is: data, model, loss and metrics of one data set, and the recipes to train on it."""
 
 import importlib
+import math
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -98,6 +99,10 @@ class Recipe:
         self._positive(
             "lr", "global_batch", "micro_batch", "eval_batch", "epochs", "updates", "clip"
         )
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"recipe.{item.name} = {value:g}: it must be a finite number")
         if self.weight_decay < 0:
             raise ValueError(f"recipe.weight_decay = {self.weight_decay}: it must be 0 or above")
         if self.epochs is not None and self.updates is not None:
@@ -111,7 +116,7 @@ class Recipe:
     def _positive(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
+            if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"recipe.{name} = {value:g}: it must be a number above 0")
 
 
@@ -244,7 +249,9 @@ def scales_of(task: Task, recipe: Recipe, splits: Splits) -> Mapping[str, Scale]
     return {chosen: scales[chosen], **scales}
 
 
-def headline_first(metrics: Mapping[str, float], headline: str | None) -> dict[str, float]:
+def headline_first(
+    metrics: Mapping[str, float | None], headline: str | None
+) -> dict[str, float | None]:
     """The metrics with this one first; as they are for None."""
     return dict(metrics) if headline is None else {headline: metrics[headline], **metrics}
 

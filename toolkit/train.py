@@ -1,7 +1,8 @@
 """Train one run: ``[accelerate launch ...] -m toolkit.train TARGET [flags] [schedule:NAME ...]``.
 
 The same command continues an unfinished run and prints the result of a finished one; ``--fresh``
-starts over. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 pre-empted.
+starts over. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 pre-empted, 130
+interrupted by Ctrl-C. Where a launcher hides them, ``state.json`` in the run's folder says so.
 """
 
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.config import RunConfig, parse, resolve, run_folder
-from toolkit.errors import ConfigError, MissingDataError, RunError, error_text
+from toolkit.errors import ConfigError, MissingDataError, RunError, error_text, outcome
 from toolkit.identity import with_fingerprint
 from toolkit.process import (
     DONE,
@@ -27,6 +28,7 @@ from toolkit.process import (
 )
 from toolkit.records.config_file import check_folder, folders_of_any_data
 from toolkit.records.result import RESULT, Result, read_result
+from toolkit.signals import stop_on_signal
 from toolkit.studies import claims
 from toolkit.studies.claims import Hold
 from toolkit.training.checkpoint_folder import CHECKPOINTS, finish, has_any, say
@@ -49,7 +51,8 @@ def main(
             return _show_without_data(asked, error)
         return train(config, fresh, after_update)
 
-    return run_command(command)
+    with stop_on_signal() as asked:
+        return asked.exit_code(run_command(command))
 
 
 def train(
@@ -73,7 +76,7 @@ def train(
         from toolkit.training.ranks import agreed, meet_ranks
 
         set_threads()
-        meet_ranks()
+        meet_ranks(config.rank_timeout)
         decide = agreed
     with ExitStack() as stack:
         stack.push(partial(_leave_no_trace, folder))
@@ -167,9 +170,8 @@ def _fit(
         run.check_claim = hold.check
     if is_rank_zero():
         _announce(run)
-    try:
-        result = loop.fit(run)
-    except Exception as error:
+    result, error = outcome(lambda: loop.fit(run))
+    if error is not None:
         raise _failure(error, folder, run.update, run.accelerator.process_index) from error
     updates = run.update
     loop.release(run)
@@ -223,7 +225,7 @@ def _failure(error: Exception, folder: Path, update: int, rank: int) -> RunError
     if isinstance(error, RunError) and error.__cause__ is None:
         return error
     log = folder / f"error-{rank}.log"
-    log.write_text(traceback.format_exc())
+    log.write_text("".join(traceback.format_exception(error)), errors="backslashreplace")
     text = f"{error if isinstance(error, RunError) else error_text(error)}; see {log}"
     if rank > 0:  # it may be the only one that failed
         print(f"error on rank {rank}: {text}", file=sys.stderr)
@@ -265,7 +267,9 @@ def _show(result: Result, folder: Path) -> None:
     if not is_rank_zero():
         return
     test = ", ".join(
-        f"{name} {value:.{result.scale_of(name).decimals}f}"
+        f"{name} is not a number"
+        if value is None
+        else f"{name} {value:.{result.scale_of(name).decimals}f}"
         for name, value in result.metrics.test.items()
     )
     print(

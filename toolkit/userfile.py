@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, error_text, outcome
 
 
 def execute(name: str, path: Path, search: list[str] | None = None) -> ModuleType:
@@ -47,13 +47,13 @@ def raise_as_config_error(where: str, path: str, call: Callable[[], Any]) -> Any
     Raises:
         ConfigError: for whatever the file raises, with its line.
     """
-    try:
-        return call()
-    except ConfigError:
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        file = Path(path).resolve()
-        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file]
-        line = f", line {lines[-1]}" if lines else ""
-        raise ConfigError(f"{where}{line}: {type(error).__name__}: {error}") from error
+    value, error = outcome(call)
+    if error is None or isinstance(error, ConfigError):
+        if error is not None:
+            raise error
+        return value
+    frames = traceback.extract_tb(error.__traceback__)
+    file = Path(path).resolve()
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file]
+    line = f", line {lines[-1]}" if lines else ""
+    raise ConfigError(f"{where}{line}: {error_text(error)}") from error

@@ -1,5 +1,6 @@
 """examples/hf_trainer.py on several ranks, with a loss that is lost on rank 1; then once more from
-its first checkpoint. Every rank writes down what it saw.
+its first checkpoint, and once under a schedule that tries LRs on the first batches. Every rank
+writes down what it saw.
 
 usage: hf_ranks.py OUT
 """
@@ -8,12 +9,15 @@ import json
 import os
 import runpy
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from toolkit.process import leave_process_group
+from toolkit.schedules import Adaptive
+from toolkit.training.lr import ScheduledLR
 
 example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "hf_trainer.py"))
 Trainer: Any = example["ScheduledTrainer"]
@@ -21,13 +25,16 @@ out, rank = Path(sys.argv[1]), int(os.environ["RANK"])
 
 
 class Watched(Trainer):
+    loses = True
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.seen, self.local = [], []
+        self.seen, self.local, self.batches = [], [], []
 
-    def compute_loss(self, *args, **kwargs):
-        loss = super().compute_loss(*args, **kwargs)
-        if rank == 1 and self.state.global_step == 6:
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        self.batches.append(zlib.crc32(inputs["input_ids"].numpy().tobytes()))
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        if self.loses and rank == 1 and self.state.global_step == 6:
             loss = loss + float("nan")  # its gradient is finite
         return loss
 
@@ -41,6 +48,15 @@ class Watched(Trainer):
         self.seen[-1] += [decision.action, self.lr_scheduler.used[0].hex()]
 
 
+class Searching(Watched):
+    loses = False
+
+    def __init__(self, model, args, train_dataset, optimizers):
+        lr = ScheduledLR(optimizers[0], Adaptive(search_share=0.5), args.max_steps, model)
+        pair = (optimizers[0], lr)
+        super().__init__(model, args, train_dataset=train_dataset, optimizers=pair)
+
+
 def train(resume_from):
     trainer = example["build"](str(out / "run"), Watched)
     trainer.train(resume_from_checkpoint=resume_from)
@@ -51,12 +67,16 @@ def train(resume_from):
 def main():
     whole, weights = train(None)
     resumed, again = train(str(out / "run" / "checkpoint-20"))
+    searching = example["build"](str(out / "searching"), Searching, save_strategy="no")
+    searching.train()
     (out / f"rank{rank}.json").write_text(
         json.dumps(
             {
                 "ranks": whole.accelerator.num_processes,
                 "seen": whole.seen,
                 "local": whole.local,
+                "batches": whole.batches,
+                "searching": {"seen": searching.seen, "batches": searching.batches},
                 "resumed": resumed.seen,
                 "same_weights": torch.equal(weights, again),
             }

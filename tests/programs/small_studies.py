@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 from toolkit import task
@@ -91,3 +92,11 @@ def failing() -> Study:
 def deadly() -> Study:
     """One run that works and one that takes its worker with it."""
     return _study("deadly", (Kills(), Cosine()), seeds=1, updates=20)
+
+
+def refusing() -> Study:
+    """One run that is refused when it is built, on rank 0 alone, and one that works."""
+    whole = _study("refusing", (Constant(),), seeds=1, updates=3)
+    target = f"{Path(__file__).with_name('refusing_task.py')}/vit_micro@field"
+    refused = replace(whole.configs[0], target=target)
+    return replace(whole, configs=(refused, *whole.configs), family=())

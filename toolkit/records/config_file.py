@@ -3,13 +3,45 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from toolkit.config import RUNS, RunConfig, experiment, to_json
 from toolkit.errors import ConfigError
+from toolkit.hints import misfits
 from toolkit.records.json_files import read_json
 
 CONFIG = "config.json"
+
+
+class StoredSchedule(TypedDict):
+    """A stored schedule."""
+
+    name: str
+    fields: dict[str, Any]
+    source_sha: NotRequired[str]
+
+
+class StoredRecipe(TypedDict):
+    """What is read of a stored recipe without its class, which a user's file may have."""
+
+    lr: float
+    updates: NotRequired[int | None]
+    epochs: NotRequired[float | None]
+    init: NotRequired[str]
+
+
+class StoredConfig(TypedDict):
+    """What is read of a stored configuration without its recipe's class."""
+
+    target: str
+    recipe: StoredRecipe
+    schedule: StoredSchedule
+    seed: NotRequired[int]
+    study: NotRequired[str]
+    sees: NotRequired[str]
+    read_every: NotRequired[int]
+    eval_every: NotRequired[int | None]
+    data: NotRequired[str | None]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -20,12 +52,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / CONFIG
     data = read_json(file)
-    try:
-        data["target"], data["recipe"]["lr"], data["schedule"]["name"], data["schedule"]["fields"]
-    except (KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{file} is not the configuration of a run ({type(error).__name__}: {error})"
-        ) from error
+    if wrong := list(misfits(data, StoredConfig, "config")):
+        raise ConfigError(f"{file} is not the configuration of a run: {'; '.join(wrong[:3])}")
     return data
 
 

@@ -5,9 +5,12 @@ The reading of a training loss has no ``kind``; every other line has one. Pure.
 
 import math
 from collections.abc import Mapping
+from itertools import product
+from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
 
 from toolkit.errors import ConfigError
+from toolkit.hints import LARGEST, misfits
 from toolkit.schedules.reading import Decision, Reading
 
 EVENTS = "events.jsonl"
@@ -17,8 +20,32 @@ EVALUATION, TIMING, START, RESUME = "evaluation", "timing", "start", "resume"
 VALIDATION_READING = "validation_reading"
 """The kind of an event that is the reading of a schedule which sees validation losses. In such a
 run the readings of training losses are there, too, and decide nothing."""
+OWN_RULE = ("schedule-free", "prodigy")
+"""Optimizers that bring a rule of their own for the LR: entrants beside the schedules."""
 READING_KINDS = {VALIDATION_READING: "validation", "judge_reading": "judge"}
 """The kind of an event -> the kind of its reading. Without a kind it is of the training loss."""
+
+
+_PLACE: Mapping[str, Any] = {"update": int, "t": float}
+_READING: Mapping[str, Any] = {
+    **_PLACE,
+    **{"epoch": float, "loss": float | None, "count": float, "nonfinite": int},
+    **{"lr": float, "factor": float, "pattern": str, "statistic": float | None},
+    **{"action": str, "reason": str, "amount": int | None, "lrs": list[float]},
+    **{"distance": tuple[float, float] | None},
+}
+_LATER = ("amount", "lrs", "distance", "kind")
+_FIELDS: Mapping[str | None, Mapping[str, Any]] = {
+    **{kind: {**_READING, "kind": str | None} for kind in (None, *READING_KINDS)},
+    EVALUATION: {"kind": str, **_PLACE, "epoch": float, "split": str},
+    TIMING: {"kind": str, **_PLACE, "epoch": float},
+}
+"""Kind of an event -> its fields. Of the rest of an evaluation each is a metric."""
+_USUAL = {
+    (int, float, float, loss, float, int, float, float, str, statistic, str, str, *[NoneType] * 3)
+    for loss, statistic in product((float, NoneType), repeat=2)
+}
+"""Types of the fields of ``_READING`` in most events."""
 
 
 class ReadingEvent(NamedTuple):
@@ -42,7 +69,7 @@ class ReadingEvent(NamedTuple):
 
 
 class EvaluationEvent(NamedTuple):
-    """The metrics of a split, ``validation`` or ``test``, after an update.
+    """The metrics of a split, ``validation`` or ``test``, after an update; None: not finite.
 
     ``lower_is_better`` names those of them whose direction that is.
     """
@@ -50,7 +77,7 @@ class EvaluationEvent(NamedTuple):
     update: int
     epoch: float
     split: str
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | None]
     time: float
     lower_is_better: tuple[str, ...] = ()
 
@@ -76,9 +103,14 @@ class OtherEvent(NamedTuple):
 Event: TypeAlias = ReadingEvent | EvaluationEvent | TimingEvent | OtherEvent
 
 
-def entrant(schedule: str, sees: str) -> str:
-    """What reports call a schedule: its name, marked if it sees validation losses."""
-    return schedule if sees == "training" else f"{schedule} (sees {sees})"
+def entrant(schedule: str, sees: str, optimizer: str = "") -> str:
+    """What reports call a schedule: its name, with what else makes it an entrant of its own.
+
+    That is validation losses which it sees, and an optimizer with a rule of its own for the LR.
+    """
+    own = [optimizer] if optimizer in OWN_RULE else []
+    own += [f"sees {sees}"] if sees != "training" else []
+    return f"{schedule} ({', '.join(own)})" if own else schedule
 
 
 def event_of(data: Mapping[str, Any], where: str, advice: str = "") -> Event:
@@ -90,15 +122,42 @@ def event_of(data: Mapping[str, Any], where: str, advice: str = "") -> Event:
         advice: what a user can do about it; ends the message.
 
     Raises:
-        ConfigError: if a field is missing that every version wrote.
+        ConfigError: if a field is missing that every version wrote, or is not what it writes.
     """
-    try:
-        return _event_of(data)
-    except KeyError as error:
-        ending = f"; {advice}" if advice else ""
-        raise ConfigError(
-            f"{where} is no event of this version: it lacks {error.args[0]}{ending}"
-        ) from error
+    check_event(data, where, advice)
+    return _event_of(data)
+
+
+def check_event(data: Mapping[str, Any], where: str, advice: str = "") -> None:
+    """Refuse an event with a field that is missing, or is not what a run writes.
+
+    Args:
+        data: as for ``event_of``; so are the others.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    if _is_usual_reading(data):
+        return
+    kind = data.get("kind")
+    hints = _FIELDS.get(kind if isinstance(kind, str | None) else "", {"kind": str, **_PLACE})
+    ending = f"; {advice}" if advice else ""
+    missing = [name for name in hints if name not in data and name not in _LATER]
+    if missing:
+        raise ConfigError(f"{where} is no event of this version: it lacks {missing[0]}{ending}")
+    rest = float | None if kind in (EVALUATION, TIMING) else Any
+    for name, value in data.items():
+        for wrong in misfits(value, hints.get(name, rest), name):
+            raise ConfigError(f"{where} is no event of a run: {wrong}{ending}")
+
+
+def _is_usual_reading(data: Mapping[str, Any]) -> bool:
+    """Whether an event is surely in order: most are, and there are hundreds of thousands."""
+    types = tuple(type(data.get(name)) for name in _READING)
+    if types not in _USUAL or not {"loss", "statistic"} <= data.keys() or "kind" in data:
+        return False
+    numbers = (data[name] for name in ("epoch", "count", "lr", "factor", "t"))
+    return math.isfinite(sum(numbers) + (data["loss"] or 0.0)) and data["update"] < LARGEST
 
 
 def _event_of(data: Mapping[str, Any]) -> Event:
@@ -154,11 +213,7 @@ def decision_to_json(decision: Decision) -> dict[str, Any]:
 
 
 def reading_of(event: Mapping[str, Any]) -> Reading:
-    """The reading of an event.
-
-    Raises:
-        KeyError: for a field that is missing.
-    """
+    """The reading of an event."""
     distance = event.get("distance")
     return Reading(
         update=event["update"],
@@ -172,11 +227,7 @@ def reading_of(event: Mapping[str, Any]) -> Reading:
 
 
 def decision_of(event: Mapping[str, Any]) -> Decision:
-    """The decision of an event.
-
-    Raises:
-        KeyError: for a field that is missing.
-    """
+    """The decision of an event that ``check_event`` accepts."""
     return Decision(
         pattern=event["pattern"],
         statistic=event["statistic"],

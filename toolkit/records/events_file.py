@@ -4,10 +4,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
-from toolkit.records.events import START
+from toolkit.records.events import EVALUATION, START, TIMING
 from toolkit.records.gaps import gaps
 from toolkit.records.json_files import sync
 
@@ -25,6 +26,7 @@ def fingerprint(opened: IO[str]) -> dict[str, Any]:
 def cut_back(file: Path, update: int, saved: Mapping[str, Any], every: int) -> list[str]:
     """Leave the events up to an update, to which the run goes back.
 
+    Evaluations of the weights of that update which came after the checkpoint are made once more.
     Lines that are no event are taken out; the file as it was is then kept beside it.
 
     Args:
@@ -41,10 +43,14 @@ def cut_back(file: Path, update: int, saved: Mapping[str, Any], every: int) -> l
     lines = data.splitlines(keepends=True)
     # The last line of a process that was killed may be torn.
     events = [_event(line) if line.endswith(b"\n") else None for line in lines]
+    ends = accumulate(len(line) for line in lines)
+    again = [whole and end > saved["bytes"] for end in ends]
     kept = [
         (line, event)
-        for line, event in zip(lines, events, strict=True)
-        if event is not None and event["update"] <= update
+        for line, event, repeated in zip(lines, events, again, strict=True)
+        if event is not None
+        and event["update"] <= update
+        and not (repeated and event.get("kind") in (EVALUATION, TIMING))
     ]
     damaged = [
         number

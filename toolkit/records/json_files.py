@@ -4,9 +4,9 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, first_line
 
 
 def read_json(file: Path, advice: str = "") -> dict[str, Any]:
@@ -26,29 +26,41 @@ def read_json(file: Path, advice: str = "") -> dict[str, Any]:
         raise ConfigError(f"{file} is not text{ending}") from error
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}{ending}") from error
-    return parse_object(text, str(file), advice)
+    return parse_object(text, str(file), advice, strict=True)
 
 
-def parse_object(text: str, where: str, advice: str = "") -> dict[str, Any]:
+def parse_object(text: str, where: str, advice: str = "", strict: bool = False) -> dict[str, Any]:
     """The object in a JSON text.
 
     Args:
         text: the text; one line of a file, or all of it.
         where: its place, for the message of an error.
         advice: as for ``read_json``.
+        strict: refuse NaN and Infinity, which JSON does not have and no file of a run.
 
     Raises:
         ConfigError: if it is no JSON object.
     """
     ending = f"; {advice}" if advice else ""
     try:
-        data = json.loads(text)
+        data = (_STRICT if strict else _USUAL).decode(text)
+        if "\\ud" in text.lower():  # a half of a character, which no file and no terminal takes
+            json.dumps(data, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         line = f", line {error.lineno}," if "\n" in text.rstrip("\n") else ""
         raise ConfigError(f"{where}{line} is not JSON: {error.msg}{ending}") from error
+    except (ValueError, RecursionError) as error:  # digits, NaN, half a character; or too deep
+        raise ConfigError(f"{where} is not JSON: {first_line(error)}{ending}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{where} is not a JSON object{ending}")
     return data
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+_USUAL, _STRICT = json.JSONDecoder(), json.JSONDecoder(parse_constant=_no_number)
 
 
 def write_json(file: Path, data: Mapping[str, Any]) -> None:

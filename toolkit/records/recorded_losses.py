@@ -8,12 +8,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from toolkit.errors import ConfigError
+from toolkit.hints import misfits
 from toolkit.records import cells, foreign_logs, log_columns
 from toolkit.records.config_file import CONFIG, read_config
-from toolkit.records.events import EVENTS, START, VALIDATION_READING, reading_of
+from toolkit.records.events import EVENTS, START, VALIDATION_READING, check_event, reading_of
 from toolkit.records.foreign_logs import Entry, Table
 from toolkit.records.json_files import parse_object
 from toolkit.records.log_columns import Columns
@@ -22,6 +23,25 @@ from toolkit.schedules.reading import Facts, Reading
 UPDATE_NAMES = ("update", "step")
 OF_EVENTS = "the LR of the events over its factor"
 NO_FACTS = Facts()
+
+
+class FactsOfStart(TypedDict):
+    """The facts in a run's first event."""
+
+    budget: int | None
+    epochs: float | None
+    init: str
+    can: list[str]
+    momentum: NotRequired[float]
+
+
+class OlderStart(TypedDict):
+    """The first event of a run of an older version."""
+
+    pretrained: bool
+    restores: bool
+    total_updates: int | None
+
 
 ANY_COLUMNS = Columns()
 
@@ -71,7 +91,10 @@ def load(path: Path, columns: Columns = ANY_COLUMNS) -> Losses:
     Raises:
         ConfigError: if it cannot be read, naming the file and the row.
     """
-    file = path / EVENTS if path.is_dir() else path
+    try:
+        file = path / EVENTS if path.is_dir() else path
+    except OSError as error:  # a name that is too long
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -125,9 +148,9 @@ def _from_events(file: Path, text: str, columns: Columns) -> Losses:
         raise ConfigError(f"{file} holds no validation loss yet, which is what its schedule sees")
     seen, sees = (VALIDATION_READING, "validation") if seeing else (None, "training")
     entries = [(row, event) for row, event in lines if event.get("kind") == seen]
-    if not entries or not all("action" in event and "factor" in event for _, event in entries):
+    if not entries or not any("action" in event and "factor" in event for _, event in entries):
         return Losses(file, _readings(file, entries), has_epochs=_have(entries, "epoch"))
-    _readings(file, entries)  # says what is wrong with a field
+    _check(file, entries)
     events = tuple(event for _, event in entries)
     readings = tuple(map(reading_of, events))
     lrs = tuple(event["lr"] for event in events)
@@ -135,9 +158,29 @@ def _from_events(file: Path, text: str, columns: Columns) -> Losses:
         base = _base_of(events)
         return Losses(file, readings, events, sees=sees, lrs=lrs, base_lr=base, base_from=OF_EVENTS)
     start = next((event for _, event in lines if event.get("kind") == START), None)
-    facts = _derived(run, readings[-1]) if start is None else _stated(file, start)
+    facts = _facts(file, run, readings[-1], start)
     older = start is not None and "facts" not in start
     return Losses(file, readings, events, run, facts, older, sees, lrs=lrs)
+
+
+def _facts(
+    file: Path, run: Mapping[str, Any], last: Reading, start: Mapping[str, Any] | None
+) -> Facts:
+    """What a run knew before its first update, from its first event or its configuration."""
+    facts = _derived(file, run, last) if start is None else _stated(file, start)
+    if facts.budget is not None and facts.budget < last.update:
+        raise ConfigError(
+            f"{file}: it goes on to update {last.update}, beyond the {facts.budget} "
+            "updates that the run was to make"
+        )
+    return facts
+
+
+def _check(file: Path, entries: Sequence[Entry]) -> None:
+    """The readings of a run; they need not say when they were: replay writes such, too."""
+    _readings(file, entries)
+    for row, event in entries:
+        check_event({**event, "t": event.get("t") or 0.0}, f"{file}, {row}")
 
 
 def _base_of(events: Sequence[Mapping[str, Any]]) -> float | None:
@@ -159,22 +202,24 @@ def _config_beside(file: Path) -> Mapping[str, Any] | None:
 
 def _stated(file: Path, start: Mapping[str, Any]) -> Facts:
     """The facts of a run as its first event has them, in today's form or in the older one."""
-    try:
-        if "facts" in start:
-            return Facts.from_json(start["facts"])
-        init = "pretrained" if start["pretrained"] else "random"
-        can = frozenset({"restore"} if start["restores"] else ())
-        return Facts(start["total_updates"], None, init, can)
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"{file}: its event 'start' does not tell {error}") from error
+    told, hint = (start["facts"], FactsOfStart) if "facts" in start else (start, OlderStart)
+    if wrong := next(misfits(told, hint, "facts"), None):
+        raise ConfigError(f"{file}: its event 'start' is not what a run writes: {wrong}")
+    if "facts" in start:
+        return Facts.from_json(told)
+    init = "pretrained" if start["pretrained"] else "random"
+    can = frozenset({"restore"} if start["restores"] else ())
+    return Facts(start["total_updates"], None, init, can)
 
 
-def _derived(run: Mapping[str, Any], last: Reading) -> Facts:
+def _derived(file: Path, run: Mapping[str, Any], last: Reading) -> Facts:
     """The facts of a run whose events do not begin with them."""
     recipe = run["recipe"]
-    per_epoch = round(last.update / last.epoch)
-    budget = recipe["updates"] or round(recipe["epochs"] * per_epoch)
-    return Facts(budget, init=recipe["init"])
+    if (budget := recipe.get("updates")) is None:
+        if not recipe.get("epochs") or not last.epoch:
+            raise ConfigError(f"{file.with_name(CONFIG)} and {file} do not tell the run's budget")
+        budget = round(recipe["epochs"] * round(last.update / last.epoch))
+    return Facts(budget, init=recipe.get("init", "random"))
 
 
 def _readings(file: Path, entries: Sequence[Entry]) -> tuple[Reading, ...]:

@@ -45,6 +45,8 @@ class Stopwatch:
         self.seconds: dict[str, float] = defaultdict(float, earlier or {})
         self._train_before = self.seconds.pop("train", 0.0)
         self._since = time.perf_counter()
+        self.steps = 0
+        """Spans begun and ended by this process: how far it is, to compare with other ranks."""
         self._paused = sum(self.seconds[name] for name in NOT_TRAINING)
         self._lap = self._train_before
 
@@ -52,9 +54,11 @@ class Stopwatch:
     def span(self, name: str) -> Iterator[None]:
         """Add the time of the block to a span."""
         begin = time.perf_counter()
+        self.steps += 1
         try:
             yield
         finally:
+            self.steps += 1
             self.seconds[name] += time.perf_counter() - begin
 
     @property
@@ -154,7 +158,7 @@ class Recorder:
         split: str,
         update: int,
         epoch: float,
-        metrics: Mapping[str, float],
+        metrics: Mapping[str, float | None],
         falling: Sequence[str] = (),
     ) -> None:
         """Log the metrics of a split, and after the validation split what the run has cost.

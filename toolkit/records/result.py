@@ -4,9 +4,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, get_type_hints
 
 from toolkit.errors import ConfigError
+from toolkit.hints import misfits
 from toolkit.records.json_files import read_json
 from toolkit.task import POINTS, Scale
 
@@ -18,15 +19,15 @@ REPEAT = "repeat the run with --fresh, or remove its folder"
 
 
 class Metrics(NamedTuple):
-    """Metric -> value; of each split the first metric is the headline.
+    """Metric -> value, None where it was not finite; of each split the first is the headline.
 
     Attributes:
         test: at the last update; empty for a diverged run.
         validation: in the last evaluation; empty for a run that diverged before the first.
     """
 
-    test: Mapping[str, float]
-    validation: Mapping[str, float]
+    test: Mapping[str, float | None]
+    validation: Mapping[str, float | None]
 
 
 class Timing(NamedTuple):
@@ -245,17 +246,43 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:.1f} days"
 
 
-_KINDS: Mapping[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("status", "run_id", "study", "task", "model", "recipe", "schedule"), str),
-    **dict.fromkeys(("init", "precision", "device", "sees"), str),
+class _Metrics(TypedDict, total=False):
+    test: dict[str, float | None]
+    validation: dict[str, float | None]
+
+
+class _Recipe(TypedDict):
+    lr: float
+    epochs: NotRequired[float | None]
+    updates: NotRequired[int | None]
+
+
+class _Code(TypedDict, total=False):
+    commit: str | None
+    uncommitted: list[str]
+
+
+_KINDS: Mapping[str, Any] = {
+    "status": Literal["done", "diverged"],
+    **dict.fromkeys(("run_id", "study", "task", "model", "recipe", "schedule"), str),
+    **dict.fromkeys(("init", "precision", "device"), str),
+    "sees": Literal["training", "validation"],
     **dict.fromkeys(("initial_weights_sha", "batch_order_sha", "final_weights_sha"), str),
     **dict.fromkeys(("seed", "arm", "updates", "world_size", "micro_batch", "rollbacks"), int),
-    **dict.fromkeys(("recipe_settings", "schedule_config", "metrics", "timing"), dict),
-    **dict.fromkeys(("versions", "samples", "scales", "snapshots", "machine", "code"), dict),
-    "epoch": (int, float),
-    "found": (dict, type(None)),
-    "data": (str, type(None)),
-    **dict.fromkeys(("argv", "notes"), list),
+    "recipe_settings": _Recipe,
+    "schedule_config": dict[str, Any],
+    "metrics": _Metrics,
+    "timing": dict[str, float],
+    "epoch": float,
+    "versions": dict[str, str],
+    "samples": dict[str, int],
+    "scales": dict[str, Any],
+    "machine": dict[str, str | int],
+    "code": _Code,
+    "snapshots": TypedDict("_Snapshots", get_type_hints(Snapshots), total=False),  # type: ignore
+    "found": TypedDict("_Found", get_type_hints(FoundLR)) | None,  # type: ignore
+    "data": str | None,
+    **dict.fromkeys(("argv", "notes"), list[str]),
 }
 """Field -> what it is in JSON."""
 
@@ -268,14 +295,20 @@ def _check(data: Mapping[str, Any], file: Path) -> None:
             f"{file} lacks {', '.join(missing)}: it is of another version or broken; {REPEAT}"
         )
     wrong = [
-        name for name, kind in _KINDS.items() if name in data and not isinstance(data[name], kind)
+        phrase
+        for name, kind in _KINDS.items()
+        if name in data
+        for phrase in misfits(data[name], kind, name)
     ]
-    if data["status"] not in ("done", "diverged"):
-        wrong.append("status")
-    elif not wrong:
-        wrong = [name for name, value in _numbers(data).items() if not _is_finite(value)]
+    if not wrong:
+        numbers = _numbers(data).items()
+        wrong = [phrase for name, value in numbers for phrase in misfits(value, float, name)]
+    if not wrong and data["status"] == "done":
+        positive = {"updates": data["updates"], "epoch": data["epoch"]}
+        positive["timing.train_seconds"] = data["timing"]["train_seconds"]
+        wrong = [f"{name} = {n} is not above 0" for name, n in positive.items() if n <= 0]
     if wrong:
-        raise ConfigError(f"{file}: {', '.join(wrong)} cannot be what a run writes; {REPEAT}")
+        raise ConfigError(f"{file} is not what a run writes: {'; '.join(wrong[:3])}; {REPEAT}")
 
 
 def _numbers(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,13 +318,10 @@ def _numbers(data: Mapping[str, Any]) -> dict[str, Any]:
         "timing.train_seconds": data["timing"].get("train_seconds"),
     }
     if data["status"] == "done":
-        test = data["metrics"].get("test") or {"?": None}
-        numbers |= {f"metrics.test.{name}": value for name, value in test.items()}
+        test = data["metrics"].get("test") or {"?": math.nan}
+        finite = {name: value for name, value in test.items() if value is not None}
+        numbers |= {f"metrics.test.{name}": value for name, value in finite.items()}
     return numbers
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _known(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Mirror:
         command += ["--begin", str(self.begin), *flags]
         with self._log.open("wb") as log:
             # In a session of its own it outlives Ctrl-C; the end of its input ends it.
-            return subprocess.Popen(
+            return subprocess.Popen(  # noqa: S603  # this Python, with a module of ours
                 command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
             )
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import error_text
+from toolkit.errors import error_text, outcome
 from toolkit.process import DONE, FAILED
 from toolkit.records.config_file import CONFIG, read_config
 from toolkit.records.events import (
@@ -84,11 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         threading.Thread(target=_await_end_of_input, args=(over,), daemon=True).start()
     else:
         over.set()
-    try:
+
+    def mirror_all() -> None:
         for folder in arguments.folders:
             if (folder / EVENTS).exists():
                 mirror(folder, over, arguments.begin, arguments.offline)
-    except Exception as error:
+
+    _, error = outcome(mirror_all)  # W&B raises many kinds of errors
+    if error is not None:
         print(f"{STATUS_PREFIX}failed {error_text(error)}", flush=True)
         return FAILED
     return DONE
@@ -135,7 +138,8 @@ def _falling(event: Event) -> list[str]:
 def values(event: Event) -> dict[str, float]:
     """What W&B gets of an event, beside its axes; empty for events that are not numbers."""
     if isinstance(event, EvaluationEvent):
-        return {f"{event.split}/{name}": value for name, value in event.metrics.items()}
+        finite = {name: value for name, value in event.metrics.items() if value is not None}
+        return {f"{event.split}/{name}": value for name, value in finite.items()}
     if isinstance(event, TimingEvent):
         return {f"{TIMING}/{name}": value for name, value in event.values.items()}
     if isinstance(event, OtherEvent):
@@ -172,13 +176,13 @@ def _place(event: Event) -> dict[str, float]:
 
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     """The W&B configuration of a run, by the names of ``result.json``."""
-    schedule = config["schedule"]
+    schedule, optimizer = config["schedule"], config["recipe"].get("optimizer", "")
     rest = {name: value for name, value in config.items() if name not in ("schedule", "recipe")}
     return {
         **rest,
         "recipe_settings": config["recipe"],
         "base_lr": config["recipe"]["lr"],
-        "schedule": entrant(schedule["name"], config.get("sees", "training")),
+        "schedule": entrant(schedule["name"], config.get("sees", "training"), optimizer),
         "schedule_config": schedule["fields"],
         "schedule_source_sha": schedule.get("source_sha"),
     }
@@ -191,11 +195,11 @@ def _open(folder: Path, offline: bool, live: bool) -> Any:
     mode = "offline" if offline else wandb_mode()
     if mode == "online" and not _answers(wandb.setup().settings.base_url):
         mode = "offline"
-    try:
-        run = _init(folder, mode, live)
-    except Exception:
+    run: Any
+    run, error = outcome(lambda: _init(folder, mode, live))
+    if error is not None:
         if mode != "online":
-            raise
+            raise error
         wandb.teardown()  # or the id would still be in use
         mode, run = "offline", _init(folder, "offline", live)
     place = run.url if mode == "online" else Path(run.dir).parent
@@ -237,8 +241,10 @@ def _init(folder: Path, mode: str, live: bool) -> Any:
 
 def _answers(url: str) -> bool:
     """Whether there is a server at all; a slow or broken one is one."""
+    if not url.startswith(("http://", "https://")):
+        return False
     try:
-        urllib.request.urlopen(url, timeout=CONNECT_SECONDS).close()
+        urllib.request.urlopen(url, timeout=CONNECT_SECONDS).close()  # noqa: S310  # as just seen
     except urllib.error.HTTPError:
         return True
     except urllib.error.URLError:
@@ -284,7 +290,8 @@ def _finish(run: Any, folder: Path, decisions: list[list[Any]], seconds: float, 
         lost = result.scale_of(result.headline).diverged
         score = next(iter(result.metrics.test.values()), lost)
         axes = {"update": result.updates, "epoch": result.epoch}
-        run.log({**axes, "wall_clock": seconds, "score": score})
+        scored = {} if score is None else {"score": score}
+        run.log({**axes, "wall_clock": seconds, **scored})
         stored = result.to_json()
         configuration = {name: stored[name] for name in CONFIG_FIELDS}
         run.config.update(configuration, allow_val_change=True)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from toolkit.errors import one_line
+
 FOLD_FROM = 25
 """Longer tables are folded."""
 
@@ -66,17 +68,34 @@ class Table:
 
 def aligned(table: Table) -> str:
     """A table for a terminal."""
-    rows = [table.head, *table.cells]
+    rows = [[one_line(cell) for cell in row] for row in (table.head, *table.cells)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 
 
+def escaped(text: str, more: str = "") -> str:
+    """A line of markdown that reads as the text: no mark, tag or link of markdown or HTML in it.
+
+    Args:
+        text: may be data, such as the name of a user's file.
+        more: further characters to escape; within a word ``_`` is none.
+    """
+    return re.sub(rf"([\\`*<>|\[\]{more}])", r"\\\1", one_line(text))
+
+
+def fenced(text: str) -> str:
+    """A block of markdown that shows a text as it is, whatever marks are in it."""
+    longest = max((len(marks) for marks in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
 def markdown_table(table: Table) -> str:
     """A table in markdown; what markdown or HTML would read in its cells is escaped."""
     head, *body = (
-        "| " + " | ".join(re.sub(r"([\\`*_<>|\[\]])", r"\\\1", cell) for cell in row) + " |"
+        "| " + " | ".join(escaped(cell, "_") for cell in row) + " |"
         for row in [table.head, *table.cells]
     )
     return "\n".join([head, "|" + " --- |" * len(table.columns), *body])

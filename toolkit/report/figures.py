@@ -102,7 +102,9 @@ def _draw_series(axes: Any, series: Series, y: Sequence[Any], label: str, bars: 
     if series.bounds and series.size:
         middle = series.x if bars == "xerr" else y
         low, high = series.bounds
-        error = {bars: [np.subtract(middle, low), np.subtract(high, middle)]}
+        # The middle is rounded for the page, and may lie outside of an interval of no length.
+        sides = np.subtract(middle, low), np.subtract(high, middle)
+        error = {bars: [np.maximum(0, side) for side in sides]}
     elif series.bounds:
         step = {"after": "post", "before": "pre"}.get(series.steps)
         axes.fill_between(

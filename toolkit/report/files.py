@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from toolkit.report import tables, text
+from toolkit.report.columns import escaped, fenced
 from toolkit.report.numbers.analyse import Analysis, CoverageRow
 
 
@@ -13,7 +14,7 @@ def write_tables(analysis: Analysis, folder: Path) -> None:
     table = run_table(analysis)
     table.to_csv(folder / "results.csv", index=False)
     table.to_parquet(folder / "results.parquet", index=False)
-    (folder / "report.md").write_text(markdown(analysis))
+    (folder / "report.md").write_text(markdown(analysis), encoding="utf-8")
 
 
 def run_table(analysis: Analysis) -> pd.DataFrame:
@@ -41,21 +42,21 @@ def markdown(analysis: Analysis) -> str:
     """The verdicts and tables for people who read text."""
     study = analysis.study
     seeds = sorted({run.seed for run in study.runs})
-    lines = [f"# {study.name}", ""]
+    lines = [f"# {escaped(study.name)}", ""]
     if question := study.plan.get("question"):
-        lines += [str(question), ""]
+        lines += [escaped(question), ""]
     if origin := study.plan.get("base_lrs"):
-        lines += [f"Base LRs: {origin}.", ""]
-    lines += [f"* {sentence}" for sentence in text.summary(analysis)]
-    lines += ["", *(f"* {sentence}" for sentence in text.verdict_sentences(analysis))]
-    lines += ["", "```", tables.verdict_table(analysis), "```", ""]
-    lines += [f"* {_coverage(row)}" for row in analysis.coverage]
-    lines += ["", f"{len(study.runs)} runs, seeds {', '.join(map(str, seeds))}."]
+        lines += [f"Base LRs: {escaped(origin)}.", ""]
+    lines += [f"* {escaped(sentence)}" for sentence in text.summary(analysis)]
+    lines += ["", *(f"* {escaped(sentence)}" for sentence in text.verdict_sentences(analysis))]
+    lines += ["", fenced(tables.verdict_table(analysis)), ""]
+    lines += [f"* {escaped(_coverage(row))}" for row in analysis.coverage]
+    rest = [f"{len(study.runs)} runs, seeds {', '.join(map(str, seeds))}."]
     for versions in analysis.versions:
-        lines += ["Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."]
-    lines += [f"Without a result: {path.name} ({state})." for path, state in study.unfinished]
-    lines += [f"Mind: {warning}." for warning in analysis.warnings]
-    return "\n".join(lines) + "\n"
+        rest += ["Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."]
+    rest += [f"Without a result: {path.name} ({state})." for path, state in study.unfinished]
+    rest += [f"Mind: {warning}." for warning in analysis.warnings]
+    return "\n".join([*lines, "", *map(escaped, rest)]) + "\n"
 
 
 def _coverage(row: CoverageRow) -> str:

@@ -245,7 +245,10 @@ def _open(judged: Verdict, rope: float) -> str:
         f"p is not below {ALPHA:g}": judged.p_adjusted >= ALPHA,
         "the difference is within the ROPE": abs(paired.mean) <= rope,
     }
-    return ", ".join(words for words, holds in lacking.items() if holds)
+    said = ", ".join(words for words, holds in lacking.items() if holds)
+    if -rope < paired.low and paired.high < rope:
+        said += f"; that they are equivalent has p = {judged.p_equivalent:.3f} after Holm"
+    return said
 
 
 def _time(row: ContrastRow) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import wandb
 import wandb_workspaces.reports.v2 as wr
 
-from toolkit.errors import ConfigError, RunError
+from toolkit.errors import ConfigError, RunError, error_text, outcome
 from toolkit.records.wandb_mirror import wandb_mode
 from toolkit.report import tables, text
 from toolkit.report.columns import Table, markdown_table
@@ -48,7 +48,8 @@ def publish(analysis: Analysis, folder: Path, destination: str) -> str:
         raise ConfigError(f"--wandb {destination}: it must be ENTITY/PROJECT")
     if wandb_mode() != "online":
         raise ConfigError("a W&B report needs a key, by wandb login, and W&B online")
-    try:
+
+    def save() -> str:
         images = sorted((folder / "figures").glob("*.png"))
         _upload(analysis, folder, images, entity, project)
         report = build(analysis, [_key(image) for image in images], entity, project)
@@ -57,9 +58,11 @@ def publish(analysis: Analysis, folder: Path, destination: str) -> str:
         report.save()
         id_file.write_text(report.id)
         return str(report.url)
-    except Exception as error:  # W&B raises many kinds of errors
-        first = next(iter(str(error).splitlines()), "")
-        raise RunError(f"W&B: {type(error).__name__}: {first}") from error
+
+    url, error = outcome(save)  # W&B raises many kinds of errors
+    if error is not None or url is None:
+        raise RunError(f"W&B: {error_text(error or ValueError('no address'))}") from error
+    return url
 
 
 def build(analysis: Analysis, media: Sequence[str], entity: str, project: str) -> Any:

@@ -97,7 +97,7 @@ def summary_of(kind: type) -> str:
 
 
 def memory_to_json(memory: Memory) -> dict[str, Any]:
-    """The memory as a JSON object of plain types: tuples become lists."""
+    """The memory as a JSON object of plain types: tuples become lists, numpy's numbers Python's."""
     return {key: _plain(value) for key, value in memory._asdict().items()}
 
 
@@ -121,7 +121,9 @@ def memory_from_json(fresh: M, state: Mapping[str, Any]) -> M:
 
 
 def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value.item() if hasattr(value, "item") else value
 
 
 def _like(template: Any, value: Any) -> Any:

@@ -48,6 +48,11 @@ def accumulate(period: Period, reading: Reading, every: Every) -> tuple[Period, 
     return Period(epoch=epoch), math.nan if lost else mean
 
 
+def finite(statistic: float) -> float | None:
+    """A statistic for the log, which knows only finite numbers; None for any other."""
+    return statistic if math.isfinite(statistic) else None
+
+
 def is_length(every: Every) -> bool:
     """Whether a period can be so long: an epoch, or at least one reading."""
     return every == "epoch" or every >= 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
-from toolkit.schedules._common import check
+from toolkit.schedules._common import check, finite
 from toolkit.schedules.adaptive.detect import (
     BLOCKS,
     Oscillation,
@@ -199,7 +199,7 @@ def observe(
     if is_plateau(line):
         return _at_plateau(memory, line, rules, reading.update)
     pattern = "rising" if is_rising(line) else "none"
-    return memory, Decision(pattern, _finite(line.t), "hold", "")
+    return memory, Decision(pattern, finite(line.t), "hold", "")
 
 
 def _in_descent(
@@ -208,11 +208,11 @@ def _in_descent(
     """Raise the LR on trial, if that rule is on and there was no plateau yet."""
     if memory.plateaus or memory.tried >= rules.most_raises or rules.lift == 1:
         pattern = "sharp_drop" if -line.change > SHARP_DROP_SD * line.spread else "descent"
-        return memory, Decision(pattern, _finite(line.t), "hold", "")
+        return memory, Decision(pattern, finite(line.t), "hold", "")
     before = (line.change, line.error, fmean(memory.losses))
     memory = _scaled(memory, rules.lift)._replace(trial=before, tried=memory.tried + 1)
     reason = f"the loss falls (t {line.t:.1f}): raise on trial, LR x{rules.lift:g}"
-    return memory, Decision("descent", _finite(line.t), "raise", reason)
+    return memory, Decision("descent", finite(line.t), "raise", reason)
 
 
 def _end_trial(
@@ -227,13 +227,13 @@ def _end_trial(
     if steeper > needed and lower:
         memory = memory._replace(trial=(), losses=())
         reason = f"the raise pays: {compared}{needed:.3g}"
-        return memory, Decision("sharp_drop", _finite(line.t), "raise", reason)
+        return memory, Decision("sharp_drop", finite(line.t), "raise", reason)
     memory = _scaled(memory, 1 / rules.lift)._replace(trial=())
     reason = f"the raise does not pay: {compared}{needed:.3g}"
     if lower:
         reason = f"{reason}: LR x{1 / rules.lift:.3g}"
-        return memory, Decision("none", _finite(line.t), "cut", reason)
-    return memory, Decision("none", _finite(line.t), "rollback", reason)
+        return memory, Decision("none", finite(line.t), "cut", reason)
+    return memory, Decision("none", finite(line.t), "rollback", reason)
 
 
 def _in_oscillation(
@@ -251,7 +251,7 @@ def _at_plateau(
     memory: OpenEndedMemory, line: Trend, rules: Rules, update: int
 ) -> tuple[OpenEndedMemory, Decision]:
     """Cut; after ``MOST_UNPAID_CUTS`` cuts in a row that did not pay, begin the final anneal."""
-    t = _finite(line.t)
+    t = finite(line.t)
     if rules.cut == 1 or memory.annealing:
         return memory, Decision("plateau", t, "hold", "")
     mean = fmean(memory.losses)
@@ -269,8 +269,3 @@ def _at_plateau(
 
 def _scaled(memory: OpenEndedMemory, by: float) -> OpenEndedMemory:
     return memory._replace(scale=memory.scale * by, losses=())
-
-
-def _finite(t: float) -> float | None:
-    """t for the log; None where it is infinite, for a line without any noise."""
-    return t if math.isfinite(t) else None

@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
-from toolkit.schedules._common import Period, accumulate, check
+from toolkit.schedules._common import Period, accumulate, check, finite
 from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Reading
 
 
@@ -57,6 +57,9 @@ class Plan:
             raise.
     """
 
+    every: ClassVar[str] = "epoch"
+    """How often it judges, for whoever asks any schedule."""
+
     window: int = 5
     """Epochs in the moving average and variance."""
     variance_threshold: float = 0.001
@@ -103,7 +106,7 @@ class Plan:
             return NO_ACTION
         before, last = finite[:-1], finite[1:]
         mean_before, mean = fmean(before), fmean(last)
-        variance = fmean((loss - mean) ** 2 for loss in last)
+        variance = fmean((loss - mean) * (loss - mean) for loss in last)  # may be infinite
         rate = (mean_before - mean) / abs(mean_before) if mean_before else 0.0
         return self._rule(rate, variance, _sign_changes(last))
 
@@ -114,13 +117,14 @@ class Plan:
         moving = f"the {self.window}-epoch mean loss {verb} by {abs(rate):.2%}"
         if rate < -limit:
             reason = f"{moving}, more than {limit:.2%}: LR x{cut:g}"
-            return Decision("rising", rate, "cut", reason)
+            return Decision("rising", finite(rate), "cut", reason)
         if noisy and changes >= self.window - 2:
             reason = f"variance {variance:.3g} above {self.variance_threshold:g} and the losses "
-            return Decision("oscillation", variance, "cut", f"{reason}alternate: LR x{cut:g}")
+            reason += f"alternate: LR x{cut:g}"
+            return Decision("oscillation", finite(variance), "cut", reason)
         if rate > limit:
             reason = f"{moving}, more than {limit:.2%}: LR x{raise_:g}"
-            return Decision("sharp_drop", rate, "raise", reason)
+            return Decision("sharp_drop", finite(rate), "raise", reason)
         if not noisy:
             reason = f"{moving}, within {limit:.2%}, variance {variance:.3g} at most "
             return Decision(

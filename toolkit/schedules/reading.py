@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat, SupportsInt
+
+LARGEST_LOSS = 1e300
+"""A loss above it, or below its negative, counts as not finite: schedules add up losses."""
 
 
 class Reading(NamedTuple):
@@ -30,11 +33,37 @@ class Reading(NamedTuple):
     distance: tuple[float, float] | None = None
 
     @classmethod
-    def of(cls, update: int, epoch: float, loss: float, count: float = 1.0) -> "Reading":
-        """The reading of one training loss, finite or not, over ``count`` items."""
-        if math.isfinite(loss):
-            return cls(update, epoch, loss, count, 0)
-        return cls(update, epoch, math.nan, 0.0, 1)
+    def of(
+        cls,
+        update: SupportsInt,
+        epoch: SupportsFloat,
+        loss: SupportsFloat,
+        count: SupportsFloat = 1.0,
+    ) -> "Reading":
+        """The reading of one training loss, finite or not, over ``count`` items.
+
+        Numbers of numpy and tensors of one number will do.
+        """
+        return cls(int(update), float(epoch), float(loss), float(count), 0).plain()
+
+    def plain(self) -> "Reading":
+        """The same in Python's own numbers, which JSON and torch's safe unpickler know.
+
+        A loss that is not finite, or so large that sums of it would not be, is left out: it is NaN
+        over no items, and one micro-batch at least counts as not finite. A distance that is not
+        finite is not told.
+        """
+        distance = None
+        if self.distance is not None and all(map(math.isfinite, self.distance)):
+            distance = float(self.distance[0]), float(self.distance[1])
+        loss, count, nonfinite = float(self.loss), float(self.count), int(self.nonfinite)
+        if not (abs(loss) <= LARGEST_LOSS and math.isfinite(count)):
+            # Without items there was no loss, which is not one that is not finite.
+            nonfinite = max(nonfinite, 1 if count else 0)
+            loss, count = math.nan, 0.0
+        return Reading(
+            int(self.update), float(self.epoch), loss, count, nonfinite, self.kind, distance
+        )
 
 
 class Decision(NamedTuple):
@@ -63,14 +92,15 @@ class Facts(NamedTuple):
         epochs: passes over the training split that these are; None where nobody knows.
         init: ``random`` or ``pretrained``, the kind of the first weights.
         can: what the loop does when a decision asks for it, of ``ABILITIES``.
-        momentum: of SGD, whose updates are as large as its gradients; 0 for other optimizers.
+        momentum: of SGD, whose updates are as large as its gradients; None for an optimizer that
+            normalises each coordinate, as Adam's family does.
     """
 
     budget: int | None = None
     epochs: float | None = None
     init: str = "random"
     can: frozenset[str] = frozenset()
-    momentum: float = 0.0
+    momentum: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The facts as a JSON object; it stands in the event with which a run starts."""
@@ -84,7 +114,7 @@ class Facts(NamedTuple):
             KeyError: for a field that is missing, unless it came later.
         """
         values = {field: data[field] for field in cls._fields if field != "momentum"}
-        momentum = data.get("momentum", 0.0)
+        momentum = data.get("momentum")
         return cls(**{**values, "can": frozenset(data["can"]), "momentum": momentum})
 
 

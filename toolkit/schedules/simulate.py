@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from toolkit.errors import ConfigError
 from toolkit.schedules import Schedule
+from toolkit.schedules._common import finite
 from toolkit.schedules.reading import Decision, Facts, Reading
 
 CHANGED = (
@@ -110,6 +111,20 @@ def check_protocol(schedule: object, where: str) -> None:
         raise ConfigError(f"{where}: {CHANGED}") from error
 
 
+def check_schedule(schedule: object) -> None:
+    """Refuse what is no schedule, such as the name of one, or its class.
+
+    Raises:
+        ConfigError: saying what is allowed.
+    """
+    if isinstance(schedule, str | type) or not callable(getattr(schedule, "start", None)):
+        given = schedule if isinstance(schedule, str) else getattr(schedule, "__name__", schedule)
+        raise ConfigError(
+            f"schedule = {given!r}: it must be an object of a class of schedules, such as "
+            f"toolkit.schedules.Cosine(); SCHEDULES there has the class of each name"
+        )
+
+
 def begin(schedule: Schedule[Any], base_lr: float, facts: Facts) -> tuple[Any, Decision]:
     """The memory before the first update, and what is decided then.
 
@@ -117,6 +132,7 @@ def begin(schedule: Schedule[Any], base_lr: float, facts: Facts) -> tuple[Any, D
         ConfigError: if the schedule follows the older protocol.
         ValueError: from the schedule, if it does not fit the base LR or the facts.
     """
+    check_schedule(schedule)
     check_protocol(schedule, type(schedule).__name__)
     return _pair(schedule, "start", schedule.start(base_lr, facts))
 
@@ -167,6 +183,10 @@ def _pair(schedule: object, function: str, result: Any) -> tuple[Any, Decision]:
     if type(result) is not tuple or len(result) != 2 or not isinstance(result[1], Decision):
         raise ConfigError(f"{name}.{function} does not return (memory, decision): {CHANGED}")
     memory, decision = result
+    if (
+        decision.statistic is not None
+    ):  # it is for the log, which knows only Python's finite numbers
+        decision = decision._replace(statistic=finite(float(decision.statistic)))
     if decision.action in ("anneal", "judge") and (decision.amount or 0) < 1:
         raise ConfigError(
             f"{name} decides on '{decision.action}' with amount = {decision.amount}: it is the "

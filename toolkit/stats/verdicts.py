@@ -5,8 +5,13 @@ family, and the region of practical equivalence from -rope to rope (Kruschke 201
 accepting parameter values in Bayesian estimation*):
 
 * better or worse: 0 is outside the interval, p < 0.05, and abs(mean) > rope;
-* equivalent: -rope < low and high < rope;
+* equivalent: -rope < low and high < rope, and p of equivalence < 0.05, after Holm over the family;
 * undecided: everything else.
+
+Alone, a comparison has p of equivalence < 0.05 just where its interval lies inside the ROPE: it is
+twice the larger p of two one-sided t-tests (Schuirmann 1987, *A comparison of the two one-sided
+tests procedure and the power approach*). In a family the adjustment asks for more, as it does for
+better and worse.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,6 +42,7 @@ class Verdict:
     Attributes:
         paired: the comparison alone.
         p_adjusted: Holm over the family.
+        p_equivalent: of a difference as large as the ROPE or larger, Holm over the family.
         verdict: better, worse, equivalent or undecided.
         seeds_needed: for ``undecided``, about how many seeds would decide it with a power of 80 %
             if the difference and its spread are as observed; None otherwise.
@@ -47,6 +53,7 @@ class Verdict:
 
     paired: Paired
     p_adjusted: float
+    p_equivalent: float
     verdict: VerdictName
     seeds_needed: int | None
     detectable: float | None
@@ -88,10 +95,16 @@ def judge(family: Sequence[Paired], rope: Sequence[float], declared: int = 0) ->
     if not family:
         return []
     size = max(len(family), declared)
-    adjusted = holm([paired.p for paired in family] + [1.0] * (size - len(family)))
+    missing = [1.0] * (size - len(family))
+    inside = [
+        float(equivalence_p(paired.mean, paired.spread, paired.n, limit))
+        for paired, limit in zip(family, rope, strict=True)
+    ]
+    different = holm([paired.p for paired in family] + missing)[: len(family)]
+    equal = holm(inside + missing)[: len(family)]
     return [
-        _judge(paired, float(p), limit, size)
-        for paired, p, limit in zip(family, adjusted[: len(family)], rope, strict=True)
+        _judge(paired, (float(p), float(p_equivalent)), limit, size)
+        for paired, p, p_equivalent, limit in zip(family, different, equal, rope, strict=True)
     ]
 
 
@@ -123,14 +136,35 @@ def holm(ps: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
+def equivalence_p(mean: ArrayLike, spread: ArrayLike, n: int, rope: ArrayLike) -> np.ndarray:
+    """Twice the larger p of the t-tests against -rope and rope, elementwise; at most 1.
+
+    Args:
+        mean, spread: of n differences, in units of the score.
+        n: pairs.
+        rope: in units of the score.
+    """
+    mean, spread, rope = (np.asarray(x, float) for x in (mean, spread, rope))
+    room = (rope - np.abs(mean)) * n**0.5
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(spread > 0, room / spread, np.where(room > 0, np.inf, -np.inf))
+    p: np.ndarray = np.minimum(1.0, 2 * stats.t.sf(t, n - 1))
+    return p
+
+
 def decide(
-    mean: ArrayLike, low: ArrayLike, high: ArrayLike, p_adjusted: ArrayLike, rope: ArrayLike
+    mean: ArrayLike,
+    low: ArrayLike,
+    high: ArrayLike,
+    p_adjusted: ArrayLike,
+    p_equivalent: ArrayLike,
+    rope: ArrayLike,
 ) -> np.ndarray:
     """The verdicts by the rules of this module, elementwise.
 
     Args:
         mean, low, high: difference and its interval, in units of the score; above 0 is better.
-        p_adjusted: after Holm.
+        p_adjusted, p_equivalent: after Holm, as of ``Verdict``.
         rope: in units of the score.
 
     Returns:
@@ -139,7 +173,7 @@ def decide(
     mean, low, high, rope = (np.asarray(x, float) for x in (mean, low, high, rope))
     apart = (low > 0) | (high < 0)
     decided = apart & (np.asarray(p_adjusted) < ALPHA) & (np.abs(mean) > rope)
-    inside = (-rope < low) & (high < rope)
+    inside = (-rope < low) & (high < rope) & (np.asarray(p_equivalent) < ALPHA)
     return np.select(
         [decided & (mean > 0), decided, inside], ["better", "worse", "equivalent"], "undecided"
     )
@@ -149,7 +183,7 @@ def seeds_needed(paired: Paired, rope: float, family: int = 1) -> int:
     """About how many pairs decide a comparison with a power of 80 %.
 
     The difference and its spread are taken as observed. One beyond the ROPE must be
-    ``detectable``; one within it must get an interval inside the ROPE.
+    ``detectable``; one within it must be found equivalent at the strictest step of Holm.
 
     Args:
         paired: the undecided comparison.
@@ -166,7 +200,7 @@ def seeds_needed(paired: Paired, rope: float, family: int = 1) -> int:
         return least is not None and least <= mean
 
     def equivalent(n: int) -> bool:
-        return _power_of_equivalence(mean, spread, n, rope) >= POWER
+        return _power_of_equivalence(mean, spread, n, rope, family) >= POWER
 
     return max(floor, _pairs(found if mean > rope else equivalent))
 
@@ -209,18 +243,18 @@ def detectable(spread: float, n: int, rope: float, family: int = 1) -> float | N
     return least
 
 
-def _judge(paired: Paired, p: float, rope: float, family: int) -> Verdict:
-    verdict: VerdictName = str(decide(*paired.gain, p, rope))  # type: ignore[assignment]
+def _judge(paired: Paired, ps: tuple[float, float], rope: float, family: int) -> Verdict:
+    verdict: VerdictName = str(decide(*paired.gain, *ps, rope))  # type: ignore[assignment]
     if verdict != "undecided":
-        return Verdict(paired, p, verdict, None, None)
+        return Verdict(paired, *ps, verdict, None, None)
     found = detectable(paired.spread, paired.n, rope, family)
-    return Verdict(paired, p, verdict, seeds_needed(paired, rope, family), found)
+    return Verdict(paired, *ps, verdict, seeds_needed(paired, rope, family), found)
 
 
-def _power_of_equivalence(mean: float, spread: float, n: int, rope: float) -> float:
-    """How often the interval of n pairs lies inside the ROPE, for this true mean and spread."""
+def _power_of_equivalence(mean: float, spread: float, n: int, rope: float, family: int) -> float:
+    """How often n pairs of this true mean and spread are equivalent at Holm's strictest step."""
     error = spread / n**0.5
-    room = rope - stats.t.ppf(1 - ALPHA / 2, n - 1) * error
+    room = rope - stats.t.ppf(1 - ALPHA / family / 2, n - 1) * error
     if room <= 0:
         return 0.0
     return float(stats.norm.cdf((room - mean) / error) - stats.norm.cdf((-room - mean) / error))

@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from toolkit.errors import ConfigError, RunError
+from toolkit import signals
+from toolkit.errors import ConfigError, RunError, StoppedError
 from toolkit.process import PREEMPTED
 from toolkit.records.json_files import read_json
 
@@ -225,6 +226,7 @@ def wait_and_take(folder: Path, lease: float = LEASE) -> Iterator[Hold]:
     Raises:
         ConfigError: if nothing can be written there.
         RunError: if somebody else is at work on the run, naming who.
+        StoppedError: if this process was asked to stop meanwhile.
     """
     waiting_for, touched = None, 0.0
     while True:
@@ -239,6 +241,8 @@ def wait_and_take(folder: Path, lease: float = LEASE) -> Iterator[Hold]:
         now = _touched(claim)
         if claim.here or (waiting_for == claim and now != touched):
             raise RunError(f"{folder} is being trained by {claim}: let that end first")
+        if signals.asked():
+            raise StoppedError(f"stopped while {folder} was claimed by {claim}")
         if waiting_for != claim:
             print(
                 f"{folder} is claimed by {claim}: waiting for a sign of life of it, at most "

@@ -8,15 +8,16 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ConfigError, RunError
-from toolkit.process import DONE, FAILED, PREEMPTED, WRONG, stop_on_signal
+from toolkit.process import DONE, FAILED, INTERRUPTED, PREEMPTED, WRONG
+from toolkit.signals import stop_on_signal
 from toolkit.studies import claims
 from toolkit.studies.run_queue import ATTEMPTS, Item, record_failure
 
@@ -25,6 +26,10 @@ GRACE_SECONDS = 60
 """How long workers may take to save and end."""
 LINES = 5
 """Of a worker's log, in an error."""
+
+
+_of_this_job: list[int] = []
+"""The process id of the worker, where this process is a job of submitit's."""
 
 
 @dataclass
@@ -77,11 +82,10 @@ def run(
     """
     logs.mkdir(parents=True, exist_ok=True)
     slots = _slots(per_device, logs)
-    stop = threading.Event()
     # However often the user asks: the workers are not left behind.
-    with stop_on_signal(stop.set, once=False):
+    with stop_on_signal(patient=True) as asked:
         try:
-            while not stop.is_set() and not all(slot.over for slot in slots):
+            while not asked() and not all(slot.over for slot in slots):
                 for slot in slots:
                     _tend(slot, items, flags, lease)
                 done()
@@ -90,7 +94,7 @@ def run(
             _end(slots)
     done()
     if any(item.open for item in items):
-        return PREEMPTED
+        return asked.exit_code(PREEMPTED)
     return FAILED if any(not item.finished for item in items) else DONE
 
 
@@ -124,12 +128,23 @@ class Job:
     flags: tuple[str, ...]
 
     def __call__(self) -> int:
-        return subprocess.run(_command(self.flags), check=False).returncode
+        command = _command(self.flags)
+        with subprocess.Popen(command) as worker:  # noqa: S603  # this Python, with our module
+            _of_this_job.append(worker.pid)
+            return worker.wait()
 
     def checkpoint(self) -> Any:
-        """What submitit asks for before the time limit: the next job goes on from the files."""
+        """What submitit asks for before the time limit: the next job goes on from the files.
+
+        Called in a signal's handler, after which submitit ends the job and the worker with it.
+        """
         import submitit
 
+        for pid in _of_this_job:
+            # Its own copy of the signal, if it got one, is the same request.
+            with suppress(ProcessLookupError, ChildProcessError):  # it has ended
+                os.kill(pid, signal.SIGTERM)
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(self)
 
 
@@ -177,7 +192,7 @@ def _tend(slot: Slot, items: Sequence[Item], flags: Sequence[str], lease: float)
     pid, slot.process = slot.process.pid, None
     if code == WRONG:
         raise ConfigError(f"{_last_lines(slot.log)}; see {slot.log}")
-    if code not in (DONE, FAILED, PREEMPTED):  # those had nothing left that was free
+    if code not in (DONE, FAILED, PREEMPTED, INTERRUPTED):  # those had nothing left that was free
         _blame(pid, code, slot, items)
 
 
@@ -209,7 +224,7 @@ def _blame(pid: int, code: int, slot: Slot, items: Sequence[Item]) -> None:
 
 def _start(slot: Slot, flags: Sequence[str]) -> "subprocess.Popen[bytes]":
     with slot.log.open("ab") as log:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603  # this Python, with our module
             _command(flags),
             stdin=subprocess.DEVNULL,
             stdout=log,

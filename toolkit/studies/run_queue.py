@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from toolkit import signals
 from toolkit.config import RunConfig, resolve, run_folder, schedule_name
 from toolkit.config import to_json as config_to_json
-from toolkit.errors import ConfigError, MissingDataError, RunError
+from toolkit.errors import ConfigError, MissingDataError, RunError, one_line, outcome
 from toolkit.identity import with_fingerprint
 from toolkit.process import (
     DONE,
@@ -33,6 +34,7 @@ from toolkit.records.events import entrant
 from toolkit.records.json_files import write_json
 from toolkit.records.recorder import write_status
 from toolkit.records.result import RESULT
+from toolkit.signals import stop_on_signal
 from toolkit.studies import claims
 from toolkit.studies.study import Study
 
@@ -71,7 +73,8 @@ class Item:
         arm = f" arm {config.arm}" if config.arm else ""
         return (
             f"{config.target} lr {config.recipe.lr:g} "
-            f"{entrant(schedule_name(config.schedule), config.sees)} seed {config.seed}{arm}"
+            f"{entrant(schedule_name(config.schedule), config.sees, config.recipe.optimizer)} "
+            f"seed {config.seed}{arm}"
         )
 
 
@@ -119,10 +122,12 @@ def work(
         done: called after every run.
 
     Returns:
-        An exit code: done, failed if a run was given up, pre-empted if asked to stop.
+        An exit code: done, failed if a run was given up, pre-empted or interrupted if asked to
+        stop.
+
+    A run that is refused, as its data cannot be read, say, counts as failed, too.
 
     Raises:
-        ConfigError: if a run cannot be carried out as configured.
         RunError: under a launcher of several ranks, if a run failed: the ranks cannot go on.
     """
     set_threads()
@@ -130,14 +135,17 @@ def work(
         from toolkit.training.ranks import meet_ranks
 
         meet_ranks()
-    code = _lead(todo, lease, wait, done) if is_rank_zero() else _follow(todo)
+    with stop_on_signal() as asked:
+        code = _lead(todo, lease, wait, done) if is_rank_zero() else _follow(todo)
     leave_process_group()
-    return code
+    return asked.exit_code(code)
 
 
 def _lead(todo: Sequence[Item], lease: float, wait: bool, done: Callable[[], object]) -> int:
     """Choose the runs, and tell the other ranks; see ``work``."""
     while left := [item for item in todo if item.open]:
+        if signals.asked():
+            return _tell_end(PREEMPTED)
         statuses = []
         for status in _one_pass(todo, left, lease):
             done()
@@ -181,7 +189,7 @@ def record_failure(folder: Path, text: str) -> Path:
     """Keep what ended an attempt, and count it."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"failure-{len(list(folder.glob('failure-*.log'))) + 1}.log"
-    log.write_text(text)
+    log.write_text(text, errors="backslashreplace")
     write_status(folder, "failed", 0)
     return log
 
@@ -202,6 +210,9 @@ def _one_pass(todo: Sequence[Item], left: Sequence[Item], lease: float) -> Itera
         The status of each run that was free and has been attempted.
     """
     for item in left:
+        if signals.asked():  # between two runs: neither has anything to save
+            yield "preempted"
+            return
         status = None
         with claims.take(item.folder, lease) as hold:
             if hold is not None and item.open:
@@ -214,20 +225,21 @@ def _one_pass(todo: Sequence[Item], left: Sequence[Item], lease: float) -> Itera
 
 
 def _attempt(item: Item, hold: claims.Hold | None = None) -> str:
-    try:
-        return _fit(item, hold)
-    except ConfigError:
-        raise
-    except Exception as error:
-        if is_rank_zero():
-            log = record_failure(item.folder, traceback.format_exc())
-            print(f"failed: {item}; see {log}", flush=True)
-        if world_size() > 1:
-            text = f"{item} failed: {error}"
-            if not is_rank_zero():  # it may be the only one that failed
-                print(f"error on a rank above 0: {text}", file=sys.stderr)
-            raise RunError(text) from error
-        return "failed"
+    status, error = outcome(lambda: _fit(item, hold))
+    if error is None:
+        assert status is not None
+        return status
+    refused = isinstance(error, ConfigError)  # on all ranks alike, before training
+    if is_rank_zero():
+        log = record_failure(item.folder, "".join(traceback.format_exception(error)))
+        why = f": {one_line(error)}" if refused else ""
+        print(f"failed: {item}{why}; see {log}", flush=True)
+    if world_size() > 1 and not refused:
+        text = f"{item} failed: {error}"
+        if not is_rank_zero():  # it may be the only one that failed
+            print(f"error on a rank above 0: {text}", file=sys.stderr)
+        raise RunError(text) from error
+    return "failed"
 
 
 def _fit(item: Item, hold: claims.Hold | None) -> str:

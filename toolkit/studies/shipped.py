@@ -1,4 +1,4 @@
-"""The shipped studies: Python functions that return a ``Study``."""
+"""The shipped studies: Python functions that return a ``Study``; more are in ``robustness``."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -9,16 +9,10 @@ from toolkit import task, userfile
 from toolkit.config import RunConfig
 from toolkit.errors import ConfigError, unknown
 from toolkit.schedules import SCHEDULES, Schedule
+from toolkit.studies import robustness
+from toolkit.studies.rules import SEARCH_SEEDS, rates
 from toolkit.studies.study import Contrast, Study
 
-SEARCH_SEEDS = (1000, 1001)
-"""Seeds of tuning halves; judging seeds count from 0, so the two never meet."""
-ADAM_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-"""The grid of the rules of comparison. It is widened until the best is interior."""
-ENCODER_RATES = (3e-6, 1e-5, 3e-5, *ADAM_RATES)
-SGD_RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
-FACTORS = tuple(round(10**k, 4) for k in (-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2))
-"""Of the base LR, in ``lr_robustness``."""
 CANDIDATE, RIVALS = "adaptive", ("cosine", "linear", "greedy")
 HEADLINE = (CANDIDATE, *RIVALS, "plateau", "wsd", "step", "constant", "plan")
 FED_WITH_METRICS = ("greedy", "plateau")
@@ -129,24 +123,6 @@ def headline_cpu_tuning() -> Study:
     return _tuning("headline_cpu", _cpu_recipes(), tiny=True)
 
 
-def lr_robustness() -> Study:
-    """All schedules at nine base LRs, a hundredth to a hundred times the recipe's, on digits."""
-    target = "digits/vit_micro@field"
-    recipe = _recipe(target)
-    recipes = {
-        (target, lr): replace(recipe, lr=lr) for lr in (recipe.lr * factor for factor in FACTORS)
-    }
-    judged = [(target, recipe.lr * factor) for factor in (0.1, 1.0, 10.0)]
-    candidate = CANDIDATE if CANDIDATE in SCHEDULES else "plan"
-    return Study(
-        name="lr_robustness",
-        question="Which schedule loses least when the base LR is wrong, and how much tuning is "
-        "that worth?",
-        configs=_grid("lr_robustness", range(8), recipes, _existing(HEADLINE), tiny=True),
-        family=_family(judged, candidate, _existing(RIVALS)),
-    )
-
-
 def aa() -> Study:
     """A schedule against itself: two arms of each seed, which differ in their dropout alone."""
     target = "digits/vit_micro@field"
@@ -169,7 +145,7 @@ STUDIES: Mapping[str, Callable[[], Study]] = {
     "headline-tuning": headline_tuning,
     "headline_cpu": headline_cpu,
     "headline_cpu-tuning": headline_cpu_tuning,
-    "lr_robustness": lr_robustness,
+    **robustness.STUDIES,
     "aa": aa,
 }
 """Every shipped study by name."""
@@ -231,7 +207,7 @@ def _tuning(name: str, recipes: Recipes, tiny: bool = False) -> Study:
     grid = {
         (target, lr): replace(recipe, lr=lr)
         for (target, _), recipe in recipes.items()
-        for lr in _rates(recipe)
+        for lr in rates(recipe)
     }
     return Study(
         name=f"{name}-tuning",
@@ -239,12 +215,6 @@ def _tuning(name: str, recipes: Recipes, tiny: bool = False) -> Study:
         configs=_grid(f"{name}-tuning", SEARCH_SEEDS, grid, ("cosine",), tiny),
         tuning=True,
     )
-
-
-def _rates(recipe: task.Recipe) -> tuple[float, ...]:
-    if recipe.optimizer == "sgd":
-        return SGD_RATES
-    return ADAM_RATES if ADAM_RATES[0] < recipe.lr < ADAM_RATES[-1] else ENCODER_RATES
 
 
 def _headline_recipes() -> Recipes:

@@ -109,7 +109,7 @@ class Study:
             (one.pair, one.lr, side, arm): set() for side, arm in sides
         }
         for c in self.configs:
-            name = entrant(schedule_name(c.schedule), c.sees)
+            name = entrant(schedule_name(c.schedule), c.sees, c.recipe.optimizer)
             found.get((c.target, c.recipe.lr, name, c.arm), set()).add(c.seed)
         return found
 

@@ -120,10 +120,10 @@ class MicroBatches(Sampler[list[int]]):
 def training_batches(run: "Run") -> "Iterator[Batch]":
     """This rank's micro-batches, from the run's next update to the end of its budget.
 
-    While the schedule searches for a base LR they begin with those of update 0, so that every trial
-    sees the same.
+    In a search for a base LR each trial begins with those of update 0, so that all see the same.
     """
-    return batches_of(run, 0 if run.lr.searching else run.update, run.budget)
+    of_trials = run.lr.course.start if run.lr.searching else 0
+    return batches_of(run, run.update - of_trials, run.budget)
 
 
 def batches_of(run: "Run", first: int, last: int) -> "Iterator[Batch]":

@@ -6,9 +6,13 @@ own, and the schedule is given the optimizer that Accelerate has prepared, for t
 """
 
 import hashlib
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +20,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from toolkit import signals, userfile
 from toolkit.config import RUNS, RunConfig, resolve, run_folder
 from toolkit.errors import ConfigError
 from toolkit.identity import with_fingerprint
@@ -28,6 +33,7 @@ from toolkit.task import (
     Recipe,
     Scale,
     Splits,
+    Target,
     Task,
     load,
     parse_target,
@@ -43,9 +49,13 @@ from toolkit.training.ranks import (
     check_engine,
     check_same_run,
     make_accelerator,
+    one_first,
     split_global_batch,
+    together,
 )
 
+SAVES, SAVE_SECONDS = 10, 600.0
+"""By default there is a checkpoint after a tenth of the budget, and after so many seconds."""
 INIT_STREAM, DROPOUT_STREAM = 2, 3
 """Numbers of the streams of random numbers for first weights and dropout; see ``batches``."""
 
@@ -102,6 +112,15 @@ class Run:
     """Optimizer updates made so far."""
     saved_at: int = 0
     """Update of the newest checkpoint; 0 if there is none."""
+    saved_when: float = field(default_factory=time.monotonic)
+    """When that was written, or this process began: by this rank's ``time.monotonic``."""
+    save_agreed: bool = False
+    """All ranks know that rank 0 has seen no checkpoint for ``SAVE_SECONDS``."""
+    evaluated: int = 0
+    """Update of the latest evaluation on the validation split; 0 if there was none."""
+    steps: int = 0
+    """Counts what this rank gets done, updates as batches of an evaluation: it stands still in a
+    rank that is hung (see ``watch``)."""
     readings: int = 0
     """Readings of the training loss so far."""
     nonfinite_readings: int = 0
@@ -109,10 +128,11 @@ class Run:
     lost: str = ""
     """Why the run counts as diverged, in words; empty while it does not. See ``divergence``."""
     stop_asked: bool = False
-    """This rank was asked to stop; it does so when a reading has told the others."""
+    """This rank was asked to stop, other than by a signal; it does so when a reading has told the
+    others."""
     stop_agreed: bool = False
     """All ranks know that one was asked to stop: none makes another update."""
-    last_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    last_metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """Of the latest evaluation of each split, on rank 0; elsewhere without metrics."""
     check_claim: Callable[[], object] = lambda: None
     """Called on every rank before anything is written that others may read: ends a process whose
@@ -132,6 +152,11 @@ class Run:
         self.stop_asked = True
 
     @property
+    def stop_wanted(self) -> bool:
+        """Whether this rank was asked to stop, in whichever way."""
+        return self.stop_asked or signals.asked()
+
+    @property
     def epoch(self) -> float:
         """Passes over the training split so far."""
         return self.update / self.batch_plan.updates_per_epoch
@@ -147,10 +172,28 @@ class Run:
         return self.config.eval_every or self.batch_plan.updates_per_epoch
 
     @property
+    def evaluation_due(self) -> bool:
+        """Whether the weights, as they are now, are to be evaluated on the validation split."""
+        due = self.update == self.budget or self.update % self.eval_every == 0
+        return due and self.update > self.evaluated and not self.lr.searching
+
+    @property
     def checkpoint_due(self) -> bool:
-        """Whether updates enough have passed since the newest checkpoint."""
-        every = self.eval_every if self.config.save_every is None else self.config.save_every
-        return every > 0 and self.update // every > self.saved_at // every
+        """Whether updates or time enough have passed since the newest checkpoint, or this is the
+        end of training, where it spares the run the way back from the test split."""
+        every = self.config.save_every
+        if every is None:
+            every = math.ceil(self.budget / SAVES)
+        if every == 0 or self.update == self.saved_at:
+            return False
+        passed = self.update // every > self.saved_at // every
+        return passed or self.save_agreed or self.update == self.budget
+
+    @property
+    def overdue(self) -> bool:
+        """Whether rank 0, whose clock counts, has seen no checkpoint for too long."""
+        by_time = self.config.save_every is None and self.accelerator.is_main_process
+        return by_time and time.monotonic() - self.saved_when >= SAVE_SECONDS
 
 
 def build(config: RunConfig, runs: Path = RUNS) -> Run:
@@ -174,13 +217,12 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     accelerator = make_accelerator(recipe, batch_split)
     folder = run_folder(config, runs)
     check_same_run(folder.name, config.data)
-    with accelerator.local_main_process_first():  # the others find its work in the cache
-        splits = task.splits(target.model, recipe)
+    splits = one_first(accelerator, lambda: task_call(target, "splits", task, recipe))
     lengths = getattr(splits.train, "lengths", None)
     plan = BatchPlan(len(splits.train), recipe.global_batch, config.seed, lengths)
     budget = _budget(recipe, plan)
     torch.manual_seed(derive_seed(config.seed, INIT_STREAM))
-    model = fresh_model(task, target.model, recipe)
+    model = together(lambda: fresh_model(task, target, recipe))
     set_threads(sum(weight.numel() for weight in model.parameters()))
     dtype = next(model.parameters()).dtype  # prepared, DeepSpeed's may be bfloat16
     initial_weights_sha = weights_sha(model.state_dict())
@@ -192,6 +234,9 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         derive_seed(config.seed, config.arm, DROPOUT_STREAM, accelerator.process_index)
     )
     lr = _scheduled(config, model, optimizer, budget, budget / plan.updates_per_epoch)
+    lr.expect_readings(config.read_every)
+    if config.sees == "validation":
+        lr.expect_readings(config.eval_every or plan.updates_per_epoch)
     return Run(
         config=config,
         task=task,
@@ -224,10 +269,25 @@ def _evaluation_loaders(
     }
 
 
-def fresh_model(task: Task, name: str, recipe: Recipe) -> nn.Module:
-    """The task's model; its weights are fp32 under bf16, too, which is autocast."""
+def fresh_model(task: Task, target: Target, recipe: Recipe) -> nn.Module:
+    """The task's model; its weights are fp32 under bf16, too, which is autocast.
+
+    Raises:
+        ConfigError: if the task has no such model, or its file raises an error.
+    """
     dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
-    return task.model(name, recipe).to(dtype)
+    model = task_call(target, "model", task, recipe)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"task {target.task}: model returns {type(model).__name__}, no nn.Module")
+    return model.to(dtype)
+
+
+def task_call(target: Target, function: str, task: Task, recipe: Recipe) -> Any:
+    """What ``splits`` or ``model`` of a task returns; an error of a user's file names its line."""
+    call = partial(getattr(task, function), target.model, recipe)
+    if not target.task.endswith(".py"):
+        return call()
+    return userfile.raise_as_config_error(f"{function} of '{target.task}'", target.task, call)
 
 
 def infinite_buffers(model: nn.Module) -> frozenset[str]:

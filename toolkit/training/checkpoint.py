@@ -17,6 +17,7 @@ shards are trusted once their SHA-256 are right.
 The position in the data needs no file, for the batches follow from the number of the update.
 """
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def save(run: Run) -> None:
         if accelerator.is_main_process:
             _complete(run, partial, state)
         accelerator.wait_for_everyone()
-    run.saved_at = run.update
+    run.saved_at, run.saved_when, run.save_agreed = run.update, time.monotonic(), False
 
 
 def keep_weights(state: dict[str, torch.Tensor], file: Path) -> None:
@@ -189,6 +190,7 @@ def _state(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
         "readings": run.readings,
         "nonfinite_readings": run.nonfinite_readings,
         "last_metrics": run.last_metrics,
+        "evaluated": run.evaluated,
     }
     return state, tensors
 
@@ -203,6 +205,7 @@ def _set_state(run: Run, state: dict[str, Any], tensors: dict[str, Any]) -> None
     run.readings = state["readings"]
     run.nonfinite_readings = state["nonfinite_readings"]
     run.last_metrics = state["last_metrics"]
+    run.evaluated = state.get("evaluated", run.update)  # earlier versions evaluated first
     run.record.stopwatch = Stopwatch(state["stopwatch"])
 
 

@@ -11,13 +11,17 @@ with one weight for both sums). With q the squared norm of g over n coordinates,
 displacement by SGD at LR 1. A parameter group whose LR is a multiple of the first one's is that
 many times easier to move: its part of |s|_1 is multiplied by the ratio of the base LRs.
 
-All of it stays on the device, over every k-th entry of the weights: r, |s|_1, q and n of each rank
-are summed over the ranks with the loss (``loss_meter.py``). With DDP all ranks have the same sums,
-under ZeRO parts of them: the ratios are right in both.
+All of it stays on the device, over all weights of a small model and one in k of a large one: r,
+|s|_1, q and n of each rank are summed over the ranks with the loss (``loss_meter.py``). With DDP
+all ranks have the same sums, under ZeRO parts of them: the ratios are right in both.
+
+What it costs is memory traffic, since the weights and gradients of an update are in no cache. So
+one in k means a run of neighbours out of k runs, not every k-th entry, which would read every
+cache line of the model (``benchmarks/signal_cost.py``).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import ref
 
@@ -29,10 +33,13 @@ from toolkit.training.snapshot import inner_optimizer, master_weights
 
 KEPT = math.sqrt(0.999)
 """Share of both sums that an update leaves."""
-MOST_SHARE = 0.08
+MOST_SHARE = 0.02
 """Share of the weights' memory that the two buffers take together, where it is enough for ..."""
 FEWEST_ENTRIES = 2**17
 """... so many entries; else so many are kept, or all."""
+LONGEST_RUN, FEWEST_RUNS = 64, 256
+"""How many neighbours are looked at together, and of how many places in a tensor at least: what is
+near together is alike."""
 SUMS = 4
 """How many numbers ``sums`` returns."""
 
@@ -50,11 +57,11 @@ class DistanceEstimate:
         """The weight of the next update; with 0 it leaves the estimate as it is."""
         inner = inner_optimizer(optimizer)
         self.momentum = momentum_of(optimizer)
-        self._is_sgd = isinstance(inner, SGD)
         weights = master_weights(optimizer) or _trainable(inner.param_groups)
         self.every = _every(weights)
-        """Every which entry of a tensor is looked at."""
-        self._base_lr = _base_lr(inner.param_groups[0])
+        """One in how many entries is looked at."""
+        self.base_lr = base_lr_of(inner.param_groups)
+        """The base LR that those of the groups are compared with."""
         self._parts: list[_Part] = []
         self._loaded: list[dict[str, Tensor]] = []
         target = ref(self)
@@ -82,7 +89,7 @@ class DistanceEstimate:
         """
         r, norm, square, count = self.sums().tolist() if sums is None else sums
         estimate = r / norm if norm else 0.0
-        if not self._is_sgd:
+        if self.momentum is None:
             return estimate, 1.0
         return estimate, math.sqrt(square / count) / (1 - self.momentum) if count else 0.0
 
@@ -106,7 +113,7 @@ class DistanceEstimate:
 
     def _begin(self, weights: list[Tensor], base_lr: float) -> "_Part":
         """The part of a group that has not been seen since the last reset or load."""
-        part = _Part(weights, self.every, base_lr / self._base_lr)
+        part = _Part(weights, self.every, base_lr / self.base_lr)
         if len(self._parts) < len(self._loaded):
             part.load(self._loaded[len(self._parts)])
         self._parts.append(part)
@@ -133,15 +140,22 @@ class _Part:
         self._inner, self._square = self._first.new_zeros(()), self._first.new_zeros(())
 
     def add(self, weight: float, stepped: Any) -> None:
-        """Take in an update of this weight, before it is made."""
-        gradient = _unscaled(self._sample([_gradient(w) for w in self._weights]), stepped)
-        gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
-        self._square = gradient.square().sum()
+        """Take in an update of this weight, before it is made; one that is not finite adds 0."""
+        gradient = self._sample([_gradient(w) for w in self._weights])
+        if (scale := getattr(stepped, "grad_scale", None)) is not None:
+            gradient.div_(scale)  # a fused optimizer is to take the loss scale out by itself ...
+        square = gradient.square().sum()
+        bad = ~square.isfinite()
+        if (skipped := getattr(stepped, "found_inf", None)) is not None:
+            bad |= skipped > 0  # ... and skips an update by itself, too
+        self._square = square.masked_fill_(bad, 0.0)
         if not weight:
             return
-        moved = torch.dot(gradient, self._first - self._sample(self._weights))
-        moved = torch.nan_to_num(moved, nan=0.0, posinf=0.0, neginf=0.0)
-        self._inner.mul_(KEPT).add_(moved, alpha=weight)
+        gradient.masked_fill_(bad, 0.0)
+        moved = self._sample(self._weights)
+        torch.sub(self._first, moved, out=moved)
+        inner = torch.dot(gradient, moved)
+        self._inner.mul_(KEPT).add_(inner.masked_fill_(~inner.isfinite(), 0.0), alpha=weight)
         self._running.mul_(KEPT).add_(gradient, alpha=weight)
 
     def sums(self) -> Tensor:
@@ -167,18 +181,33 @@ class _Part:
             getattr(self, f"_{name}").copy_(tensor)
 
     def _sample(self, tensors: list[Tensor]) -> Tensor:
-        """Every k-th entry of each, one after the other, in float32 or wider: shape (n,)."""
+        """What is looked at of each, one after the other, in float32 or wider: a copy, (n,)."""
         wide = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
-        return torch.cat([t.detach().reshape(-1)[:: self._every] for t in tensors]).to(wide)
+        return torch.cat([_runs(t, self._every) for t in tensors]).to(wide)
 
 
-def momentum_of(optimizer: Any) -> float:
-    """The momentum of SGD, prepared or not; 0 for other optimizers."""
+def momentum_of(optimizer: Any) -> float | None:
+    """The momentum of SGD, prepared or not; None for other optimizers."""
     inner = inner_optimizer(optimizer)
-    return float(inner.param_groups[0]["momentum"]) if isinstance(inner, SGD) else 0.0
+    return float(inner.param_groups[0]["momentum"]) if isinstance(inner, SGD) else None
 
 
-def _base_lr(group: dict[str, Any]) -> float:
+def base_lr_of(groups: Sequence[Mapping[str, Any]]) -> float:
+    """The base LR of an optimizer: that of the first of its groups that has one above 0.
+
+    Raises:
+        ValueError: if there is none, or one is not a finite number of 0 or above.
+    """
+    rates = [_base_lr(group) for group in groups]
+    for place, rate in enumerate(rates):
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"the LR of parameter group {place} is {rate}: it must be 0 or above")
+    if not any(rates):
+        raise ValueError("the LR of every parameter group is 0: nothing would be trained")
+    return next(rate for rate in rates if rate)
+
+
+def _base_lr(group: Mapping[str, Any]) -> float:
     return float(group.get("initial_lr", group["lr"]))
 
 
@@ -196,20 +225,17 @@ def _every(weights: list[Tensor]) -> int:
     return max(1, math.ceil(entries / room))
 
 
+def _runs(tensor: Tensor, every: int) -> Tensor:
+    """One in so many entries: runs of neighbours, evenly spread; in a small tensor short ones."""
+    flat = tensor.detach().reshape(-1)
+    if every == 1:
+        return flat
+    run = min(LONGEST_RUN, flat.numel() // (every * FEWEST_RUNS))
+    return flat[::every] if run <= 1 else flat.unfold(0, run, run * every).reshape(-1)
+
+
 def _gradient(weight: Tensor) -> Tensor:
     """The gradient as a dense tensor; zeros where there is none."""
     if weight.grad is None:
-        return torch.zeros_like(weight)
+        return weight.new_zeros(()).expand(weight.shape)
     return weight.grad.to_dense() if weight.grad.is_sparse else weight.grad
-
-
-def _unscaled(gradient: Tensor, stepped: Any) -> Tensor:
-    """The gradient without the loss scale that a fused optimizer is to take out by itself.
-
-    Such an optimizer skips an update by itself, too: its gradient is 0 here.
-    """
-    if (scale := getattr(stepped, "grad_scale", None)) is not None:
-        gradient = gradient / scale
-    if (skipped := getattr(stepped, "found_inf", None)) is not None:
-        gradient = torch.where(skipped > 0, 0.0, gradient)
-    return gradient

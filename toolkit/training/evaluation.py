@@ -1,24 +1,29 @@
 """How a run is evaluated: in evaluation mode, with the weights that its optimizer means.
 
 ``toolkit.training.loop.evaluate`` has the metrics of a split; here are the mode in which it, and
-whatever else looks at a run's model, finds it, and the validation loss of runs whose schedule
-decides on that.
+whatever else looks at a run's model, finds it, what it makes of a task's metrics, and the
+validation loss of runs whose schedule decides on that.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from typing import SupportsFloat
 
 import torch
 from accelerate.utils import send_to_device
 
 from toolkit.schedules.reading import Reading
+from toolkit.training import checkpoint_folder
 from toolkit.training.batches import batches_of, evaluation_shards
 from toolkit.training.batchnorm import has_batch_statistics, recomputed_statistics
 from toolkit.training.build import Run
+from toolkit.training.checkpoint_folder import CHECKPOINTS
 from toolkit.training.loss_meter import LossMeter
 
+EVENT_FIELDS = ("kind", "update", "epoch", "split", "t")
+"""What an event has beside the metrics, by ``toolkit.records.events``."""
 STATISTICS_OVER = 50
 """Micro-batches for the batch statistics of averaged weights, as schedule-free's authors advise."""
 
@@ -41,6 +46,38 @@ def evaluation_mode(run: Run) -> Iterator[None]:
     run.model.train()
 
 
+def plain_metrics(metrics: Mapping[str, SupportsFloat]) -> dict[str, float | None]:
+    """A task's metrics in numbers that JSON knows; None for one that is not finite.
+
+    Args:
+        metrics: name -> number, Python's, numpy's or a tensor of one; the first is the headline.
+
+    Raises:
+        ValueError: if that is not what they are, naming the metric.
+    """
+    if not isinstance(metrics, Mapping) or not metrics:
+        raise ValueError(f"{metrics!r} is no dict of metrics, with one at least")
+    numbers = {}
+    for name, value in metrics.items():
+        if name in EVENT_FIELDS:
+            raise ValueError(f"a metric cannot be called {name}: events have a field of that name")
+        try:
+            number = math.nan if value is None else float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            kind = type(value).__name__
+            raise ValueError(f"the metric {name} is a {kind}, not one number") from error
+        numbers[str(name)] = number if math.isfinite(number) else None
+    return numbers
+
+
+def note_missing(run: Run, split: str, metrics: Mapping[str, float | None]) -> None:
+    """Say, and note for the result, which metrics of a split are not numbers. On rank 0."""
+    for name, value in metrics.items():
+        said = f"the metric {name} of the split {split} was not a finite number: it is null"
+        if value is None and said not in run.notes:
+            run.notes = (*run.notes, checkpoint_folder.say(run.folder / CHECKPOINTS, said))
+
+
 def validation_reading(run: Run) -> Reading:
     """The mean loss over the validation split, each sample once, and over all ranks.
 
@@ -53,6 +90,7 @@ def validation_reading(run: Run) -> Reading:
         for ids, own in evaluation_shards(split, size, rank, ranks):
             batch = send_to_device(split.__getitems__(ids), run.accelerator.device)
             total, count = run.task.loss(run.model, batch)
+            run.steps += 1
             if own:
                 meter.add(total, count)
         reading, _ = meter.read(run.update, run.epoch)  # waits for the device

@@ -19,51 +19,77 @@ import torch
 from accelerate.state import AcceleratorState
 
 from toolkit.config import schedule_name
-from toolkit.errors import RunError, error_text
-from toolkit.process import stop_on_signal
+from toolkit.errors import RunError, error_text, outcome
 from toolkit.records.result import Result
 from toolkit.schedules.reading import NO_ACTION, Decision
+from toolkit.signals import stop_on_signal
 from toolkit.task import POINTS, Batch, Split, headline_first
 from toolkit.training import checkpoint, checkpoint_folder, divergence
 from toolkit.training.batches import training_batches
 from toolkit.training.build import Run
-from toolkit.training.evaluation import evaluation_mode, validation_reading
+from toolkit.training.evaluation import (
+    evaluation_mode,
+    note_missing,
+    plain_metrics,
+    validation_reading,
+)
 from toolkit.training.outcome import last_weights, result_of
-from toolkit.training.ranks import check_same_rates, from_rank_zero, mean_items
+from toolkit.training.ranks import any_rank, check_same_rates, from_rank_zero, mean_items
+from toolkit.training.watch import watched
 
 
 def fit(run: Run) -> Result | None:
     """Train to the end of the budget, or go on with an unfinished run.
 
+    Asked to stop, by a signal or ``Run.ask_to_stop``, it saves at the next reading and stops; in an
+    evaluation it stops after a batch, to make that evaluation when it goes on.
+
     Returns:
-        The result, as written to ``result.json``; None if the process was asked to stop: then the
-        same command continues the run.
+        The result, as written to ``result.json``; None if it was asked to stop: then the same
+        command continues the run.
 
     Raises:
         RunError: if the run cannot be carried out.
     """
-    with stop_on_signal(run.ask_to_stop):
+    with stop_on_signal():
         checkpoint.start_or_resume(run)
-        run.record.status("running", run.update)
-        _train(run)
-    if run.update < run.budget and not run.diverged:
+        with watched(run):
+            run.record.status("running", run.update)
+            _train(run)
+            result = _result(run) if run.diverged or not run.stop_agreed else None
+            _end(run, result)
+    return result
+
+
+def _end(run: Run, result: Result | None) -> None:
+    """Write down what the run has come to; None if it is to be continued."""
+    if result is None:
         run.record.status("preempted", run.update)
         run.record.close()
-        return None
-    result = _result(run)
+        return
     _check_folder(run)
     run.record.finish(result)
     run.record.status(result.status, run.update)
     if run.accelerator.is_main_process:
         checkpoint_folder.finish(run.folder, run.config.keep_weights and not run.diverged)
-    return result
 
 
-def evaluate(run: Run, split: str) -> dict[str, float]:
+def evaluate(run: Run, split: str, stoppable: bool = False) -> dict[str, float | None] | None:
     """The metrics of ``validation`` or ``test``, over all ranks; empty on every rank but 0.
 
+    One that is not a finite number is None; that is said, and noted for the result.
+
+    Args:
+        run: whose weights are evaluated.
+        split: ``validation`` or ``test``.
+        stoppable: end in the middle if any rank is asked to stop; the run's ranks have agreed to
+            stop then.
+
+    Returns:
+        None if it was ended in the middle.
+
     Raises:
-        RunError: on every rank, if the task's metrics raise an error on rank 0.
+        RunError: on every rank, if the task's metrics raise an error on rank 0, or are no numbers.
     """
     data: Split = getattr(run.splits, split)
     gathered = []
@@ -73,7 +99,11 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
             # Each rank had batches of its own; the last round may have filled up with repetitions,
             # which this leaves out.
             gathered.append([part.cpu() for part in run.accelerator.gather_for_metrics(outputs)])
-        metrics: dict[str, float] = {}
+            run.steps += 1
+            if stoppable and any_rank(run, run.stop_wanted):
+                run.stop_agreed = True
+                return None
+        metrics: dict[str, float | None] = {}
         error: Exception | None = None
         if run.accelerator.is_main_process:
             predictions, labels = (
@@ -82,6 +112,7 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
             metrics, error = _metrics(run, data, predictions, labels)
         if fault := from_rank_zero("" if error is None else error_text(error)):
             raise RunError(f"the metrics of the split {split} failed: {fault}") from error
+    note_missing(run, split, metrics)
     falling = [name for name in metrics if not run.scales.get(name, POINTS).higher_is_better]
     run.record.evaluation(split, run.update, run.epoch, metrics, falling)
     return metrics
@@ -89,13 +120,13 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
 
 def _metrics(
     run: Run, data: Split, predictions: Any, labels: Any
-) -> tuple[dict[str, float], Exception | None]:
+) -> tuple[dict[str, float | None], Exception | None]:
     """The task's metrics, or what they failed with: the other ranks wait to hear of it."""
-    try:
-        metrics = run.task.metrics(predictions, labels, data)
-        return headline_first(metrics, next(iter(run.scales), None)), None
-    except Exception as error:
-        return {}, error
+    headline = next(iter(run.scales), None)
+    found, error = outcome(
+        lambda: headline_first(plain_metrics(run.task.metrics(predictions, labels, data)), headline)
+    )
+    return found or {}, error
 
 
 def make_update(run: Run, batches: "Iterator[Batch]") -> None:
@@ -119,6 +150,7 @@ def make_update(run: Run, batches: "Iterator[Batch]") -> None:
                 run.optimizer.step()
                 run.optimizer.zero_grad()
     run.update += 1
+    run.steps += 1
     for hook in run.after_update:
         hook(run)
 
@@ -138,26 +170,41 @@ def _train(run: Run) -> None:
     batches = training_batches(run)
     run.model.train()
     run.optimizer.train()
+    if run.evaluation_due:  # the run was stopped before it
+        _validate(run, stoppable=True)
     while run.update < run.budget and not run.diverged and not run.stop_agreed:
         make_update(run, batches)
         last = run.update == run.budget
+        # At a reading the meter is empty: nothing of it is lost with the process.
         reading_due = last or run.lr.searching or run.update % run.config.read_every == 0
-        evaluation_due = last or run.update % run.eval_every == 0
         if reading_due and _read(run).action in ("trial", "restore"):
             batches = training_batches(run)  # a trial has the first ones; after it they go on
-        if evaluation_due and run.config.sees == "validation":
+        if run.evaluation_due and run.config.sees == "validation":
             _read_validation(run)
         run.lr.step()
-        if run.lr.searching:  # its weights are on trial: neither to be evaluated nor to be kept
-            continue
-        if evaluation_due:
-            _check_folder(run)
-            check_same_rates(run)
-            run.last_metrics["validation"] = evaluate(run, "validation")
-        # At a reading the meter is empty: nothing of it is lost with the process.
-        if reading_due and not last and (run.stop_agreed or run.checkpoint_due):
+        if run.evaluation_due and not run.stop_agreed:
+            _validate(run, stoppable=reading_due)
+        if reading_due and not run.diverged and (run.stop_agreed or run.checkpoint_due):
             _check_folder(run)
             checkpoint.save(run)
+
+
+def _validate(run: Run, stoppable: bool) -> None:
+    """Evaluate on the validation split, unless the ranks agree to stop meanwhile.
+
+    Args:
+        run: at an update whose weights are to be evaluated.
+        stoppable: whether a checkpoint can be written now.
+    """
+    _check_folder(run)
+    check_same_rates(run)
+    # Swapping the weights that are evaluated in and out rounds them: made twice, the run would not
+    # go on as if uninterrupted.
+    stoppable = stoppable and not run.evaluates_other_weights
+    metrics = evaluate(run, "validation", stoppable)
+    if metrics is not None:
+        run.last_metrics["validation"] = metrics
+        run.evaluated = run.update
 
 
 def _read(run: Run) -> Decision:
@@ -167,7 +214,8 @@ def _read(run: Run) -> Decision:
     with the next ``lr.step``: what is recorded is the LR of the update that was just made.
     """
     with run.record.span("reading"):
-        reading, run.stop_agreed = run.meter.read(run.update, run.epoch, run.stop_asked)
+        reading, asked = run.meter.read(run.update, run.epoch, run.stop_wanted, run.overdue)
+        run.stop_agreed, run.save_agreed = asked
         decision = run.lr.observe(reading) if run.config.sees == "training" else NO_ACTION
     divergence.note_reading(run, reading.nonfinite, decision.action == "rollback")
     if decision.action == "restore":
@@ -199,9 +247,11 @@ def _read_validation(run: Run) -> None:
     run.record.validation_reading(reading, decision, run.lr.used, run.lr.factor)
 
 
-def _result(run: Run) -> Result:
-    """Touch the test split once and put the result together."""
+def _result(run: Run) -> Result | None:
+    """Touch the test split once and put the result together; None if asked to stop meanwhile."""
     train_seconds = run.record.stopwatch.train_seconds
     sha, notes = last_weights(run)
-    test = {} if run.diverged else evaluate(run, "test")
-    return result_of(run, train_seconds, sha, notes, test)
+    # Without checkpoints there is nothing to make a stopped evaluation from.
+    stoppable = run.saved_at == run.update
+    test = {} if run.diverged else evaluate(run, "test", stoppable)
+    return None if test is None else result_of(run, train_seconds, sha, notes, test)

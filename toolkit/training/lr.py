@@ -20,7 +20,8 @@ from toolkit.schedules.simulate import (
     progress,
     uses_of,
 )
-from toolkit.training.distance import DistanceEstimate, momentum_of
+from toolkit.training.distance import DistanceEstimate, base_lr_of, momentum_of
+from toolkit.training.loop_check import LoopCheck
 from toolkit.training.snapshot import Snapshot, inner_optimizer
 
 
@@ -29,12 +30,16 @@ class ScheduledLR(LRScheduler):
 
     Call ``observe`` with each reading and ``step`` after each optimizer update. ``step`` counts
     optimizer updates, not calls: several calls after one update are one, so a copy that went
-    through ``accelerator.prepare`` (which calls it once per rank) behaves the same.
+    through ``accelerator.prepare`` (which calls it once per rank) behaves the same. An update that
+    a gradient scaler skips is none. A loop that forgets one of the two calls, or whose updates are
+    made by another optimizer, is told so (``loop_check.py``).
 
     Build it after ``accelerator.prepare``, on the prepared optimizer.
 
     Args:
-        optimizer: any torch optimizer, prepared or not; each group's ``lr`` is its base LR.
+        optimizer: any torch optimizer, prepared or not, whose ``step`` makes the updates; each
+            group's ``lr`` is its base LR. The schedule is told that of the first group with an LR
+            above 0.
         schedule: one of ``toolkit.schedules``, or anything that follows its protocol.
         total_updates: the budget in optimizer updates; None for an open-ended run, in which the
             schedule sees progress 0 throughout.
@@ -49,8 +54,9 @@ class ScheduledLR(LRScheduler):
             ``toolkit.schedules.reading.ABILITIES``.
 
     Raises:
-        ValueError: for a budget below one update, or a schedule that does not fit: it follows the
-            older protocol, or needs what the loop cannot do.
+        ValueError: for a budget below one update, base LRs that cannot be, weights that are yet to
+            be made, or a schedule that does not fit: it follows the older protocol, or needs what
+            the loop cannot do.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class ScheduledLR(LRScheduler):
     ) -> None:
         if total_updates is not None and total_updates < 1:
             raise ValueError(f"total_updates = {total_updates}: it must be at least 1, or None")
+        base_lr = base_lr_of(optimizer.param_groups)
         self.schedule = schedule
         self.total_updates = total_updates
         self.updates = 0
@@ -84,8 +91,6 @@ class ScheduledLR(LRScheduler):
         self.facts = Facts(total_updates, epochs, init, frozenset(able), momentum)
         """What the schedule was told before the first update."""
         _check_abilities(schedule, self.facts)
-        first = optimizer.param_groups[0]
-        base_lr = float(first.get("initial_lr", first["lr"]))
         self.memory, self.decision = begin(schedule, base_lr, self.facts)
         """What the schedule remembers, and what it decided last (nothing since a load)."""
         self.course = Course()
@@ -93,6 +98,7 @@ class ScheduledLR(LRScheduler):
         if self.snapshot is None and "restore" in needs_of(schedule):
             _warn(schedule)
         self._stepped = self._warned = False
+        self._check = LoopCheck(optimizer, schedule, self.facts)
         super().__init__(optimizer)  # calls step(), which sets the LR of the first update
         _mark_steps(optimizer, self)
 
@@ -107,8 +113,21 @@ class ScheduledLR(LRScheduler):
         if self.updates or self._stepped:
             raise ValueError(f"the schedule has begun: the loop cannot {ability} from now on")
         self.facts = self.facts._replace(can=self.facts.can | {ability})
-        self.memory, self.decision = begin(self.schedule, float(self._bases()[0]), self.facts)
+        self.memory, self.decision = begin(self.schedule, self.base_lr, self.facts)
         self._write()
+
+    def expect_readings(self, every: int) -> None:
+        """Say that readings come this many updates apart.
+
+        A warning for a loop that forgets ``observe`` then waits as long; otherwise it comes after a
+        tenth of the budget or an epoch, and 100 updates at least.
+        """
+        self._check.expect_readings(every)
+
+    @property
+    def base_lr(self) -> float:
+        """The base LR of the schedule: that of the first parameter group with one above 0."""
+        return base_lr_of(self.optimizer.param_groups)
 
     @property
     def used(self) -> list[float]:
@@ -124,10 +143,13 @@ class ScheduledLR(LRScheduler):
     def observe(self, reading: Reading) -> Decision:
         """Hand a reading to the schedule; take or restore a snapshot, or anneal, if it asks for it.
 
-        Its effect on the LR begins with the next ``step``.
+        Its effect on the LR begins with the next ``step``. Numbers of numpy and torch will do; a
+        loss that is not finite counts as none.
         """
+        reading = reading.plain()
+        self._check.read(reading, self.updates + self._stepped)
         if self.estimate is not None and reading.distance is None:
-            reading = self._with_distance(self.estimate, reading)
+            reading = self._with_distance(self.estimate, reading).plain()
         self.memory, self.decision = observe(self.schedule, self.memory, reading)
         self._obey(reading.update)
         return self.decision
@@ -142,8 +164,19 @@ class ScheduledLR(LRScheduler):
             raise ValueError(f"anneal over {updates} updates: it must be at least 1")
         self.course = self.course.annealed(updates, self.updates + self._stepped)
 
-    def step(self, epoch: int | None = None) -> None:
-        """Count the update that has passed, if there was one, and set the LR of the next."""
+    def step(self, epoch: None = None) -> None:
+        """Count the update that has passed, if there was one, and set the LR of the next.
+
+        Raises:
+            ValueError: for an argument. torch's plateau takes a loss here; this takes readings.
+            RunError: if other code than the optimizer's ``step`` makes the updates.
+        """
+        if epoch is not None:
+            raise ValueError(
+                f"lr.step({epoch}): step takes no loss and no epoch; hand the loss over before it, "
+                "with lr.observe(Reading.of(update, epoch, loss))"
+            )
+        self._check.stepped(self._stepped)
         self.updates += self._stepped
         self._stepped = False
         self.last_epoch = self.updates
@@ -160,6 +193,8 @@ class ScheduledLR(LRScheduler):
         an estimate of the distance, if any, under ``snapshot`` and ``distance``."""
         state = {
             "updates": self.updates,
+            "base_lrs": [float(base) for base in self._bases()],
+            "factor": self.factor,
             "memory": memory_to_json(self.memory),
             "course": self.course._asdict(),
         }
@@ -171,13 +206,21 @@ class ScheduledLR(LRScheduler):
         return state | held | {name: kept for name, kept in tensors.items() if kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where ``state_dict`` was taken.
+        """Continue where ``state_dict`` was taken, with the base LRs that the run had there.
 
         Raises:
-            ValueError: if the state is that of another kind of schedule, or was taken in a search
-                with a model and there is none now.
+            ValueError: if the state is that of another kind of schedule or of other parameter
+                groups, or was taken in a search with a model and there is none now.
         """
-        fresh, _ = self.schedule.start(float(self._bases()[0]), self.facts)
+        groups = self.optimizer.param_groups
+        # Earlier versions did not keep the base LRs: they are those of the optimizer.
+        bases = state_dict.get("base_lrs", [float(base) for base in self._bases()])
+        if len(bases) != len(groups):
+            raise ValueError(
+                f"the state is of {len(bases)} parameter groups, the optimizer has {len(groups)}"
+            )
+        told = base_lr_of([{"lr": base} for base in bases])
+        fresh, _ = self.schedule.start(told, self.facts)
         memory = memory_from_json(fresh, state_dict["memory"])
         course = Course(**state_dict["course"])
         if course.searching and self.snapshot is None:
@@ -187,12 +230,17 @@ class ScheduledLR(LRScheduler):
             )
         self.memory, self.decision, self.course = memory, NO_ACTION, course
         self.updates = self.last_epoch = state_dict["updates"]
+        self._set_bases(bases)
+        # It stays after the last update. Earlier versions did not keep it.
+        kept = state_dict.get("factor")
+        self.factor = self._factor_after(max(0, self.updates - 1)) if kept is None else kept
         if self.snapshot is not None:
             self.snapshot.load_state_dict(state_dict.get("snapshot", {}))
         if self.estimate is not None:
             self.estimate.load_state_dict(state_dict.get("distance", {}))
         self.held = list(state_dict.get("held", []))
         self._stepped = False
+        self._check.begin()
         self._write()
 
     def _obey(self, made: int) -> None:
@@ -231,14 +279,24 @@ class ScheduledLR(LRScheduler):
         budget = self.total_updates
         if budget is not None and self.updates >= budget:  # it is spent: no next update
             return self.factor
-        factor = self.schedule.factor(self.memory, progress(self.updates, budget))
-        return factor * self.course.factor(self.updates)
+        return self._factor_after(self.updates)
+
+    def _factor_after(self, made: int) -> float:
+        factor = self.schedule.factor(self.memory, progress(made, self.total_updates))
+        return factor * self.course.factor(made)
 
     def _bases(self) -> list[float | Tensor]:
         # Read afresh: load_state_dict and accelerator.prepare replace the group dictionaries, and
         # a group may have been added since.
         groups = self.optimizer.param_groups
         return [group.setdefault("initial_lr", group["lr"]) for group in groups]
+
+    def _set_bases(self, bases: list[float]) -> None:
+        for group, base in zip(self.optimizer.param_groups, bases, strict=True):
+            group["initial_lr"] = base
+        self.base_lrs = list(bases)
+        if self.estimate is not None:
+            self.estimate.base_lr = self.base_lr
 
     def _write(self) -> None:
         self.factor = self._next_factor()
@@ -276,8 +334,18 @@ def _mark_steps(optimizer: Any, lr: ScheduledLR) -> None:
     """Have the optimizer that really updates the weights tell ``lr`` of each update."""
     target = ref(lr)
 
-    def mark(*_: Any) -> None:
+    def mark(stepped: Any, *_: Any) -> None:
         if (alive := target()) is not None:
-            alive._stepped = True
+            alive._check.updated()
+            alive._stepped = alive._stepped or not _skipped(stepped)
 
     inner_optimizer(optimizer).register_step_post_hook(mark)
+
+
+def _skipped(stepped: Any) -> bool:
+    """Whether a fused optimizer has skipped the update in its kernel, as a gradient scaler told it.
+
+    The host waits for the device, as the scaler itself does at each step of other optimizers.
+    """
+    found = getattr(stepped, "found_inf", None)
+    return found is not None and bool(found > 0)

@@ -20,7 +20,7 @@ def result_of(
     train_seconds: float,
     final_weights_sha: str,
     notes: Sequence[str],
-    test: Mapping[str, float],
+    test: Mapping[str, float | None],
 ) -> Result:
     """The result of a run at its end.
 

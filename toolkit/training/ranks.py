@@ -12,10 +12,12 @@ back from the engine that was made, for it would otherwise override some without
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import (
     GradientAccumulationPlugin,
     broadcast_object_list,
@@ -23,7 +25,8 @@ from accelerate.utils import (
 )
 from torch import Tensor, nn
 
-from toolkit.errors import ConfigError, RunError
+from toolkit.config import RANK_TIMEOUT
+from toolkit.errors import ConfigError, RunError, error_text, outcome
 from toolkit.process import is_rank_zero
 from toolkit.task import Batch, Recipe
 
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from toolkit.training.build import Run
 
 Value = TypeVar("Value")
+LEAST_PATIENCE = 1800.0
+"""Seconds that a collective waits at least, for data may be prepared by one rank meanwhile."""
 
 
 class BatchSplit(NamedTuple):
@@ -75,10 +80,14 @@ def split_global_batch(global_batch: int, micro_batch: int | None, ranks: int) -
     return BatchSplit(ranks, micro_batch, share // micro_batch)
 
 
-def meet_ranks() -> None:
+def meet_ranks(rank_timeout: float = RANK_TIMEOUT) -> None:
     """Bring the ranks together, for what they must agree on before there is a run.
 
     A collective: all ranks call it, or none; ``make_accelerator`` does if nobody has.
+
+    Args:
+        rank_timeout: of the run (see ``watch``). Collectives wait three times as long, so that the
+            watch, which knows what is wrong, comes first; before it has begun that is all there is.
 
     Raises:
         ConfigError: if there are more ranks than devices, or DeepSpeed is asked for and missing.
@@ -94,8 +103,8 @@ def meet_ranks() -> None:
         _prepare_deepspeed()
     # cpu=True would turn DeepSpeed off without a word; there gloo has to be asked for.
     gloo = {"backend": "gloo"} if no_device and _under_deepspeed() else {}
-    kwargs = InitProcessGroupKwargs(**gloo).to_kwargs()
-    PartialState(cpu=no_device and not _under_deepspeed(), **kwargs)
+    patience = timedelta(seconds=max(3 * rank_timeout, LEAST_PATIENCE))
+    PartialState(cpu=no_device and not _under_deepspeed(), timeout=patience, **gloo)
 
 
 def from_rank_zero(value: Any) -> Any:
@@ -103,6 +112,39 @@ def from_rank_zero(value: Any) -> Any:
     shared = [value]
     broadcast_object_list(shared)
     return shared[0]
+
+
+def together(step: Callable[[], Value]) -> Value:
+    """What a step returns on this rank; an error of one rank is one of all of them.
+
+    A collective: all ranks call it, or those without the error would wait for the others.
+
+    Raises:
+        ConfigError: if the step raised one, here or on another rank.
+        RunError: for any other error.
+    """
+    value, error = outcome(step)
+    if PartialState().num_processes > 1:
+        kind = ConfigError if isinstance(error, ConfigError) else RunError
+        told = gather_object([None if error is None else (kind, error_text(error), str(error))])
+        first = next(((rank, *one) for rank, one in enumerate(told) if one is not None), None)
+        if error is None and first is not None:
+            rank, kind, text, plain = first
+            raise kind(plain if kind is ConfigError else f"rank {rank} failed: {text}")
+    if error is not None:
+        raise error
+    return cast(Value, value)
+
+
+def one_first(accelerator: Accelerator, step: Callable[[], Value]) -> Value:
+    """As ``together``, on one rank of each machine before the others, which find its files.
+
+    A collective: all ranks call it.
+    """
+    first = accelerator.is_local_main_process
+    value = together(lambda: step() if first else None)
+    later = together(lambda: None if first else step())
+    return cast(Value, value if first else later)
 
 
 def agreed(decide: Callable[[], Value]) -> Value:
@@ -153,6 +195,7 @@ def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
     """
     plugin = _deepspeed(recipe, batch_split) if _under_deepspeed() else None
     meet_ranks()
+    AcceleratorState._reset_state()  # of a run that was refused: this may have another precision
     accelerator = Accelerator(
         mixed_precision="bf16" if recipe.precision == "bf16" else "no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(
@@ -214,6 +257,14 @@ def mean_items(run: "Run", window: "Sequence[Batch]") -> Tensor | None:
     local = torch.tensor(float(items), device=run.accelerator.device)
     total: Tensor = run.accelerator.reduce(local, "sum")
     return total.clamp(min=1) / (run.batch_split.ranks * run.batch_split.accumulation)
+
+
+def any_rank(run: "Run", said: bool) -> bool:
+    """Whether any rank says so. A collective: all ranks call it. It waits for the device."""
+    if run.accelerator.num_processes == 1:
+        return said
+    votes = torch.tensor(float(said), device=run.accelerator.device)
+    return bool(run.accelerator.reduce(votes, "sum").item())
 
 
 def check_same_rates(run: "Run") -> None:

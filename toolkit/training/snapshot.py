@@ -13,7 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
+
+from toolkit.errors import RunError
 
 OWNED_BY_THE_SCHEDULE = ("lr", "initial_lr")
 """Numbers of a parameter group that a restore leaves alone."""
@@ -34,9 +37,13 @@ class Snapshot:
         model: prepared or not.
         optimizer: prepared or not; its parameters that are not the model's are kept, too, and under
             DeepSpeed its master weights.
+
+    Raises:
+        ValueError: for a model with weights that its first batch is to make.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
+        _check_made(model)
         self.model, self.optimizer = model, optimizer
         self.taken = 0
         """Snapshots taken so far."""
@@ -68,6 +75,7 @@ class Snapshot:
 
         Raises:
             ValueError: if none was taken.
+            RunError: if the model has made a weight since.
         """
         if not self._kept:
             raise ValueError("there is no snapshot to restore: take() comes first")
@@ -77,7 +85,10 @@ class Snapshot:
         self._restored = True
         with torch.no_grad():
             for name, tensor in self._weights():
+                if name not in self._kept:
+                    raise RunError(f"{name} was made after the snapshot that is to be restored")
                 tensor.copy_(self._kept[name])
+            self._restore_buffers()
             self._restore_optimizer()
             self._gather_again()
         self.seconds += time.perf_counter() - begin
@@ -107,6 +118,8 @@ class Snapshot:
 
     def _present(self) -> Iterator[tuple[str, Any]]:
         yield from self._weights()
+        for module, name, key in self._buffers():
+            yield key, module._buffers[name]
         for place, holder in enumerate(self._holders()):
             for key, value in inner_optimizer(self.optimizer).state.get(holder, {}).items():
                 yield f"state/{place}/{key}", value
@@ -121,8 +134,6 @@ class Snapshot:
                 yield f"shard/{name}", weight.ds_tensor.data
             else:
                 yield f"weight/{name}", weight.data
-        for name, buffer in self.model.named_buffers():
-            yield f"buffer/{name}", buffer
         masters = master_weights(self.optimizer)
         for place, master in enumerate(masters):
             yield f"master/{place}", master.data
@@ -130,6 +141,28 @@ class Snapshot:
         for place, holder in enumerate(() if masters else self._holders()):
             if id(holder) not in known:  # of a loss or a head beside the model
                 yield f"beside/{place}", holder.data
+
+    def _buffers(self) -> Iterator[tuple[nn.Module, str, str]]:
+        """Each buffer's module, its name there and its key; one that is not made yet is None."""
+        shared = set()
+        for path, module in self.model.named_modules():
+            for name, buffer in list(module._buffers.items()):
+                if buffer is None or id(buffer) not in shared:
+                    shared.add(id(buffer))
+                    yield module, name, f"buffer/{path}{'.' if path else ''}{name}"
+
+    def _restore_buffers(self) -> None:
+        """In place where there is a place: a model may make or replace a buffer as it runs."""
+        for module, name, key in self._buffers():
+            now, then = module._buffers[name], self._kept.get(key)
+            if now is not None and key not in self._kept:  # registered since the snapshot
+                del module._buffers[name]
+                continue
+            if now is None or then is None or (now.shape, now.dtype) != (then.shape, then.dtype):
+                device = (next(self.model.parameters()) if now is None else now).device
+                module._buffers[name] = None if then is None else then.to(device, copy=True)
+            else:
+                now.copy_(then)
 
     def _holders(self) -> list[Tensor]:
         """The tensors whose optimizer state there may be, in a fixed order."""
@@ -162,6 +195,15 @@ class Snapshot:
                     value.copy_(kept_value)
                 else:
                     group[key] = kept_value
+
+
+def _check_made(model: nn.Module) -> None:
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    if lazy := [name for name, tensor in tensors.items() if is_lazy(tensor)]:
+        raise ValueError(
+            f"{', '.join(lazy[:3])} of the model is not made yet, so there is no untouched model "
+            "to go back to: run a batch through the model first, and build the optimizer then"
+        )
 
 
 def _to_host(value: Any, before: Any) -> Any:

@@ -17,7 +17,7 @@ ALIKE: Mapping[str, tuple[Callable[[RunRecord], Any], str]] = {
 
 def warnings(study: StudyRecord) -> list[str]:
     """Each as one sentence without a full stop: runs that differ in what should be alike, and runs
-    that are missing, diverged, or of code that no commit holds."""
+    that are missing, diverged, without a score, or of code that no commit holds."""
     found = []
     for what, (of, advice) in ALIKE.items():
         by_value: dict[str, list[RunRecord]] = defaultdict(list)
@@ -46,6 +46,12 @@ def warnings(study: StudyRecord) -> list[str]:
         worth = "0" if counted == {0.0} else "what their metric declares for it"
         found.append(
             f"{len(diverged)} runs diverged and score {worth}, such as {diverged[0].folder}"
+        )
+    if scoreless := [run for run in study.runs if run.scoreless]:
+        first = scoreless[0]
+        found.append(
+            f"{len(scoreless)} runs score as if they had diverged, as their {first.metric} on test "
+            f"was not a number, such as {first.folder}"
         )
     changed = dict.fromkeys(name for run in study.runs for name in run.result.code.uncommitted)
     if changed:

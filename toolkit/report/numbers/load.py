@@ -5,10 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
-from toolkit.config import NOT_PART_OF_THE_RECIPE
+from toolkit import task
+from toolkit.config import NOT_PART_OF_THE_RECIPE, introduced_settings
 from toolkit.errors import ConfigError
+from toolkit.hints import misfits
 from toolkit.records.config_file import CONFIG
 from toolkit.records.events import (
     EVENTS,
@@ -22,7 +24,8 @@ from toolkit.records.events import (
 )
 from toolkit.records.json_files import parse_object, read_json
 from toolkit.records.result import REPEAT, RESULT, Result, read_result
-from toolkit.task import POINTS, Scale
+from toolkit.schedules import SCHEDULES
+from toolkit.task import POINTS, Scale, parse_target
 
 
 class Group(NamedTuple):
@@ -90,8 +93,9 @@ class RunRecord:
     def group(self) -> Group:
         """What it is compared as."""
         result = self.result
-        schedule = entrant(result.schedule, result.sees)
-        return Group(result.pair, result.recipe_settings["lr"], schedule, result.arm)
+        settings = result.recipe_settings
+        schedule = entrant(result.schedule, result.sees, settings.get("optimizer", ""))
+        return Group(result.pair, settings["lr"], schedule, result.arm)
 
     @property
     def seed(self) -> int:
@@ -114,18 +118,22 @@ class RunRecord:
         return self.result.scale_of(self.metric)
 
     @property
+    def scoreless(self) -> bool:
+        """Whether it came to its end, but its headline metric on the test split is no number."""
+        return not self.diverged and self.result.metrics.test[self.metric] is None
+
+    @property
     def score(self) -> float:
         """The headline metric on the test split at the last update; see ``lost_scores``."""
-        if self.diverged:
+        if self.diverged or self.scoreless:
             return self.lost_scores[0]
-        return float(self.result.metrics.test[self.metric])
+        return float(self.result.metrics.test[self.metric] or 0.0)
 
     @property
     def validation_score(self) -> float:
         """The headline metric in the last evaluation on validation; see ``lost_scores``."""
-        if self.diverged:
-            return self.lost_scores[1]
-        return float(self.result.metrics.validation.get(self.metric, self.scale.diverged))
+        value = self.result.metrics.validation.get(self.metric, self.scale.diverged)
+        return self.lost_scores[1] if self.diverged or value is None else float(value)
 
     @property
     def speed_class(self) -> tuple[str, ...]:
@@ -194,17 +202,44 @@ def load_study(folder: Path) -> StudyRecord:
     return StudyRecord(folder.resolve().name, plan, runs, unfinished, not_started)
 
 
+class PlannedContrast(TypedDict):
+    """A comparison of a primary family; see ``toolkit.studies.study.Contrast``."""
+
+    pair: str
+    lr: float
+    candidate: str
+    baseline: str
+    candidate_arm: NotRequired[int]
+    baseline_arm: NotRequired[int]
+
+
+class Plan(TypedDict, total=False):
+    """``study.json``; see ``toolkit.studies.study.Study``."""
+
+    name: str
+    question: str
+    family: list[PlannedContrast]
+    rope: dict[str, float]
+    reference: str
+    base_lrs: str
+    reduced: dict[str, str]
+    left_out: dict[str, str]
+    tuning: bool
+    judging: bool
+    runs: int
+    pairs: dict[str, int]
+    source: str
+
+
 def _plan(file: Path) -> Mapping[str, Any]:
     if not file.exists():
         return {}
     advice = "toolkit sweep STUDY writes it anew once it is removed"
     plan = read_json(file, advice)
-    for name, kind in {"family": list, "rope": dict, "pairs": dict, "runs": int}.items():
-        if not isinstance(plan.get(name, kind()), kind):
-            raise ConfigError(f"{file}: {name} cannot be what a sweep writes; {advice}")
-    for contrast in plan.get("family", []):
-        if missing := {"pair", "lr", "candidate", "baseline"} - set(contrast):
-            raise ConfigError(f"{file}: a comparison of its family lacks {', '.join(missing)}")
+    if wrong := list(misfits(plan, Plan, "study")):
+        raise ConfigError(f"{file} is not what a sweep writes: {'; '.join(wrong[:3])}; {advice}")
+    for one in plan.get("family", []):
+        parse_target(one["pair"])
     return plan
 
 
@@ -256,10 +291,12 @@ def _add_action(run: RunRecord, event: ReadingEvent, seconds: float) -> None:
 
 def _events(file: Path) -> Iterator[Event]:
     try:
-        with file.open() as lines:
+        with file.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 where = f"{file}, line {number}"
-                yield event_of(parse_object(line, where, REPEAT), where, REPEAT)
+                yield event_of(parse_object(line, where, REPEAT, strict=True), where, REPEAT)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not text; {REPEAT}") from error
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
 
@@ -276,8 +313,9 @@ def _refuse_other_settings(runs: list[RunRecord]) -> None:
     first: dict[Group, RunRecord] = {}
     for run in runs:
         other = first.setdefault(run.group, run)
-        sides = [(*_settings_of(one),) for one in (run, other)]
-        for a, b in zip(*sides, strict=True):
+        a, b = _settings_of(run), _settings_of(other)
+        if a != b:
+            a, b = _known_settings(run, a), _known_settings(other, b)
             differing = [n for n in {*a, *b} if a.get(n) != b.get(n)]
             if differing:
                 raise ConfigError(
@@ -301,14 +339,57 @@ def _refuse_other_data(runs: list[RunRecord]) -> None:
             )
 
 
+def _settings_of(run: RunRecord) -> dict[str, Any]:
+    """What the runs of a group must have in common, as it was carried out.
+
+    What a setting leaves open is decided: the budget is in updates, whether it was given so or in
+    epochs, and an evaluation that is due once an epoch is so many updates after the last.
+    """
+    result = run.result
+    per_epoch = max(1, round(result.updates / result.epoch)) if result.epoch > 0 else 1
+    recipe = {
+        name: value
+        for name, value in result.recipe_settings.items()
+        if name not in (*NOT_PART_OF_THE_RECIPE, "updates", "epochs")
+    }
+    budget = result.recipe_settings.get("updates")
+    if budget is None and (epochs := result.recipe_settings.get("epochs")) is not None:
+        budget = round(epochs * per_epoch)
+    settings = {**recipe, "budget": budget}
+    settings |= {f"schedule.{name}": value for name, value in result.schedule_config.items()}
+    if result.sees == "training":
+        return settings | {"read_every": run.config.get("read_every", 1)}
+    return settings | {"eval_every": run.config.get("eval_every") or per_epoch}
+
+
+def _known_settings(run: RunRecord, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those at the value that they were introduced with.
+
+    A run of a version without them did as they say. Nothing is known of a user's file.
+    """
+    result = run.result
+    kinds: dict[str, type] = {}
+    if result.schedule in SCHEDULES:
+        kinds["schedule."] = SCHEDULES[result.schedule]
+    if result.task in task.names():
+        target = task.parse_target(result.pair)
+        kinds[""] = type(task.recipe_of(task.load(target.task), target))
+    introduced = {
+        f"{prefix}{name}": value
+        for prefix, kind in kinds.items()
+        for name, value in introduced_settings(kind).items()
+    }
+    return {k: v for k, v in settings.items() if k not in introduced or v != introduced[k]}
+
+
 def _score_the_lost(runs: list[RunRecord]) -> None:
-    """No diverged run is ahead of one of its pair that came to its end."""
+    """No lost run is ahead of one of its pair that came to its end."""
     by_pair: dict[str, list[RunRecord]] = {}
     for run in runs:
         by_pair.setdefault(run.group.pair, []).append(run)
     for several in by_pair.values():
         scale = scale_of_all(several)
-        whole = [run for run in several if not run.diverged]
+        whole = [run for run in several if not (run.diverged or run.scoreless)]
         scores = (
             scale.worst([scale.diverged, *(getattr(run, name) for run in whole)])
             for name in ("score", "validation_score")
@@ -321,17 +402,6 @@ def _score_the_lost(runs: list[RunRecord]) -> None:
 def scale_of_all(runs: Iterable[RunRecord]) -> Scale:
     """How the headline metric of the runs of a pair is to be read."""
     return next((run.scale for run in runs if run.metric), POINTS)
-
-
-def _settings_of(run: RunRecord) -> Iterator[Mapping[str, Any]]:
-    """What the runs of a group must have in common."""
-    recipe = run.result.recipe_settings
-    yield {name: value for name, value in recipe.items() if name not in NOT_PART_OF_THE_RECIPE}
-    yield run.result.schedule_config
-    if run.result.sees == "training":
-        yield {"read_every": run.config.get("read_every", 1)}
-    else:
-        yield {"eval_every": run.config.get("eval_every")}
 
 
 def _refuse_duplicates(runs: list[RunRecord]) -> None:

@@ -12,9 +12,10 @@ An oscillation is a peak of the periodogram that noise would show with a small p
 (Fisher 1929), after the line and positive autocorrelation are taken out.
 
 Every statistic is a ratio, of a change to its standard error or of one spread to another, so that
-neither the unit of the loss nor its sign matters. Training losses are correlated from reading to
-reading, so standard errors come from the means of blocks, not from single readings (an independent
-t-test calls a flat stream with AR(1) noise of 0.9 a descent in a third of all cases).
+neither the unit of the loss nor its sign matters; losses whose squares would overflow or vanish are
+taken in a unit in which they do not. Training losses are correlated from
+reading to reading, so standard errors come from the means of blocks, not from single readings (an
+independent t-test calls a flat stream with AR(1) noise of 0.9 a descent in a third of all cases).
 ``benchmarks/detectors.py`` prints the error rates.
 
 >>> flat = [1 + 0.1 * (-1) ** reading for reading in range(400)]
@@ -40,6 +41,8 @@ PLATEAU_MAX_FALL_SD = 0.9
 """The largest fall over a window, in standard deviations of a reading, that a plateau may hide."""
 ROUNDING_SHARE = 1e-12
 """Share of the largest loss below which a change is an error of arithmetic."""
+USUAL_HALVINGS = 400
+"""Losses from 2^-400 to 2^400 can be squared, and added up, as they are."""
 LONGEST_PERIOD_READINGS = 8
 """Periods of oscillations that are looked for are 2 to so many readings long."""
 SD_PER_MAD = 1.4826
@@ -97,7 +100,7 @@ def trend(losses: Sequence[float]) -> Trend | None:
     size = len(losses) // BLOCKS
     if size < 2:
         return None
-    winsorised = winsorise(losses[len(losses) - size * BLOCKS :])
+    winsorised, halvings = _halved(winsorise(losses[len(losses) - size * BLOCKS :]))
     means = [fmean(winsorised[start : start + size]) for start in range(0, len(winsorised), size)]
     places = [place - (BLOCKS - 1) / 2 for place in range(BLOCKS)]
     square = sum(place * place for place in places)
@@ -107,7 +110,8 @@ def trend(losses: Sequence[float]) -> Trend | None:
     error = math.sqrt(rest / (BLOCKS - 2) / square)
     rounding = ROUNDING_SHARE * max(map(abs, winsorised))
     change, error = (0.0 if abs(x) <= rounding else x * BLOCKS for x in (slope, error))
-    return Trend(change, error, _spread_around(winsorised, slope / size))
+    spread = _spread_around(winsorised, slope / size)
+    return Trend(*(math.ldexp(x, halvings) for x in (change, error, spread)))
 
 
 def is_descent(line: Trend) -> bool:
@@ -154,8 +158,9 @@ def oscillation(losses: Sequence[float]) -> Oscillation | None:
     count = len(losses)
     if count < 4 * LONGEST_PERIOD_READINGS:
         return None
-    rest = _whitened(_without_line(winsorise(losses)))
-    rounding = ROUNDING_SHARE * max(map(abs, losses))
+    halved, _ = _halved(losses)
+    rest = _whitened(_without_line(winsorise(halved)))
+    rounding = ROUNDING_SHARE * max(map(abs, halved))
     if max(map(abs, rest)) <= rounding:
         return None
     first = math.ceil(len(rest) / LONGEST_PERIOD_READINGS)
@@ -164,6 +169,14 @@ def oscillation(losses: Sequence[float]) -> Oscillation | None:
     share = powers[strongest] / sum(powers)
     p = min(1.0, len(powers) * (1 - share) ** (len(powers) - 1))
     return Oscillation(len(rest) / (first + strongest), p)
+
+
+def _halved(losses: Sequence[float]) -> tuple[list[float], int]:
+    """The losses in a unit in which they can be squared, and its power of 2; 0 for usual losses."""
+    _, halvings = math.frexp(max(map(abs, losses)))
+    if abs(halvings) <= USUAL_HALVINGS:
+        return list(losses), 0
+    return [math.ldexp(loss, -halvings) for loss in losses], halvings
 
 
 def _spread_around(losses: Sequence[float], slope: float) -> float:

@@ -48,7 +48,7 @@ class AdaptiveMemory(NamedTuple):
         total: the budget in updates; 0 for a run without a known end.
         restores: whether the loop takes and restores snapshots.
         grows: whether the LR follows an estimate of the distance.
-        momentum: that of SGD; 0 for an optimizer that normalises each coordinate.
+        momentum: that of SGD; None for an optimizer that normalises each coordinate.
         unit: displacement per coordinate and update at LR 1 in the first update; 0 if not told.
         search: the state of the search for the edge.
         growth: the LR, before warm-up, anneal and guard, and what raises it.
@@ -64,7 +64,7 @@ class AdaptiveMemory(NamedTuple):
     total: int = 0
     restores: bool = False
     grows: bool = False
-    momentum: float = 0.0
+    momentum: float | None = None
     unit: float = 0.0
     search: Search = Search()
     growth: Growth = Growth()

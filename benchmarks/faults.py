@@ -13,8 +13,8 @@ what it was drawn for counts as one more. Then the same command continues the ru
 * lost: it does not come to its end.
 
 Ranks are forked from a process that has their imports (``tests/warm.py``), which saves most of the
-time; ``--cold`` starts them as a user does. A case that is done is not made again: the same command
-goes on.
+time; ``--cold`` starts them as a user does. A case that is done is not made again by the same code:
+the same command goes on.
 
 usage: python benchmarks/faults.py [--folder runs/faults] [--cold] [--seed 0]
 """
@@ -35,6 +35,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.launches import Launch, made_on, prepare
 from tests.conftest import WarmLauncher
+from toolkit.records.provenance import code
 
 UPDATES, SAVE_EVERY, KEPT = 200, 10, 2
 COMMAND = [
@@ -69,7 +70,7 @@ class Case:
         saving: which part of a save, or nothing.
         went_on_from: the update that the continued run began with; 0 from the start.
         outcome: bit-identical, differs, or lost.
-        said: what was said where it is not bit-identical, and the notes of the result.
+        said: what was said where it is not bit-identical, and what the result notes besides.
     """
 
     launch: str
@@ -205,7 +206,10 @@ def judge(done: Any, folder: Path | None, whole: Path) -> tuple[str, str, int]:
     """Outcome of a continued run, what it said, and the update that it went on from."""
     if folder is None or done.returncode or not (folder / "result.json").exists():
         return "lost", f"exit code {done.returncode}: {done.stderr.strip()[-300:]}", 0
-    notes = "; ".join(json.loads((folder / "result.json").read_text())["notes"])
+    of_both, of_this = (
+        json.loads((f / "result.json").read_text())["notes"] for f in (whole, folder)
+    )
+    notes = "; ".join(note for note in of_this if note not in of_both)
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     went_on = max((e["update"] for e in events if e.get("kind") == "resume"), default=0)
     a, b = comparable(folder), comparable(whole)
@@ -335,8 +339,8 @@ def main() -> None:
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    made_on()
-    folder = prepare(options.folder)
+    commit = code().commit or "no commit"
+    folder = prepare(options.folder / commit[:8])
     warm = None if options.cold else WarmLauncher()
     try:
         cases = carry_out(Bench(folder, warm, options.seed))

@@ -16,13 +16,14 @@ from tests.hub import WORDS, cifar, reviews, write_split
 from toolkit import fingerprint, identity, task
 from toolkit.config import RunConfig, parse, resolve, run_folder, run_id
 from toolkit.data import hub_revision
-from toolkit.errors import MissingDataError
+from toolkit.errors import ConfigError, MissingDataError
 from toolkit.identity import with_fingerprint
 from toolkit.records.config_file import folders_of_any_data
 from toolkit.records.result import read_result
 from toolkit.studies import run_queue
 from toolkit.studies.study import Study
 from toolkit.train import main
+from toolkit.training.build import build
 
 LSTM = ["imdb/lstm-glove", "--recipe.updates", "1", "--recipe.hidden", "2", "--wandb", "off"]
 LSTM += ["--recipe.max-length", "8", "--recipe.train-examples", "64", "--recipe.layers", "1"]
@@ -115,6 +116,71 @@ def test_data_of_the_code_and_published_data_keep_the_earlier_id(
     assert run_id(found) == run_id(config)
     monkeypatch.setattr(identity, "hub_revision", lambda name: "another")
     assert run_id(with_fingerprint(config)) != run_id(config)
+
+
+def own_task(folder: Path) -> list[str]:
+    """A command for a task of the user's own that takes no time."""
+    (folder / "mine.py").write_text((ROOT / "benchmarks/tiny_task.py").read_text())
+    flags = ["--recipe.updates", "2", "--wandb", "off", "--progress", "False"]
+    return ["mine.py/net", *flags, "schedule:constant"]
+
+
+def test_a_changed_task_file_is_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = own_task(tmp_path)
+    file = tmp_path / "mine.py"
+    text = file.read_text()
+    assert main(command) == 0
+    (first,) = tmp_path.glob("runs/single/*")
+    assert main(command) == 0  # shows the result
+    assert "updates of" not in capsys.readouterr().out.split("done: ", 2)[1]
+    file.write_text(text.replace("1.5 * torch.randn", "9.5 * torch.randn"))
+    assert main(command) == 0
+    (second,) = {*tmp_path.glob("runs/single/*")} - {first}
+    a, b = map(read_result, (first, second))
+    assert (a.initial_weights_sha, a.updates) == (b.initial_weights_sha, b.updates)
+    assert a.final_weights_sha != b.final_weights_sha
+    file.write_text(text)
+    assert with_fingerprint(parse(command)).task_sha == hashlib.sha256(text.encode()).hexdigest()
+    assert run_folder(with_fingerprint(parse(command))) == first.relative_to(tmp_path)
+
+
+def test_a_task_file_changed_between_choice_and_training_is_one_line(tmp_path: Path) -> None:
+    command = own_task(tmp_path)
+    config = with_fingerprint(resolve(parse(command)))
+    with (tmp_path / "mine.py").open("a") as opened:
+        opened.write("# changed\n")
+    with pytest.raises(ConfigError, match=r"mine\.py was changed after this command had begun"):
+        build(config, tmp_path / "runs")
+
+
+def test_a_schedule_is_what_its_file_was_when_it_was_loaded(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("from toolkit.schedules import Cosine\nclass Mine(Cosine):\n    pass\n")
+    command = ["digits/vit_micro", "schedule:own.py:Mine"]
+    config = parse(command)
+    before = run_id(config)
+    file.write_text(file.read_text() + "# changed\n")
+    assert run_id(config) == before
+    assert run_id(parse(command)) != before
+
+
+def test_without_its_data_the_result_of_another_task_file_is_not_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = own_task(tmp_path)
+    file, data = tmp_path / "mine.py", tmp_path / "points.txt"
+    data.write_text("1")
+    names = "    def data_sources(self, name, recipe):\n        return [Path('points.txt')]\n\n"
+    text = file.read_text().replace("    def model(", names + "    def model(")
+    file.write_text("from pathlib import Path\n" + text)
+    assert main(command) == 0
+    data.unlink()
+    assert main(command) == 0
+    assert "the data are not here" in capsys.readouterr().out
+    file.write_text(file.read_text() + "# changed\n")
+    assert main(command) != 0
 
 
 def test_the_hubs_revision_is_known_offline(

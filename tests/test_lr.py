@@ -190,7 +190,7 @@ def test_what_the_loop_cannot_do_is_refused() -> None:
         ScheduledLR(optimizer(0.1), Cosine(), 10, can=("fly",))
     with pytest.warns(UserWarning, match="Judging has no model to restore"):
         lr = ScheduledLR(optimizer(0.1), Judging(), 10, can=("judge",), epochs=0.5)
-    assert lr.facts == Facts(10, 0.5, "random", frozenset({"judge"}))
+    assert lr.facts == Facts(10, 0.5, "random", frozenset({"judge"}), momentum=0.0)
 
 
 def test_it_is_a_torch_scheduler_and_refuses_what_torch_refuses() -> None:

@@ -1,6 +1,7 @@
 """Schedules that see the validation loss instead of the training loss."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,29 @@ def test_wandb_is_told(run: Run) -> None:
     assert row == {"lr": cut["lr"], **decision_to_json(decision_of(cut))}
     held = (event for event in seen if event["action"] == "hold")
     assert not any(decision(event_of(event, "")) for event in held)
+
+
+def test_the_pass_that_the_schedule_costs_is_training_time(tmp_path: Path) -> None:
+    run = build(parse(["digits/vit_micro", "--recipe.updates", "2", *FLAGS, *RULE]), tmp_path)
+    loss, slept = run.task.loss, []
+
+    def slow(model: Any, batch: Any) -> Any:
+        if not model.training:
+            slept.append(0.2)
+            time.sleep(slept[-1])
+        return loss(model, batch)
+
+    run.task.loss = slow  # type: ignore[method-assign]
+    try:
+        result = loop.fit(run)
+    finally:
+        del run.task.loss
+        loop.release(run)
+    assert result is not None
+    assert slept  # at the end alone, which has an evaluation for the metrics, too
+    assert result.timing.spans["reading"] >= sum(slept)
+    assert result.timing.train_seconds >= result.timing.spans["reading"]
+    assert result.timing.spans["evaluation"] > 0
 
 
 @pytest.mark.ranks

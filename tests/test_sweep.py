@@ -197,8 +197,27 @@ def test_a_death_is_booked_on_the_run_that_was_held(
     assert slot.deaths == 0
     dead(suicide, items, slot)
     dead(suicide, items, slot)
-    with pytest.raises(RunError, match="a worker ended with exit code -9"):
+    with pytest.raises(RunError, match=r"3 workers in a row .* the last with exit code -9"):
         dead(suicide, items, slot)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("program", "code", "log"),
+    [("import no_such", 1, "No module named 'no_such'"), ("print('idle')", 0, "idle")],
+)
+def test_workers_that_end_before_they_begin_are_started_three_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, code: int, log: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pool, "POLL_SECONDS", 0.01)
+    begin = f"open('begun', 'a').write('x'); {program}"
+    monkeypatch.setattr(pool, "_command", lambda flags: [sys.executable, "-c", begin])
+    items = run_queue.items(shipped.load(f"{STUDIES}:small"))
+    said = f"3 workers in a row .* exit code {code}: .*{log}; see .*worker-0"
+    with pytest.raises(RunError, match=said):
+        pool.run(1, items, [], tmp_path / "logs", lambda: None)
+    assert Path("begun").read_text() == "xxx"
 
 
 @pytest.mark.ranks

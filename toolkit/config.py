@@ -78,6 +78,9 @@ class RunConfig:
     data: str | None = field(default=None, metadata={INTRODUCED_AT: None})
     """Fingerprint of the data, of ``toolkit.identity``; None before it is known, and for data that
     are part of the code."""
+    task_sha: str | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """SHA-256 of the user's task file, of ``toolkit.identity``; None before it is known, and for
+    tasks of the toolkit."""
 
     def __post_init__(self) -> None:
         least = {"seed": 0, "arm": 0, "read_every": 1, "eval_every": 1, "save_every": 0}
@@ -349,6 +352,7 @@ def _command_line_type(kinds: Mapping[str, type]) -> type:
         [
             ("target", tyro.conf.Suppress[str]),
             ("data", tyro.conf.Fixed[tyro.conf.Suppress[str | None]], field(default=None)),
+            ("task_sha", tyro.conf.Fixed[tyro.conf.Suppress[str | None]], field(default=None)),
             ("recipe", Recipe),
             ("schedule", union, field(default=DEFAULT_SCHEDULE)),
         ],
@@ -378,14 +382,17 @@ def _schedule_class(name: str) -> type:
         )
     check_protocol(kind, f"schedule file '{path}', {attribute}")
     kind.toolkit_source = name  # type: ignore[attr-defined]
+    kind.toolkit_sha = userfile.sha256(path)  # type: ignore[attr-defined]
     return kind
 
 
 def _source_sha(schedule: Schedule[Any]) -> str | None:
-    own = getattr(type(schedule), "toolkit_source", None)
+    """As it was when the class was loaded, which is what runs, whatever has become of the file."""
+    kind = type(schedule)
+    own = getattr(kind, "toolkit_source", None)
     if own is None:
         return None
-    return hashlib.sha256(Path(own.rpartition(":")[0]).read_bytes()).hexdigest()
+    return getattr(kind, "toolkit_sha", None) or userfile.sha256(own.rpartition(":")[0])
 
 
 def _shallow(config: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A user's own Python file: a task, a schedule, a study."""
 
+import hashlib
 import importlib.util
 import sys
 import traceback
@@ -39,6 +40,18 @@ def attribute_of(what: str, path: str, attribute: str) -> Any:
     if not hasattr(module, attribute):
         raise ConfigError(f"{what} file '{path}' does not define {attribute}")
     return getattr(module, attribute)
+
+
+def sha256(path: str) -> str:
+    """SHA-256 of a user's file: another content is another experiment.
+
+    Raises:
+        ConfigError: if it cannot be read.
+    """
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be read: {error.strerror}") from error
 
 
 def raise_as_config_error(where: str, path: str, call: Callable[[], Any]) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, NotRequired, TypedDict
 from toolkit.config import RUNS, RunConfig, experiment, to_json
 from toolkit.errors import ConfigError
 from toolkit.hints import misfits
+from toolkit.identity import with_task_sha
 from toolkit.records.json_files import read_json
 
 CONFIG = "config.json"
@@ -85,7 +86,8 @@ def folders_of_any_data(config: RunConfig, runs: Path = RUNS) -> list[Path]:
         config: settings of its recipe that are ``auto`` may be anything there.
         runs: the folder that holds the folders of studies.
     """
-    wanted, found = _but_for_data(to_json(config), config), []
+    config, found = with_task_sha(config), []
+    wanted = _but_for_data(to_json(config), config)
     for file in sorted((runs / config.study).glob(f"*/{CONFIG}")):
         try:
             same = _but_for_data(read_config(file.parent), config) == wanted

@@ -34,10 +34,10 @@ _READING: Mapping[str, Any] = {
     **{"action": str, "reason": str, "amount": int | None, "lrs": list[float]},
     **{"distance": tuple[float, float] | None},
 }
-_LATER = ("amount", "lrs", "distance", "kind")
+_LATER = ("amount", "lrs", "distance", "kind", LOWER)
 _FIELDS: Mapping[str | None, Mapping[str, Any]] = {
     **{kind: {**_READING, "kind": str | None} for kind in (None, *READING_KINDS)},
-    EVALUATION: {"kind": str, **_PLACE, "epoch": float, "split": str},
+    EVALUATION: {"kind": str, **_PLACE, "epoch": float, "split": str, LOWER: list[str]},
     TIMING: {"kind": str, **_PLACE, "epoch": float},
 }
 """Kind of an event -> its fields. Of the rest of an evaluation each is a metric."""

@@ -32,7 +32,7 @@ class FactsOfStart(TypedDict):
     epochs: float | None
     init: str
     can: list[str]
-    momentum: NotRequired[float]
+    momentum: NotRequired[float | None]
 
 
 class OlderStart(TypedDict):

@@ -34,7 +34,8 @@ class Timing(NamedTuple):
     """Seconds of a run.
 
     Attributes:
-        train_seconds: in the loop, without evaluation and checkpoints.
+        train_seconds: in the loop, without evaluation and checkpoints, but with the validation
+            losses that a schedule decides on.
         spans: of each of ``SPANS``. On an accelerator they are what the host waited.
     """
 

@@ -42,7 +42,8 @@ class Slot:
         cores: that its workers keep to; empty where the system cannot say so.
         process: the worker that is at work.
         over: nothing is left for it to do.
-        deaths: of its latest workers in a row, those that died without being at a run.
+        deaths: of its latest workers in a row, those that ended without having been at a run.
+        before: how far the study was when its worker started.
     """
 
     log: Path
@@ -51,6 +52,7 @@ class Slot:
     process: "subprocess.Popen[bytes] | None" = None
     over: bool = False
     deaths: int = 0
+    before: tuple[int, int] = (0, 0)
 
 
 def run(
@@ -78,7 +80,7 @@ def run(
 
     Raises:
         ConfigError: if a run cannot be carried out as configured, as a worker said.
-        RunError: if three workers of a place in a row died before they were at any run.
+        RunError: if three workers of a place in a row ended before they were at any run.
     """
     logs.mkdir(parents=True, exist_ok=True)
     slots = _slots(per_device, logs)
@@ -184,7 +186,7 @@ def _tend(slot: Slot, items: Sequence[Item], flags: Sequence[str], lease: float)
         left = [item for item in items if item.open]
         slot.over = not left
         if any(_is_free(item, lease) for item in left):
-            slot.process = _start(slot, flags)
+            slot.before, slot.process = _progress(items), _start(slot, flags)
         return
     code = slot.process.poll()
     if code is None:
@@ -194,6 +196,17 @@ def _tend(slot: Slot, items: Sequence[Item], flags: Sequence[str], lease: float)
         raise ConfigError(f"{_last_lines(slot.log)}; see {slot.log}")
     if code not in (DONE, FAILED, PREEMPTED, INTERRUPTED):  # those had nothing left that was free
         _blame(pid, code, slot, items)
+    elif code != PREEMPTED and _progress(items) == slot.before:
+        # Python's own code for an error at import is FAILED, too. Not each such end is one: all
+        # runs may have been taken when it looked. But then this one is not followed by others.
+        _count_death(code, slot)
+    else:
+        slot.deaths = 0
+
+
+def _progress(items: Sequence[Item]) -> tuple[int, int]:
+    """Runs that are finished, and failed attempts."""
+    return sum(item.finished for item in items), sum(len(item.failures) for item in items)
 
 
 def _is_free(item: Item, lease: float) -> bool:
@@ -216,10 +229,17 @@ def _blame(pid: int, code: int, slot: Slot, items: Sequence[Item]) -> None:
             claims.void(claim)  # or it would count again for a later process of this number
             slot.deaths = 0
             return
+    _count_death(code, slot)
+
+
+def _count_death(code: int, slot: Slot) -> None:
+    """A worker ended before its first claim or between two: another takes its place, or none."""
     slot.deaths += 1
-    if slot.deaths < ATTEMPTS:  # before its first claim or between two: another takes its place
-        return
-    raise RunError(f"a worker ended with exit code {code}: {_last_lines(slot.log)}; see {slot.log}")
+    if slot.deaths >= ATTEMPTS:
+        raise RunError(
+            f"{slot.deaths} workers in a row ended without having been at a run, the last with "
+            f"exit code {code}: {_last_lines(slot.log)}; see {slot.log}"
+        )
 
 
 def _start(slot: Slot, flags: Sequence[str]) -> "subprocess.Popen[bytes]":

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from toolkit import signals, userfile
 from toolkit.config import RUNS, RunConfig, resolve, run_folder
 from toolkit.errors import ConfigError
-from toolkit.identity import with_fingerprint
+from toolkit.identity import check_task_file, with_fingerprint
 from toolkit.process import set_threads, world_size
 from toolkit.records.provenance import code
 from toolkit.records.recorder import Recorder
@@ -212,6 +212,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     code()  # looks at the checkout as it is now
     config = with_fingerprint(resolve(config))
     target, recipe = parse_target(config.target), config.recipe
+    check_task_file(config)
     task = load(target.task)
     batch_split = split_global_batch(recipe.global_batch, recipe.micro_batch, world_size())
     accelerator = make_accelerator(recipe, batch_split)

@@ -81,12 +81,14 @@ def note_missing(run: Run, split: str, metrics: Mapping[str, float | None]) -> N
 def validation_reading(run: Run) -> Reading:
     """The mean loss over the validation split, each sample once, and over all ranks.
 
+    Its time is part of the training seconds: without it the schedule could not decide.
+
     A collective: all ranks call it, and get the same reading to the bit.
     """
     meter = LossMeter(run.accelerator, run.meter.dtype)
     split, size = run.splits.validation, run.config.recipe.eval_batch
     rank, ranks = run.accelerator.process_index, run.batch_split.ranks
-    with run.record.span("evaluation"), evaluation_mode(run):
+    with run.record.span("reading"), evaluation_mode(run):
         for ids, own in evaluation_shards(split, size, rank, ranks):
             batch = send_to_device(split.__getitems__(ids), run.accelerator.device)
             total, count = run.task.loss(run.model, batch)

@@ -325,20 +325,6 @@ def _refuse_other_settings(runs: list[RunRecord]) -> None:
                 )
 
 
-def _refuse_other_data(runs: list[RunRecord]) -> None:
-    """The runs of a pair are of the same data, as far as they say."""
-    first: dict[str, RunRecord] = {}
-    for run in runs:
-        if run.result.data is None:  # part of the code, or of an older version
-            continue
-        other = first.setdefault(run.group.pair, run)
-        if other.result.data != run.result.data:
-            raise ConfigError(
-                f"{other.folder} and {run.folder} are both of {run.group.pair}, but of different "
-                "data: give each its own --study"
-            )
-
-
 def _settings_of(run: RunRecord) -> dict[str, Any]:
     """What the runs of a group must have in common, as it was carried out.
 
@@ -380,6 +366,20 @@ def _known_settings(run: RunRecord, settings: Mapping[str, Any]) -> dict[str, An
         for name, value in introduced_settings(kind).items()
     }
     return {k: v for k, v in settings.items() if k not in introduced or v != introduced[k]}
+
+
+def _refuse_other_data(runs: list[RunRecord]) -> None:
+    """The runs of a pair are of the same data, as far as they say."""
+    first: dict[str, RunRecord] = {}
+    for run in runs:
+        if run.result.data is None:  # part of the code, or of an older version
+            continue
+        other = first.setdefault(run.group.pair, run)
+        if other.result.data != run.result.data:
+            raise ConfigError(
+                f"{other.folder} and {run.folder} are both of {run.group.pair}, but of different "
+                "data: give each its own --study"
+            )
 
 
 def _score_the_lost(runs: list[RunRecord]) -> None:

@@ -60,7 +60,7 @@ class LmRecipe(TextRecipe):
     """Tokens of a block."""
     layers: int | None = None
     """Blocks of the network; by default as published. With init = random alone, as the next two."""
-    width: int | None = None
+    hidden: int | None = None
     """Units of a token's state; by default as published."""
     heads: int | None = None
     """Attention heads; by default as published."""
@@ -69,8 +69,14 @@ class LmRecipe(TextRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._positive("layers", "width", "heads")
-        sizes = [name for name in ("layers", "width", "heads") if getattr(self, name) is not None]
+        self._positive("layers", "hidden", "heads")
+        if self.width is not None or self.embeddings == "frozen":
+            name, value = ("width", self.width) if self.width else ("embeddings", "frozen")
+            raise ValueError(
+                f"recipe.{name} = {value}: that is for encoders; sizes of a language model are "
+                "recipe.layers, recipe.hidden and recipe.heads"
+            )
+        sizes = [name for name in ("layers", "hidden", "heads") if getattr(self, name) is not None]
         if sizes and self.init == "pretrained":
             raise ValueError(
                 f"recipe.{sizes[0]} = {getattr(self, sizes[0])}: pretrained weights have a size of "
@@ -110,7 +116,7 @@ CHARACTERS = replace(
     init="random",
     tokens="characters",
     layers=6,
-    width=384,
+    hidden=384,
     heads=6,
 )
 """karpathy/nanoGPT config/train_shakespeare_char.py: 6 layers, 6 heads, width 384, dropout 0.2,
@@ -235,13 +241,13 @@ def _size_of(name: str, recipe: LmRecipe) -> dict[str, int]:
     """The recipe's size under the names that this kind of model has for it."""
     wanted = {
         "num_hidden_layers": recipe.layers,
-        "hidden_size": recipe.width,
+        "hidden_size": recipe.hidden,
         "num_attention_heads": recipe.heads,
     }
     given = {key: value for key, value in wanted.items() if value is not None}
-    width, heads = recipe.width, recipe.heads
-    if width is not None and heads is not None and width % heads:
-        raise ConfigError(f"recipe.width = {width} is no multiple of recipe.heads = {heads}")
+    hidden, heads = recipe.hidden, recipe.heads
+    if hidden is not None and heads is not None and hidden % heads:
+        raise ConfigError(f"recipe.hidden = {hidden} is no multiple of recipe.heads = {heads}")
     if _is_built_in(name, recipe):
         from transformers import GPT2Config
 

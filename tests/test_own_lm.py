@@ -21,7 +21,7 @@ own: Any = task.load("lm")
 import toolkit_tasks.own_data as own_data  # noqa: E402, below the load that finds it
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 40
-TINY = ("--recipe.layers", "1", "--recipe.width", "16", "--recipe.heads", "2")
+TINY = ("--recipe.layers", "1", "--recipe.hidden", "16", "--recipe.heads", "2")
 SMALL = (*TINY, "--recipe.max-length", "16", "--recipe.dropout", "0.0")
 
 
@@ -74,16 +74,18 @@ def test_the_loss_is_the_mean_over_all_tokens_and_perplexity_its_exponential(fil
 
 
 def test_a_gpt2_has_the_size_that_it_is_told(file: Path) -> None:
-    recipe = own_config(file, "--recipe.layers", "3", "--recipe.width", "24").recipe
+    recipe = own_config(file, "--recipe.layers", "3", "--recipe.hidden", "24").recipe
     config = own.model("gpt2", recipe).config
     assert (config.n_layer, config.n_embd, config.n_head) == (3, 24, 2)
     assert config.vocab_size == len(set(TEXT)) + 2
     published = own.recipes["*"]["characters"]
-    assert (published.layers, published.width, published.heads) == (6, 384, 6)
-    with pytest.raises(ConfigError, match=r"recipe.width = 15 is no multiple of recipe.heads = 2"):
-        own.model("gpt2", own_config(file, "--recipe.width", "15").recipe)
+    assert (published.layers, published.hidden, published.heads) == (6, 384, 6)
+    with pytest.raises(ConfigError, match=r"recipe.hidden = 15 is no multiple of recipe.heads = 2"):
+        own.model("gpt2", own_config(file, "--recipe.hidden", "15").recipe)
     with pytest.raises(ConfigError, match=r"recipe.layers = 2: pretrained weights have a size"):
         parse(["lm/gpt2", "--recipe.layers", "2"])
+    with pytest.raises(ConfigError, match=r"recipe.width = 64: that is for encoders"):
+        own_config(file, "--recipe.width", "64")
 
 
 @pytest.mark.long

@@ -337,15 +337,28 @@ def test_adaptive_sees_both_and_cuts_by_the_validation_loss(judged: Run) -> None
 
 
 def test_the_seconds_of_what_a_schedule_sees_are_training_seconds(tmp_path: Path) -> None:
-    built = build(parse(["digits/vit_micro", *SHORT, *FLAGS, *RULE]), tmp_path)
-    watch = built.record.stopwatch
-    try:
-        began = watch.train_seconds
-        validation_reading(built)
-        assert watch.seconds["evaluation"] == 0
-        assert 0 < watch.seconds["reading"] <= watch.train_seconds - began
-    finally:
-        loop.release(built)
+    """One pass more in the second update: its span and the training seconds grow by as much."""
+    flags = ["--recipe.updates", "3", "--eval-every", "3", "--sees", "validation"]
+    quiet = ["--wandb", "off", "--progress", "False"]
+    built = build(parse(["digits/vit_micro", *flags, *quiet, *RULE]), tmp_path)
+    taken: list[float] = []
+
+    def look(run: Run) -> None:
+        watch = run.record.stopwatch
+        if run.update == 2:
+            spans = dict(watch.seconds)
+            began = watch.train_seconds
+            validation_reading(run)
+            taken.append(watch.train_seconds - began)
+            taken.append(watch.seconds["reading"] - spans["reading"])
+            taken.append(watch.seconds["evaluation"] - spans.get("evaluation", 0.0))
+
+    built.after_update.append(look)
+    loop.fit(built)
+    loop.release(built)
+    trained, reading, evaluation = taken
+    assert evaluation == 0
+    assert 0 < reading <= trained
 
 
 def test_what_sees_both_is_replayed_explained_and_marked(

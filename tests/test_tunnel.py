@@ -58,3 +58,8 @@ def test_harm_is_by_size_and_at_once_where_it_is_not_finite() -> None:
     assert tunnel_records.harm([2.0, 3.1, 3.1], [], 2.0) == 3
     assert tunnel_records.harm([2.0, 4.1], [], 2.0) == 2
     assert tunnel_records.harm([2.0, math.nan], [], 2.0) == 2
+
+
+def test_label_noise_alone_is_a_table_of_its_own() -> None:
+    (row,) = list(tunnel.table(["adaptive-validation"], [1000], ["noise"]))[2:]
+    assert row.startswith("| 1000 | adaptive-validation | -2.19 |")

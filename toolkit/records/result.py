@@ -1,6 +1,5 @@
 """What ``result.json`` holds. The one place that knows what those of older versions lack."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -267,7 +266,7 @@ _KINDS: Mapping[str, Any] = {
     "status": Literal["done", "diverged"],
     **dict.fromkeys(("run_id", "study", "task", "model", "recipe", "schedule"), str),
     **dict.fromkeys(("init", "precision", "device"), str),
-    "sees": Literal["training", "validation"],
+    "sees": Literal["training", "validation", "both"],
     **dict.fromkeys(("initial_weights_sha", "batch_order_sha", "final_weights_sha"), str),
     **dict.fromkeys(("seed", "arm", "updates", "world_size", "micro_batch", "rollbacks"), int),
     "recipe_settings": _Recipe,
@@ -305,9 +304,11 @@ def _check(data: Mapping[str, Any], file: Path) -> None:
         numbers = _numbers(data).items()
         wrong = [phrase for name, value in numbers for phrase in misfits(value, float, name)]
     if not wrong and data["status"] == "done":
+        if not data["metrics"].get("test"):
+            wrong = ["metrics.test of a finished run is empty"]
         positive = {"updates": data["updates"], "epoch": data["epoch"]}
         positive["timing.train_seconds"] = data["timing"]["train_seconds"]
-        wrong = [f"{name} = {n} is not above 0" for name, n in positive.items() if n <= 0]
+        wrong += [f"{name} = {n} is not above 0" for name, n in positive.items() if n <= 0]
     if wrong:
         raise ConfigError(f"{file} is not what a run writes: {'; '.join(wrong[:3])}; {REPEAT}")
 
@@ -319,7 +320,7 @@ def _numbers(data: Mapping[str, Any]) -> dict[str, Any]:
         "timing.train_seconds": data["timing"].get("train_seconds"),
     }
     if data["status"] == "done":
-        test = data["metrics"].get("test") or {"?": math.nan}
+        test = data["metrics"].get("test") or {}
         finite = {name: value for name, value in test.items() if value is not None}
         numbers |= {f"metrics.test.{name}": value for name, value in finite.items()}
     return numbers

@@ -110,6 +110,7 @@ def rehearse(run: "Run", updates: int) -> tuple[float, float]:
     begin = time.perf_counter()
     for _ in range(updates):
         make_update(run, batches)
+        run.lr.step()
     run.meter.read(run.update, run.epoch)  # waits for the device
     trained = time.perf_counter()
     ids = np.random.default_rng(0).permutation(len(run.splits.test))[:EVALUATED].tolist()

@@ -122,7 +122,7 @@ def _metrics(
     run: Run, data: Split, predictions: Any, labels: Any
 ) -> tuple[dict[str, float | None], Exception | None]:
     """The task's metrics, or what they failed with: the other ranks wait to hear of it."""
-    headline = next(iter(run.scales), None)
+    headline = run.config.recipe.metric
     found, error = outcome(
         lambda: headline_first(plain_metrics(run.task.metrics(predictions, labels, data)), headline)
     )

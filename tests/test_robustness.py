@@ -156,9 +156,10 @@ def test_runs_are_read_by_their_headline_metric_and_a_diverged_one_scores_zero(
     tmp_path: Path,
 ) -> None:
     both = {"test": {"f1": 60.0, "accuracy": 70.0}, "validation": {"f1": 61.0, "accuracy": 71.0}}
-    target: Any = dict(zip(("task", "model"), TARGET.partition("@")[0].split("/", 1), strict=True))
+    task, _, model = TARGET.partition("@")[0].partition("/")
+    target: dict[str, Any] = {"task": task, "model": model}
     write_run(tmp_path / "a", "cosine", 0, 0.0, lr=LR, metrics=both, **target)
-    lost: Any = {"status": "diverged", "metrics": {"test": {}, "validation": {}}}
+    lost: dict[str, Any] = {"status": "diverged", "metrics": {"test": {}, "validation": {}}}
     folder = write_run(tmp_path / "a", "adaptive", 0, 0.0, lr=LR, **target, **lost)
     assert json.loads((folder / "result.json").read_text())["status"] == "diverged"
     for metric, score in ((None, 60.0), ("accuracy", 70.0)):

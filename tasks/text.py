@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from toolkit.data import ROOT_VARIABLE, hub_reachable
 from toolkit.errors import ConfigError
@@ -158,6 +158,29 @@ def _pretrained(auto_class: Any, name: str, settings: Mapping[str, Any]) -> Any:
             f"{missing[0]}: they are of another kind of model"
         )
     return model
+
+
+class MeanPooled(nn.Module):
+    """An encoder, and a linear classifier of the mean of its last states over the tokens.
+
+    Args:
+        model: the encoder under a head for sequences, which is left out, and its pooler with it.
+        classes: logits.
+    """
+
+    def __init__(self, model: Any, classes: int) -> None:
+        super().__init__()
+        self.encoder = model.base_model
+        if getattr(self.encoder, "pooler", None) is not None:
+            self.encoder.pooler = None
+        self.classifier = nn.Linear(model.config.hidden_size, classes)
+
+    def forward(self, attention_mask: Tensor, **inputs: Tensor) -> Tensor:
+        """Logits of shape (batch, classes); inputs of shape (batch, tokens)."""
+        states = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
+        weights = attention_mask[..., None].to(states.dtype)
+        mean = (states * weights).sum(1) / weights.sum(1)
+        return cast(Tensor, self.classifier(mean))
 
 
 def export_encoder(model: Any, name: str, recipe: TextRecipe, folder: Path) -> str:

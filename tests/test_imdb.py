@@ -305,6 +305,28 @@ def test_frozen_words_stay_and_the_rest_of_a_pretrained_encoder_learns(
     loop.release(run)
 
 
+def test_a_mean_is_over_the_tokens_alone_and_all_that_is_left_of_the_model_learns(
+    root: Path, real_data: Path
+) -> None:
+    name = f"{tiny_bert(root / 'tiny', real_data, layers=2)}"
+    recipe = parse([f"imdb/{name}", "--recipe.mean-pooling", "True"]).recipe
+    model: Any = imdb.model(name, recipe).eval()
+    batch = imdb.splits(name, recipe).test.__getitems__([0, 1, 2, 3])
+    padded = batch["attention_mask"].sum(1) < batch["attention_mask"].shape[1]
+    assert padded.any()
+    row = int(padded.nonzero()[0])
+    alone = imdb.splits(name, recipe).test.__getitems__([row])
+    inputs = [{k: v for k, v in b.items() if k not in ("id", "label")} for b in (batch, alone)]
+    logits = [model(**one) for one in inputs]
+    assert torch.allclose(logits[0][row], logits[1][0], atol=1e-5)
+    total, count = imdb.loss(model, batch)
+    (total / count).backward()
+    assert all(w.grad is not None for w in model.parameters() if w.requires_grad)
+    assert imdb.export(model, name, recipe, root / "out") is None
+    with pytest.raises(ConfigError, match=r"mean_pooling = True: .* the LSTM's is recipe\.pooling"):
+        parse(["imdb/lstm-glove", "--recipe.mean-pooling", "True"])
+
+
 def test_the_reviews_tested_on_are_the_same_whatever_is_trained_on(root: Path) -> None:
     target = ["imdb/lstm-glove", "--recipe.glove", "tiny.txt"]
     ten = [*target, "--recipe.test-examples", "10"]

@@ -163,7 +163,7 @@ def test_an_adaptive_run_goes_on_as_if_uninterrupted_and_is_replayed_bit_for_bit
     lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     facts = Facts.from_json(lines[0]["facts"])
     assert facts.to_json() == {
-        **{"budget": 400, "epochs": 20.0, "init": "random", "momentum": 0.0},
+        **{"budget": 400, "epochs": 20.0, "init": "random", "momentum": None},
         "can": ["distance", "restore", "rewind"],
     }
     schedule = Adaptive()

@@ -41,11 +41,13 @@ PATIENCE = 300
 
 @pytest.fixture(autouse=True)
 def in_the_foreground() -> Iterator[None]:
-    """A shell that starts pytest in the background has it and its children ignore INT."""
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A shell that starts pytest in the background has it ignore INT, and nohup HUP."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -222,6 +224,7 @@ import os, pty, signal, sys, time
 from toolkit.signals import asked, stop_on_signal
 pid, terminal = pty.fork()
 if pid == 0:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has the tests ignore it
     with stop_on_signal():
         print("ready", flush=True)
         while not asked():
@@ -229,7 +232,9 @@ if pid == 0:
         print("to nobody", file=sys.stderr, flush=True)
         print("to nobody", flush=True)
     os._exit(75)
-os.read(terminal, 100)
+told = b""
+while b"\\n" not in told:
+    told += os.read(terminal, 100)
 os.close(terminal)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """

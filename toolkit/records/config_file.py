@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from toolkit.config import RUNS, RunConfig, experiment, to_json
 from toolkit.errors import ConfigError
@@ -39,7 +39,7 @@ class StoredConfig(TypedDict):
     schedule: StoredSchedule
     seed: NotRequired[int]
     study: NotRequired[str]
-    sees: NotRequired[str]
+    sees: NotRequired[Literal["training", "validation", "both"]]
     read_every: NotRequired[int]
     eval_every: NotRequired[int | None]
     data: NotRequired[str | None]

@@ -80,11 +80,13 @@ WORKLOADS: Mapping[str, Mapping[str, Any]] = {
 }
 """Target -> what differs from its recipe; the LR is where tuning looks."""
 
-TUNED: Mapping[str, float] = {}
+TUNED: Mapping[str, float] = {RESNET: 0.03, LSTM: 0.003, TRANSFORMER: 0.001, MINILM: 3e-4}
 """Target -> the base LR that the tuning half chose for cosine; else the workload's. Filled in, by a
 commit, from ``benchmarks/robustness.py tuned``, before the first run of the judging half."""
-AVERAGED: Mapping[str, float] = {}
+AVERAGED: Mapping[str, float] = {RESNET: 0.01, LSTM: 0.01, TRANSFORMER: 0.001}
 """Likewise the LR that it chose for schedule-free."""
+AVERAGED_NEAR: Mapping[str, float] = {RESNET: 1e-3, MINILM: 1e-4}
+"""Where tuning looks for that LR, if not near the workload's."""
 
 
 class Ablation(NamedTuple):
@@ -248,8 +250,7 @@ def _recipe(target: str) -> task.Recipe:
 def _averaged(target: str) -> task.Recipe:
     """The workload under schedule-free, which is AdamW's, around an LR of AdamW's."""
     recipe = _recipe(target)
-    lr = 1e-3 if recipe.optimizer == "sgd" else recipe.lr
-    return replace(recipe, optimizer="schedule-free", lr=lr)
+    return replace(recipe, optimizer="schedule-free", lr=AVERAGED_NEAR.get(target, recipe.lr))
 
 
 def _warm(name: str) -> Schedule[Any]:

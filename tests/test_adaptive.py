@@ -325,7 +325,7 @@ def test_a_floor_above_the_base_lr_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("floor", [0.0, 0.5])
+@pytest.mark.parametrize("floor", [pytest.param(0.0, marks=pytest.mark.full), 0.5])
 def test_wind_tunnel(floor: float) -> None:
     """Near a tuned cosine from its own LR, and over four decades of others. A gate, no evidence."""
     seeds, tuned = range(10), 0.1

@@ -5,16 +5,31 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from toolkit.errors import ConfigError, error_text, outcome
 
 
+class _AsWritten(SourceFileLoader):
+    """Runs what the file says now.
+
+    Python's bytecode cache knows a source by its size and the second of its last change: a number
+    that was edited within a second would run as it was before, under the hash of the new content.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def execute(name: str, path: Path, search: list[str] | None = None) -> ModuleType:
     """Run a Python file as a module of this name; ``search``: where its submodules are."""
-    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=search)
+    spec = importlib.util.spec_from_file_location(
+        name, path, loader=_AsWritten(name, str(path)), submodule_search_locations=search
+    )
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)

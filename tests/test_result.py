@@ -1,7 +1,9 @@
 """What a run's files say when they are read: results of every version, events, broken JSON."""
 
 import json
+import math
 from dataclasses import fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,13 @@ import pytest
 
 from tests.studies import result_json
 from toolkit.errors import ConfigError
-from toolkit.records.events import EvaluationEvent, OtherEvent, TimingEvent, event_of
+from toolkit.records.events import (
+    EvaluationEvent,
+    OtherEvent,
+    TimingEvent,
+    check_event,
+    event_of,
+)
 from toolkit.records.json_files import parse_object, read_json, write_json
 from toolkit.records.result import Code, Metrics, Result, Snapshots, duration, read_result
 from toolkit.task import Scale
@@ -135,3 +143,30 @@ def test_events_have_a_type() -> None:
 )
 def test_durations_are_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+USUAL = {
+    **{"update": 3, "epoch": 0.5, "count": 64.0, "nonfinite": 0, "lr": 0.1, "factor": 1.0},
+    **{"pattern": "none", "action": "hold", "reason": "", "t": 1.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("distance", "right"),
+    [
+        (None, True),
+        ([1.0, 2.0], True),
+        *[([], False), ([1.0], False), ([1.0, math.inf], False), (["a", 1.0], False)],
+        *[([True, 1.0], False), ({}, False), (False, False), ("x", False)],
+    ],
+)
+def test_no_event_is_too_usual_to_be_looked_at(distance: Any, right: bool) -> None:
+    """Most readings are known by their types alone, with an estimate of the distance or without."""
+    for loss, statistic in product((1.0, None, math.nan), (2.0, None, math.inf)):
+        event = {**USUAL, "loss": loss, "statistic": statistic, "distance": distance}
+        fits = all(number is None or math.isfinite(number) for number in (loss, statistic))
+        if right and fits:
+            check_event(event, "here")
+        else:
+            with pytest.raises(ConfigError, match="here is no event of a run"):
+                check_event(event, "here")

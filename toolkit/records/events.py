@@ -42,8 +42,9 @@ _FIELDS: Mapping[str | None, Mapping[str, Any]] = {
 }
 """Kind of an event -> its fields. Of the rest of an evaluation each is a metric."""
 _USUAL = {
-    (int, float, float, loss, float, int, float, float, str, statistic, str, str, *[NoneType] * 3)
+    (int, float, float, loss, float, int, float, float, str, statistic, str, str, *tail)
     for loss, statistic in product((float, NoneType), repeat=2)
+    for tail in ((NoneType, NoneType, NoneType), (NoneType, NoneType, list))
 }
 """Types of the fields of ``_READING`` in most events."""
 
@@ -156,8 +157,13 @@ def _is_usual_reading(data: Mapping[str, Any]) -> bool:
     types = tuple(type(data.get(name)) for name in _READING)
     if types not in _USUAL or not {"loss", "statistic"} <= data.keys() or "kind" in data:
         return False
-    numbers = (data[name] for name in ("epoch", "count", "lr", "factor", "t"))
-    return math.isfinite(sum(numbers) + (data["loss"] or 0.0)) and data["update"] < LARGEST
+    distance = data.get("distance")
+    told = (0.0, 0.0) if distance is None else distance
+    if [type(number) for number in told] != [float, float]:
+        return False
+    numbers = [data[name] for name in ("epoch", "count", "lr", "factor", "t")]
+    numbers += [*told, data["loss"] or 0.0, data["statistic"] or 0.0]
+    return math.isfinite(sum(numbers)) and data["update"] < LARGEST
 
 
 def _event_of(data: Mapping[str, Any]) -> Event:

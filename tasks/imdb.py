@@ -22,7 +22,7 @@ from toolkit.data import (
 )
 from toolkit.errors import ConfigError, MissingDataError
 from toolkit.fingerprint import of_path
-from toolkit.task import NAMES_DATA, POINTS, Recipe, Scale, Split, Splits
+from toolkit.task import INTRODUCED_AT, NAMES_DATA, POINTS, Recipe, Scale, Split, Splits
 
 from .glove import Glove, read_glove, tokenise
 from .lstm import WordLstm
@@ -58,10 +58,10 @@ class ImdbRecipe(TextRecipe):
 
     train_examples: int | None = None
     """Train on so many reviews, drawn by a fixed seed; by default on all."""
-    test_examples: int | None = field(default=None, metadata={"introduced_at": None})
+    test_examples: int | None = field(default=None, metadata={INTRODUCED_AT: None})
     """Test on so many reviews, the same in every run, drawn by a fixed seed; by default on all."""
 
-    mean_pooling: bool = field(default=False, metadata={"introduced_at": False})
+    mean_pooling: bool = field(default=False, metadata={INTRODUCED_AT: False})
     """An encoder's classifier sees the mean of the last states over the tokens, instead of what its
     published head looks at (BERT's: the first state). Encoders of sentences that were pretrained by
     that mean, as those of sentence-transformers, have next to nothing in the first state."""

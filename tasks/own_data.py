@@ -232,5 +232,18 @@ def check_columns(tables: Mapping[str, Any], names: Sequence[str]) -> None:
             raise ConfigError(f"{table} has no column '{missing[0]}'; it has {', '.join(present)}")
 
 
+def kept_as(key: str) -> dict[str, str]:
+    """Where ``Dataset.map`` keeps what it makes of the user's data, for the next process and rank.
+
+    Args:
+        key: SHA-256, in hexadecimal digits, over all that the result depends on.
+    """
+    from datasets.config import HF_DATASETS_CACHE
+
+    folder = Path(HF_DATASETS_CACHE) / "adaptive-lr-toolkit"
+    folder.mkdir(parents=True, exist_ok=True)
+    return {"cache_file_name": str(folder / f"{key}.arrow"), "new_fingerprint": key[:32]}
+
+
 def _is_hidden(relative: Path) -> bool:
     return any(part.startswith(".") for part in relative.parts)

@@ -19,10 +19,25 @@ from toolkit.errors import ConfigError, first_line
 from toolkit.fingerprint import of_path
 from toolkit.task import NAMES_DATA, POINTS, Batch, Recipe, Scale, Split, Splits
 
-from .own_data import check_columns, check_enough, column_of, own_path, rows_of_splits, split_of
+from .own_data import (
+    check_columns,
+    check_enough,
+    column_of,
+    kept_as,
+    own_path,
+    rows_of_splits,
+    split_of,
+)
 from .own_labels import Labels, cells_of, read_labels
 from .own_tables import read_tables
-from .vision import ImageClassification, VisionRecipe, crop_and_flip, timm_model
+from .vision import (
+    ImageClassification,
+    VisionRecipe,
+    crop_and_flip,
+    normalised,
+    save_for_timm,
+    timm_model,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -96,19 +111,11 @@ class OwnImages(ImageClassification):
     def export(
         self, model: nn.Module, name: str, recipe: OwnImagesRecipe, folder: Path
     ) -> str | None:
-        from timm.models import save_for_hf
-
         config = data_config(name, recipe)
         names = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
-        shown = {"label_names": list(_source(recipe).labels.classes)}
-        save_for_hf(
-            model.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
-            str(folder),
-            model_config=shown,
-            safe_serialization=True,
-            data_config={key: config[key] for key in names},
-        )
-        return f"timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
+        classes = list(_source(recipe).labels.classes)
+        pixels = {key: config[key] for key in names}
+        return save_for_timm(model, folder, pixels, label_names=classes)
 
     def splits(self, name: str, recipe: OwnImagesRecipe) -> Splits:
         source, config = _source(recipe), data_config(name, recipe)
@@ -141,12 +148,8 @@ class OwnImages(ImageClassification):
     def normalise(self, images: Tensor, model: nn.Module) -> Tensor:
         """uint8 pixels by the mean and deviation that the model was published with."""
         bare = cast(Any, getattr(model, "module", model))
-        dtype, config = next(model.parameters()).dtype, bare.pretrained_cfg
-        mean, std = (
-            torch.tensor(config[key], dtype=dtype, device=images.device).view(1, -1, 1, 1)
-            for key in ("mean", "std")
-        )
-        return (images.to(dtype) / 255 - mean) / std
+        config = bare.pretrained_cfg
+        return normalised(images, model, config["mean"], config["std"])
 
 
 class StoredImages:
@@ -316,12 +319,9 @@ def _image_files(folder: Path) -> tuple[list[Path], int]:
 def _pixels(images: _Images, config: Mapping[str, Any]) -> "Dataset":
     """The images of a split as pixels, kept on disk for the next process and rank."""
     from datasets import Features, Value
-    from datasets.config import HF_DATASETS_CACHE
 
     wanted = {key: config[key] for key in ("input_size", "crop_pct", "crop_mode", "interpolation")}
     key = hashlib.sha256(f"pixels 1 {images.content}{sorted(wanted.items())}".encode()).hexdigest()
-    folder = Path(HF_DATASETS_CACHE) / "adaptive-lr-toolkit"
-    folder.mkdir(parents=True, exist_ok=True)
     transform = _transform(wanted)
     decoded = images.rows.map(
         lambda rows, numbers: {
@@ -336,8 +336,7 @@ def _pixels(images: _Images, config: Mapping[str, Any]) -> "Dataset":
         writer_batch_size=64,
         remove_columns=["image"],
         features=Features({"pixels": Value("binary")}),
-        cache_file_name=str(folder / f"{key}.arrow"),
-        new_fingerprint=key[:32],
+        **kept_as(key),
     )
     return cast("Dataset", decoded)
 

@@ -21,7 +21,7 @@ from toolkit.errors import ConfigError
 from toolkit.fingerprint import of_path
 from toolkit.task import NAMES_DATA, Batch, Recipe, Scale, Split, Splits, Task
 
-from .own_data import SHARE, files_by_split, own_path, reading
+from .own_data import SHARE, files_by_split, kept_as, own_path, reading
 from .text import Ragged, TextRecipe, config_of, encoder_of, fitting_tokenizer
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Lm(Task):
 
         settings: dict[str, Any] = {}
         if recipe.tokens == "characters":
-            tokenizer = _characters(_own(recipe), of_path(_own(recipe)))
+            tokenizer = _tokenizer(name, recipe)
             special = ("bos_token_id", "eos_token_id", "pad_token_id")
             settings = {"vocab_size": len(tokenizer)}
             settings |= dict.fromkeys(special, tokenizer.eos_token_id)
@@ -300,12 +300,9 @@ def _encoded(files: Sequence[Path], tokenizer: Any) -> np.ndarray:
     Lines are cut into tokens by themselves, and the result is kept on disk for the next process.
     """
     from datasets import Dataset
-    from datasets.config import HF_DATASETS_CACHE
 
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     state = tokenizer.backend_tokenizer.to_str()
-    folder = Path(HF_DATASETS_CACHE) / "adaptive-lr-toolkit"
-    folder.mkdir(parents=True, exist_ok=True)
     parts: list[np.ndarray] = []
     for file in files:
         lines = _text(file).splitlines(keepends=True)
@@ -317,8 +314,7 @@ def _encoded(files: Sequence[Path], tokenizer: Any) -> np.ndarray:
                 },
                 batched=True,
                 remove_columns=["line"],
-                cache_file_name=str(folder / f"{key}.arrow"),
-                new_fingerprint=key[:32],
+                **kept_as(key),
             )
         parts += [Ragged.from_column(rows, "ids").values.astype(np.int32), np.array(end, np.int32)]
     return np.concatenate(parts[:-1])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from toolkit.data import ROOT_VARIABLE, hub_reachable
 from toolkit.errors import ConfigError
-from toolkit.task import Batch, Recipe
+from toolkit.task import INTRODUCED_AT, Batch, Recipe
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,11 +52,11 @@ class TextRecipe(Recipe):
     top-layer dropping)."""
     group_by_length: bool = True
     """Batches of similar length: less padding, the same epochs."""
-    width: int | None = field(default=None, metadata={"introduced_at": None})
+    width: int | None = field(default=None, metadata={INTRODUCED_AT: None})
     """Hidden size of an encoder with random weights, in heads of 32 and with layers between that
     are 4 times as wide; by default the published sizes."""
     embeddings: Literal["frozen", "trained"] = field(
-        default="trained", metadata={"introduced_at": "trained"}
+        default="trained", metadata={INTRODUCED_AT: "trained"}
     )
     """Whether the words' vectors are trained, or left as they are: in a small encoder they are most
     of the weights."""

@@ -1,6 +1,6 @@
 """What the image-classification tasks share: timm models, a small residual net, crop and flip."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -79,23 +79,50 @@ class ImageClassification(Task):
         return compute(Accuracy(keep_in_memory=True), predictions, labels)
 
     def export(self, model: nn.Module, name: str, recipe: Any, folder: Path) -> str | None:
-        from timm.models import save_for_hf
-
         if not hasattr(model, "pretrained_cfg"):
             return None
         # The pixels as they are: timm would crop by what the model was published with.
         pixels = {"mean": self.mean, "std": self.std, "input_size": self.shape, "crop_pct": 1.0}
-        model = model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        save_for_hf(model, str(folder), safe_serialization=True, data_config=pixels)
-        return f"timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
+        return save_for_timm(model, folder, pixels)
 
     def normalise(self, images: Tensor, model: nn.Module) -> Tensor:
         """uint8 pixels to zero mean and unit variance, in the model's own precision."""
-        dtype = next(model.parameters()).dtype
-        shape = (1, -1, 1, 1)
-        mean = torch.tensor(self.mean, dtype=dtype, device=images.device).view(shape)
-        std = torch.tensor(self.std, dtype=dtype, device=images.device).view(shape)
-        return (images.to(dtype) / 255 - mean) / std
+        return normalised(images, model, self.mean, self.std)
+
+
+def normalised(
+    images: Tensor, model: nn.Module, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """uint8 pixels by mean and deviation of each channel, in the model's own precision."""
+    dtype = next(model.parameters()).dtype
+    shift, scale = (
+        torch.tensor(values, dtype=dtype, device=images.device).view(1, -1, 1, 1)
+        for values in (mean, std)
+    )
+    return (images.to(dtype) / 255 - shift) / scale
+
+
+def save_for_timm(
+    model: nn.Module, folder: Path, data_config: Mapping[str, Any], **model_config: Any
+) -> str:
+    """Write a model as timm reads it, and return the expression that loads it.
+
+    Args:
+        model: one of timm's.
+        folder: where to write.
+        data_config: how timm is to prepare images for it.
+        model_config: more that it is to say of the model, e.g. ``label_names``.
+    """
+    from timm.models import save_for_hf
+
+    save_for_hf(
+        model.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
+        str(folder),
+        model_config=model_config or None,
+        safe_serialization=True,
+        data_config=data_config,
+    )
+    return f"timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
 
 
 def timm_model(name: str, classes: int, **settings: Any) -> nn.Module:

@@ -1,10 +1,13 @@
 """Tiny models, and data of a user's own, for the tests of the tasks on them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from toolkit import task
+from toolkit.cli import main
 from toolkit.config import RunConfig, parse
 from toolkit.records.result import Result
 from toolkit.training.build import Run, build
@@ -48,3 +51,12 @@ def splits_of(config: RunConfig) -> Any:
     """The data of a configuration, without a run."""
     target = task.parse_target(config.target)
     return task.load(target.task).splits(target.model, config.recipe)
+
+
+def refused(command: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What ``toolkit train`` says of data that it refuses: a line, exit code 2, nothing written."""
+    assert main(["train", *command, "--wandb", "off"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    assert not Path("runs").exists()
+    return error

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from toolkit.config import (
-    INTRODUCED_AT,
     RunConfig,
     from_json,
     is_stored_as,
@@ -23,7 +22,7 @@ from toolkit.config import (
 from toolkit.errors import ConfigError
 from toolkit.records.config_file import check_folder
 from toolkit.schedules import Cosine
-from toolkit.task import Recipe
+from toolkit.task import INTRODUCED_AT, Recipe
 
 DIGITS = "digits/vit_micro"
 EARLIER = {

@@ -22,8 +22,7 @@ from toolkit.errors import ConfigError, OlderVersionError, one_line, unknown
 from toolkit.hints import misfits
 from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of
 from toolkit.schedules.simulate import CHANGED, check_protocol, check_schedule, needs_of
-from toolkit.task import INTRODUCED_AT as INTRODUCED_AT
-from toolkit.task import Recipe
+from toolkit.task import INTRODUCED_AT, Recipe
 
 DEFAULT_SCHEDULE = Cosine()
 RANK_TIMEOUT = 600.0

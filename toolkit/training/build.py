@@ -234,10 +234,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     torch.manual_seed(
         derive_seed(config.seed, config.arm, DROPOUT_STREAM, accelerator.process_index)
     )
-    lr = _scheduled(config, model, optimizer, budget, budget / plan.updates_per_epoch)
-    lr.expect_readings(config.read_every)
-    if config.sees == "validation":
-        lr.expect_readings(config.eval_every or plan.updates_per_epoch)
+    lr = _scheduled(config, model, optimizer, budget, plan.updates_per_epoch)
     return Run(
         config=config,
         task=task,
@@ -307,22 +304,27 @@ def weights_sha(state: dict[str, torch.Tensor]) -> str:
 
 
 def _scheduled(
-    config: RunConfig, model: nn.Module, optimizer: Optimizer, budget: int, epochs: float
+    config: RunConfig, model: nn.Module, optimizer: Optimizer, budget: int, per_epoch: int
 ) -> ScheduledLR:
+    """The LR, set by the schedule; ``per_epoch``: updates of an epoch."""
     goes_back = config.sees != "validation"
     able = {"training": ["rewind"], "validation": [], "both": ["rewind", "validation"]}
     try:
-        return ScheduledLR(
+        lr = ScheduledLR(
             optimizer,
             config.schedule,
             budget,
             model if goes_back else None,
             pretrained=config.recipe.init == "pretrained",
-            epochs=epochs,
+            epochs=budget / per_epoch,
             can=able[config.sees],
         )
     except ValueError as error:  # the schedule does not fit the budget or the base LR
         raise ConfigError(str(error)) from error
+    lr.expect_readings(config.read_every)
+    if config.sees == "validation":
+        lr.expect_readings(config.eval_every or per_epoch)
+    return lr
 
 
 def _budget(recipe: Recipe, plan: BatchPlan) -> int:

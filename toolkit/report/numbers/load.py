@@ -5,12 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple
 
 from toolkit import task
 from toolkit.config import NOT_PART_OF_THE_RECIPE, introduced_settings
 from toolkit.errors import ConfigError
-from toolkit.hints import misfits
 from toolkit.records.config_file import CONFIG
 from toolkit.records.events import (
     EVENTS,
@@ -24,8 +23,9 @@ from toolkit.records.events import (
 )
 from toolkit.records.json_files import parse_object, read_json
 from toolkit.records.result import REPEAT, RESULT, Result, read_result
+from toolkit.report.numbers.declaration import DECLARATION, read_declaration
 from toolkit.schedules import SCHEDULES
-from toolkit.task import POINTS, Scale, parse_target
+from toolkit.task import POINTS, Scale
 
 
 class Group(NamedTuple):
@@ -196,51 +196,10 @@ def load_study(folder: Path) -> StudyRecord:
     _refuse_other_settings(runs)
     _refuse_other_data(runs)
     _score_the_lost(runs)
-    plan = _plan(folder / "study.json")
+    plan = read_declaration(folder / DECLARATION)
     unfinished = [(path, _state(path)) for path in folders if path not in finished]
     not_started = max(0, int(plan.get("runs", 0)) - len(folders))
     return StudyRecord(folder.resolve().name, plan, runs, unfinished, not_started)
-
-
-class PlannedContrast(TypedDict):
-    """A comparison of a primary family; see ``toolkit.studies.study.Contrast``."""
-
-    pair: str
-    lr: float
-    candidate: str
-    baseline: str
-    candidate_arm: NotRequired[int]
-    baseline_arm: NotRequired[int]
-
-
-class Plan(TypedDict, total=False):
-    """``study.json``; see ``toolkit.studies.study.Study``."""
-
-    name: str
-    question: str
-    family: list[PlannedContrast]
-    rope: dict[str, float]
-    reference: str
-    base_lrs: str
-    reduced: dict[str, str]
-    left_out: dict[str, str]
-    tuning: bool
-    judging: bool
-    runs: int
-    pairs: dict[str, int]
-    source: str
-
-
-def _plan(file: Path) -> Mapping[str, Any]:
-    if not file.exists():
-        return {}
-    advice = "toolkit sweep STUDY writes it anew once it is removed"
-    plan = read_json(file, advice)
-    if wrong := list(misfits(plan, Plan, "study")):
-        raise ConfigError(f"{file} is not what a sweep writes: {'; '.join(wrong[:3])}; {advice}")
-    for one in plan.get("family", []):
-        parse_target(one["pair"])
-    return plan
 
 
 def _is_run(folder: Path) -> bool:

@@ -82,9 +82,17 @@ def test_a_folder_removed_in_mid_run_ends_it_with_a_sentence(tmp_path: Path) -> 
         shutil.rmtree(tmp_path / "gone")
         _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
-    assert "events.jsonl was removed while the run wrote it: the run ends here" in error
+    assert "was removed while the run wrote it: the run ends here" in error  # the folder or a file
     assert "Traceback" not in error
     assert not folder.exists()
+
+
+def test_whichever_write_finds_the_folder_gone_says_the_same(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    found = FileNotFoundError(2, "No such file or directory", str(gone / "state.json.1.partial"))
+    error = train._failure(found, gone, update=3, rank=0)
+    assert str(error).startswith(f"{gone} was removed while the run wrote it: the run ends here")
+    assert not gone.exists()
 
 
 def test_another_machines_claim_is_waited_for_and_then_taken(

@@ -216,10 +216,10 @@ def _finished(folder: Path) -> Result | None:
 
 def _failure(error: Exception, folder: Path, update: int, rank: int) -> RunError:
     """Write down what ended the run, and say it in one line."""
-    from toolkit.records.recorder import write_status
+    from toolkit.records.recorder import removed, write_status
 
-    if not folder.exists():  # removed in mid-run: nothing is written in its place
-        return error if isinstance(error, RunError) else RunError(error_text(error))
+    if not folder.exists():  # whichever write noticed it, nothing is written in its place
+        return error if isinstance(error, RunError) else removed(folder)
     if rank == 0:
         write_status(folder, "failed", update)
     if isinstance(error, RunError) and error.__cause__ is None:

@@ -207,10 +207,7 @@ class Recorder:
         except FileNotFoundError:
             there = False
         if not there:
-            raise RunError(
-                f"{self.folder / EVENTS} was removed while the run wrote it: the run ends here, "
-                "without a result"
-            )
+            raise removed(self.folder / EVENTS)
 
     def finish(self, result: Result) -> None:
         """Write result.json, whose presence means that the run is over, and read it back.
@@ -249,6 +246,13 @@ class Recorder:
         self._update, self._items = update, 0.0
         total = {"train_seconds": self.stopwatch.train_seconds, **self.stopwatch.spans()}
         return {**total, **rates, **peak_memory()}
+
+
+def removed(path: Path) -> RunError:
+    """The error of a run that finds a file or the folder of its own gone."""
+    return RunError(
+        f"{path} was removed while the run wrote it: the run ends here, without a result"
+    )
 
 
 def write_status(folder: Path, status: str, update: int) -> None:

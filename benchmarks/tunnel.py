@@ -42,6 +42,7 @@ PRODIGY = ("--recipe.optimizer", "prodigy", "schedule:linear", "--schedule.warmu
 RULES = {
     "adaptive": ("schedule:adaptive",),
     JUDGED: ("schedule:adaptive", "--schedule.judge", "validation"),
+    "adaptive without growth": ("schedule:adaptive", "--schedule.growth", "False"),
     "prodigy at 1": PRODIGY,
     "cosine at the user's LR": ("schedule:cosine",),
     "search until November 2026": GONE,

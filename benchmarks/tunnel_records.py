@@ -13,12 +13,14 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
+
+from toolkit.schedules.adaptive.growth import EDGE_DIVISOR, HORIZON_POWER, HORIZON_UPDATES
 
 CLASSES = {
     "fashion_cnn_bn": 10,
@@ -41,6 +43,10 @@ UPDATES, DECADE, MOST, HARM, SPREADS = 5, 2, 30, 0.5, 6.0
 first loss and in standard deviations of a reading."""
 MINI, JUDGED = 12, 16 / 3
 """R*: updates of an annealed mini-run, and what judging it without gradient costs in updates."""
+DIVISORS, POWERS = (6.0, 10.0, 14.0, EDGE_DIVISOR, 30.0, 50.0), (0.0, 0.2, HORIZON_POWER, 0.6)
+"""Of the edge, and by how much it grows with the budget: what ``left_out`` chooses from."""
+CAP = 10.0
+"""Points: what a workload can lose at most where the constants are chosen."""
 
 
 class Run(NamedTuple):
@@ -269,6 +275,46 @@ def main() -> None:
             plain = [value for key, value in lost.items() if key != "digits"]
             each = ", ".join(f"{key} {value:+.1f}" for key, value in lost.items())
             print(f"| {total} | {name} | {fmean(plain):+.2f} | {min(plain):+.1f} | {each} |")
+    print("| workload left out | divisor | power | loses with these | with 20 and 0.4 |")
+    print("|---|---|---|---|---|")
+    rows = list(left_out({total: list(workloads(total)) for total in (300, 1000, 4000)}))
+    for name, (divisor, power), lost, usual in rows:
+        print(f"| {name} | {divisor:g} | {power:g} | {lost:+.2f} | {usual:+.2f} |")
+    print(f"| mean | | | {fmean(r[2] for r in rows):+.2f} | {fmean(r[3] for r in rows):+.2f} |")
+
+
+def left_out(
+    loads: Mapping[int, Sequence[Workload]],
+) -> Iterator[tuple[str, tuple[float, float], float, float]]:
+    """The product's two constants of the start, chosen anew without each workload in turn.
+
+    A run of T updates begins at the edge over c (T / 1000) ** p. For each workload c and p are
+    those of a grid that lose least on the others, mean over lengths and workloads, label noise
+    apart and each loss capped at ``CAP`` points.
+
+    Args:
+        loads: length in updates -> workloads.
+
+    Yields:
+        The workload left out, (c, p) chosen by the others, what they lose on it, mean over its
+        lengths, and what the product's own do.
+    """
+    lost = dict[tuple[float, float], dict[str, list[float]]]()
+    for pair in product(DIVISORS, POWERS):
+        lost[pair] = defaultdict(list)
+        for total, row in loads.items():
+            rule = _divided(pair[0] * (total / HORIZON_UPDATES) ** pair[1])
+            for load in row:
+                lost[pair][load.name].append(max(-CAP, losses(load, rule)))
+    names = [name for name in lost[DIVISORS[0], POWERS[0]] if name != "digits"]
+    for left in names:
+
+        def others(pair: tuple[float, float], left: str = left) -> float:
+            return fmean(fmean(lost[pair][name]) for name in names if name != left)
+
+        best = max(lost, key=others)
+        own = fmean(lost[EDGE_DIVISOR, HORIZON_POWER][left])
+        yield left, best, fmean(lost[best][left]), own
 
 
 def _divided(by: float) -> Rule:

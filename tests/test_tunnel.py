@@ -63,3 +63,15 @@ def test_harm_is_by_size_and_at_once_where_it_is_not_finite() -> None:
 def test_label_noise_alone_is_a_table_of_its_own() -> None:
     (row,) = list(tunnel.table(["adaptive-validation"], [1000], ["noise"]))[2:]
     assert row.startswith("| 1000 | adaptive-validation | -2.29 |")
+
+
+@pytest.mark.data
+def test_the_start_of_a_run_does_not_hang_on_any_one_workload(real_data: Path) -> None:
+    loads = {
+        total: list(tunnel_records.workloads(total, real_data / "wind_tunnel"))
+        for total in (300, 1000, 4000)
+    }
+    rows = list(tunnel_records.left_out(loads))
+    assert len(rows) == 9
+    for name, _, lost, usual in rows:
+        assert lost == pytest.approx(usual, abs=0.3), name  # less is no difference

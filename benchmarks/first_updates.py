@@ -65,8 +65,6 @@ def _launch(row: Row, stop: int, folder: Path) -> dict[str, Any]:
     launch = [str(accelerate), "launch", "--quiet", "--config_file", str(config)]
     launch += ["--num_processes", str(row.processes), str(Path(__file__).resolve()), "--inside"]
     flags = [*FLAGS, "--recipe.global-batch", str(row.batch)]
-    (folder / "launch_configs").unlink(missing_ok=True)
-    (folder / "launch_configs").symlink_to((HERE.parent / "launch_configs").resolve())
     data = Path(os.environ["TOOLKIT_DATA"]).resolve()
     subprocess.run(
         [*launch, str(stop), row.target, *flags, "schedule:cosine", "--schedule.warmup", "0.1"],

@@ -299,22 +299,22 @@ def left_out(
         The workload left out, (c, p) chosen by the others, what they lose on it, mean over its
         lengths, and what the product's own do.
     """
-    lost = dict[tuple[float, float], dict[str, list[float]]]()
+    points = dict[tuple[float, float], dict[str, list[float]]]()
     for pair in product(DIVISORS, POWERS):
-        lost[pair] = defaultdict(list)
+        points[pair] = defaultdict(list)
         for total, row in loads.items():
             rule = _divided(pair[0] * (total / HORIZON_UPDATES) ** pair[1])
             for load in row:
-                lost[pair][load.name].append(max(-CAP, losses(load, rule)))
-    names = [name for name in lost[DIVISORS[0], POWERS[0]] if name != "digits"]
+                points[pair][load.name].append(max(-CAP, losses(load, rule)))
+    names = [name for name in points[DIVISORS[0], POWERS[0]] if name != "digits"]
     for left in names:
 
         def others(pair: tuple[float, float], left: str = left) -> float:
-            return fmean(fmean(lost[pair][name]) for name in names if name != left)
+            return fmean(fmean(points[pair][name]) for name in names if name != left)
 
-        best = max(lost, key=others)
-        own = fmean(lost[EDGE_DIVISOR, HORIZON_POWER][left])
-        yield left, best, fmean(lost[best][left]), own
+        best = max(points, key=others)
+        own = fmean(points[EDGE_DIVISOR, HORIZON_POWER][left])
+        yield left, best, fmean(points[best][left]), own
 
 
 def _divided(by: float) -> Rule:

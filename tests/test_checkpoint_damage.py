@@ -104,7 +104,6 @@ def saved(made: dict[str, Path], launch: Launch, tmp_path: Path) -> Callable[[st
 
     def copy(kind: str) -> Path:
         if kind not in made:
-            (tmp_path / "launch_configs").symlink_to(ROOT / "launch_configs")
             program = str(ROOT / "tests/programs/save_and_fail.py")
             flags = ["digits/vit_micro", "--wandb", "off", "--save-every", "10"]
             ranks = ["--num_processes", "2"] if kind != "cpu" else []

@@ -13,7 +13,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 
 from tests.conftest import ROOT
-from toolkit import task
+from toolkit import cli, launch_files, task
 from toolkit.config import (
     RunConfig,
     from_json,
@@ -301,3 +301,28 @@ def test_every_launch_file_is_one_that_accelerate_takes(file: Path) -> None:
     if launch.distributed_type == DistributedType.DEEPSPEED:
         stated = json.loads((ROOT / launch.deepspeed_config["deepspeed_config_file"]).read_text())
         assert stated["gradient_clipping"] == "auto"  # left out, DeepSpeed clips at 1
+
+
+def test_a_launch_file_is_found_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["launch-config", "zero2"]) == 0
+    assert Path(capsys.readouterr().out.strip()) == ROOT / "launch_configs/zero2.yaml"
+    assert cli.main(["launch-config", "zer2"]) == 2
+    assert "unknown launch file 'zer2': did you mean zero2" in capsys.readouterr().err
+    assert cli.main(["launch-config"]) == 2
+
+
+def test_deepspeeds_settings_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(launch_files.DEEPSPEED_FILE, "launch_configs/zero2.json")
+    launch_files.find_deepspeed_file()
+    assert Path(os.environ[launch_files.DEEPSPEED_FILE]) == ROOT / "launch_configs/zero2.json"
+    own = tmp_path / "zero2.json"
+    own.write_text("{}")
+    monkeypatch.setenv(launch_files.DEEPSPEED_FILE, str(own))
+    launch_files.find_deepspeed_file()
+    assert Path(os.environ[launch_files.DEEPSPEED_FILE]) == own  # the user's is left alone
+    monkeypatch.setenv(launch_files.DEEPSPEED_FILE, "mine.json")
+    with pytest.raises(ConfigError, match=r"mine.json: .*write the whole path"):
+        launch_files.find_deepspeed_file()

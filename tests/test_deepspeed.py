@@ -28,12 +28,6 @@ QUIET = ["--wandb", "off", "--progress", "False"]
 TWO = ["--num_processes", "2"]
 
 
-@pytest.fixture
-def configs(tmp_path: Path) -> None:
-    """The launch configs name their JSON files relative to the project."""
-    (tmp_path / "launch_configs").symlink_to(ROOT / "launch_configs")
-
-
 def fit(
     launch: Launch, config: str, out: Path, *command: str, cold: bool = False
 ) -> dict[str, Any]:
@@ -43,7 +37,6 @@ def fit(
     return kept
 
 
-@pytest.mark.usefixtures("configs")
 @pytest.mark.parametrize("stage", ["zero2", "zero3_offload"])
 def test_the_run_is_that_of_ddp(launch: Launch, tmp_path: Path, stage: str) -> None:
     flags = [*DIGITS, "--recipe.micro-batch", "64", "--recipe.clip", "0.5"]
@@ -66,7 +59,6 @@ def test_the_run_is_that_of_ddp(launch: Launch, tmp_path: Path, stage: str) -> N
     assert run_result(tmp_path, stage)["run_id"] == run_result(tmp_path, "cpu2")["run_id"]
 
 
-@pytest.mark.usefixtures("configs")
 def test_adaptive_decides_alike_in_one_process_on_two_ranks_and_under_zero2(
     launch: Launch, tmp_path: Path
 ) -> None:
@@ -87,7 +79,6 @@ def test_adaptive_decides_alike_in_one_process_on_two_ranks_and_under_zero2(
     assert run_result(tmp_path, "one")["found"]["trials"] == actions.count("trial") + 1
 
 
-@pytest.mark.usefixtures("configs")
 @pytest.mark.parametrize("config", ["cpu2", "zero2"])
 def test_gradients_are_exact_where_counts_vary(launch: Launch, tmp_path: Path, config: str) -> None:
     # One sample a micro-batch. The last of one rank has no item: its window is a short one.
@@ -118,7 +109,6 @@ def questions(tmp_path: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch) 
     return tiny_bert(tmp_path / "tiny", real_data, BertForQuestionAnswering)
 
 
-@pytest.mark.usefixtures("configs")
 def test_an_encoder_is_stopped_and_continued_under_zero2(
     launch: Launch, tmp_path: Path, questions: Path
 ) -> None:
@@ -148,7 +138,6 @@ def test_an_encoder_is_stopped_and_continued_under_zero2(
     assert result["metrics"]["test"].keys() >= {"f1", "exact", "HasAns_f1", "NoAns_f1", "best_f1"}
 
 
-@pytest.mark.usefixtures("configs")
 def test_zero3_continues_where_it_was_stopped(launch: Launch, tmp_path: Path) -> None:
     flags = [*DIGITS, "--recipe.clip", "1", "--read-every", "5", "--save-every", "20"]
     whole = fit(launch, "zero3", tmp_path / "a.pt", *flags, "--study", "whole", "schedule:cosine")
@@ -167,7 +156,6 @@ def test_zero3_continues_where_it_was_stopped(launch: Launch, tmp_path: Path) ->
         assert torch.equal(whole["weights"][name], weight), name
 
 
-@pytest.mark.usefixtures("configs")
 def test_bf16_is_asked_for_in_one_place(launch: Launch, tmp_path: Path) -> None:
     flags = [*DIGITS[:1], "--recipe.updates", "4", "--recipe.precision", "bf16"]
     kept = fit(launch, "zero2", tmp_path / "out.pt", *flags, "schedule:constant")

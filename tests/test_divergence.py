@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import ROOT, Launch
+from tests.conftest import Launch
 from toolkit.config import WEIGHTS, parse
 from toolkit.records.result import Result
 from toolkit.training import loop
@@ -100,7 +100,6 @@ def test_what_may_be_infinite_is_what_was(tmp_path: Path) -> None:
 def test_a_fault_of_one_rank_ends_the_run_alike_on_every_launch(
     launch: Launch, tmp_path: Path, fault: str
 ) -> None:
-    (tmp_path / "launch_configs").symlink_to(ROOT / "launch_configs")
     task = tmp_path / "faulty.py"
     flags = [f"{task}/vit_micro", "--recipe.updates", "80", "--recipe.micro-batch", "32", *QUIET]
     found = {}

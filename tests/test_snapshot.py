@@ -216,7 +216,6 @@ PLACES = [
 def test_every_rank_goes_back_bit_by_bit(
     launch: Launch, tmp_path: Path, config: str, options: list[str], model: str
 ) -> None:
-    (tmp_path / "launch_configs").symlink_to(ROOT / "launch_configs")
     program = str(ROOT / "tests/programs/roll_back.py")
     flags = [f"digits/{model}", "--recipe.updates", "20", "--recipe.micro-batch", "16"]
     flags += ["--wandb", "off", "--progress", "False", "schedule:constant"]

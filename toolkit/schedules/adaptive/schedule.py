@@ -6,7 +6,8 @@ One job, one rule, one statistic each; every rule can be switched off:
   training begins far below it;
 * ``growth`` (``growth.py``) raises the LR while training, by an estimate of the distance;
 * warm-up and anneal carry it to zero by the known budget, or on request;
-* the guard (``guard.py``) goes back to the last good state when the run is lost;
+* the guard (``guard.py``) goes back to the last good state when the run is lost, and begins anew
+  with a lower LR when it was lost before it had learnt anything (``stall.py``);
 * ``judge`` (``validation.py``), if it is asked for, cuts where evaluations get worse;
 * without a known budget the rules of the schedule ``open-ended`` (``open_ended.py``) act between
   warm-up and anneal; under a known one they only name what they see.
@@ -21,10 +22,12 @@ from toolkit.schedules._common import check, refusal
 from toolkit.schedules.adaptive import growth as growing
 from toolkit.schedules.adaptive import guard as guarding
 from toolkit.schedules.adaptive import search as searching
+from toolkit.schedules.adaptive import stall as stalling
 from toolkit.schedules.adaptive import validation as validating
 from toolkit.schedules.adaptive.growth import Growth
 from toolkit.schedules.adaptive.guard import Guard
 from toolkit.schedules.adaptive.search import Search
+from toolkit.schedules.adaptive.stall import Stall
 from toolkit.schedules.adaptive.validation import Validation
 from toolkit.schedules.open_ended import OpenEnded, OpenEndedMemory, Rules
 from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Found, Reading
@@ -59,6 +62,7 @@ class AdaptiveMemory(NamedTuple):
         began: updates made when the warm-up began.
         update: updates made at the last reading.
         snapshot: updates made at the last snapshot.
+        stall: the state of the rule for runs that stand still from their start.
         guard: the guard's state.
         rules: the state of the rules for runs without a known end.
         validation: the state of the rule that sees the validation loss.
@@ -76,6 +80,7 @@ class AdaptiveMemory(NamedTuple):
     began: int = 0
     update: int = 0
     snapshot: int = 0
+    stall: Stall = Stall()
     guard: Guard = Guard()
     rules: OpenEndedMemory = OpenEndedMemory()
     validation: Validation = Validation()
@@ -187,8 +192,10 @@ class Adaptive:
         if self._allowance(memory) >= searching.FEWEST_TRIALS * searching.TRIAL_UPDATES:
             state, first = searching.begin(base_lr)
             return memory._replace(search=state), first
-        first = Decision("none", None, "snapshot", "the untouched model")
-        return memory, first if self.guard else NO_ACTION
+        if not self.guard:
+            return memory, NO_ACTION
+        memory = memory._replace(stall=stalling.begin(memory.total))
+        return memory, Decision("none", None, "snapshot", "the untouched model")
 
     def observe(self, memory: AdaptiveMemory, reading: Reading) -> tuple[AdaptiveMemory, Decision]:
         if reading.kind == "validation":
@@ -208,6 +215,9 @@ class Adaptive:
             return self._back(memory, safety)
         if reading.nonfinite or reading.count == 0:
             return memory, Decision("nonfinite", None, "hold", "")
+        memory, stalled = self._stall(memory, reading)
+        if stalled.action != "hold":
+            return memory, stalled
         if safety.pattern == "rising":  # a level that is accepted
             return memory, safety
         memory, decision = self._judge(memory, reading, safety)
@@ -219,7 +229,7 @@ class Adaptive:
             return chosen
         warm = self._warm(memory, progress)
         shape = self._shape(memory, progress, warm)
-        left = memory.guard.factor * memory.validation.factor
+        left = memory.stall.factor * memory.guard.factor * memory.validation.factor
         factor = chosen * memory.rules.scale * left * shape
         if warm < 1:
             return factor
@@ -232,6 +242,21 @@ class Adaptive:
             return 0.0
         shape = self._shape(memory, progress, self._warm(memory, progress))
         return growing.weight(memory.growth, shape)
+
+    def _stall(self, memory: AdaptiveMemory, reading: Reading) -> tuple[AdaptiveMemory, Decision]:
+        """What to make of a finite reading of a run that may stand still from its start."""
+        growth = memory.growth
+        grown = growth.distance > (1 + TOLD_SHARE) * growth.first
+        stall, seen = stalling.observe(memory.stall, reading.loss, reading.update, grown)
+        decision = stalling.decision(memory.stall, seen, reading.update, stall.factor)
+        memory = memory._replace(stall=stall)
+        if decision.action == "rollback":
+            # What was learnt of the lost start says nothing of the next one.
+            guard = Guard(rollbacks=memory.guard.rollbacks + 1)
+            rules = open_ended.forget(memory.rules, ACTING.lift)
+            growth = growth._replace(over=True)
+            memory = memory._replace(guard=guard, rules=rules, growth=growth)
+        return memory, decision
 
     def _judge(
         self, memory: AdaptiveMemory, reading: Reading, safety: Decision
@@ -289,6 +314,9 @@ class Adaptive:
             memory = memory._replace(growth=grown)
         lr = memory.lr
         memory = memory._replace(began=reading.update, snapshot=reading.update)
+        if self.guard:
+            left = max(0, memory.total - memory.began)
+            memory = memory._replace(stall=stalling.begin(left, memory.began))
         memory = memory._replace(told=memory.growth.distance)
         how = f"LR {memory.base_lr:.3g} -> {lr:.3g}"
         if state.edge is None:
@@ -309,9 +337,14 @@ class Adaptive:
         reason = f"{decision.reason}: {where}, LR x{scale:.3g} of the schedule's"
         # The estimate is of a path that is left, and only grows: after one lost run it has no say.
         memory = memory._replace(rules=rules, growth=memory.growth._replace(over=True))
+        if (stall := memory.stall).total:  # back at the untouched model
+            again = stalling.begin(stall.total, memory.update, stall.restarts)
+            memory = memory._replace(stall=again)
         return memory, decision._replace(reason=reason)
 
     def _may_snapshot(self, memory: AdaptiveMemory) -> bool:
+        if memory.stall.total:
+            return False  # if it stands still, it goes back to the untouched model
         early = memory.update - memory.began < (memory.total - memory.began) / 2
         if self.guard and early and memory.guard.passed < UNTOUCHED_BLOCKS:
             return False  # readings may be so seldom that a run has no such number of blocks

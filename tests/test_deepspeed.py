@@ -158,9 +158,8 @@ def test_zero3_continues_where_it_was_stopped(launch: Launch, tmp_path: Path) ->
 
 def test_bf16_is_asked_for_in_one_place(launch: Launch, tmp_path: Path) -> None:
     flags = [*DIGITS[:1], "--recipe.updates", "4", "--recipe.precision", "bf16"]
-    kept = fit(launch, "zero2", tmp_path / "out.pt", *flags, "schedule:constant")
+    fit(launch, "zero2", tmp_path / "out.pt", *flags, "schedule:constant")
     assert run_result(tmp_path, "single")["precision"] == "bf16"
-    assert kept["meter"] == "torch.float32"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The loop on one process: resuming, mirrors, divergence, results, bad configurations."""
 
+import importlib.util
 import json
 import math
 import signal
@@ -256,6 +257,21 @@ def test_the_trace_is_the_same_with_and_without_mirror_and_progress_bar(fit: Any
     mirrored, mirrored_events = fit(watched)
     assert losses(mirrored_events) == losses(events)
     assert mirrored.final_weights_sha == bare.final_weights_sha
+
+
+def test_an_update_searches_the_import_path_for_nothing(
+    fit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sought = list[str]()
+    find = importlib.util.find_spec
+
+    def note(name: str, *rest: Any) -> Any:
+        sought.append(name)
+        return find(name, *rest)
+
+    monkeypatch.setattr(importlib.util, "find_spec", note)
+    fit(config("--recipe.updates", "12"))
+    assert sought.count("lomo_optim") <= 2  # as the optimizer is prepared, and in its first step
 
 
 def test_clipping_bounds_the_update(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from toolkit.schedules.reading import Reading
-from toolkit.training.loss_meter import LossMeter
+from toolkit.training.loss_meter import MOST_KEPT, LossMeter
 
 
 @pytest.fixture
@@ -42,30 +42,62 @@ def test_without_a_finite_loss_the_mean_is_nan(meter: LossMeter) -> None:
     assert (reading.count, reading.nonfinite) == (0.0, 1)
 
 
-def test_bfloat16_losses_are_summed_in_float32(meter: LossMeter) -> None:
-    for value in (256.0, 257.0):  # bfloat16 has no 257: the summand is 256, the sum 512
-        meter.add(torch.tensor(value, dtype=torch.bfloat16), 1)
-    meter.add(torch.tensor(1.0, dtype=torch.bfloat16), 1)
-    assert meter.read(1, 0.1)[0].loss * 3 == pytest.approx(513)
+@pytest.mark.parametrize(
+    ("losses", "total"),
+    [
+        ((256.0, 257.0, 1.0), 256.0 + 256.0 + 1.0),  # bfloat16 has no 257: the summand is 256
+        ((1.0, 2.0**-9), 1.0 + 2.0**-9),  # nor the sum of these
+    ],
+)
+def test_losses_of_any_type_are_summed_in_double_precision(
+    meter: LossMeter, losses: tuple[float, ...], total: float
+) -> None:
+    for loss in losses:
+        meter.add(torch.tensor(loss, dtype=torch.bfloat16), 1)
+    assert meter.read(1, 0.1)[0].loss == total / len(losses)
 
 
-def test_float64_stays_float64() -> None:
-    meter = LossMeter(Accelerator(cpu=True), torch.float64)
+def test_float64_stays_float64(meter: LossMeter) -> None:
     meter.add(torch.tensor(1 + 1e-12, dtype=torch.float64), 1)
     assert meter.read(1, 0.1)[0].loss == 1 + 1e-12
 
 
-@pytest.mark.parametrize("losses", [(3e38, 3e38), (-3e38, -3e38, 3.0), (3e38, 3e38, math.nan)])
-def test_a_sum_past_the_largest_float32_is_a_loss_that_is_not_finite(
+def test_a_sum_past_the_largest_float32_is_no_fault(meter: LossMeter) -> None:
+    for _ in range(2):
+        meter.add(torch.tensor(3e38), 1)
+    assert meter.read(1, 0.1)[0].loss == pytest.approx(3e38)
+
+
+@pytest.mark.parametrize(
+    "losses", [(1e308, 1e308), (-1e308, -1e308, 3.0), (1e308, 1e308, math.nan)]
+)
+def test_a_sum_past_the_largest_double_is_a_loss_that_is_not_finite(
     meter: LossMeter, losses: tuple[float, ...]
 ) -> None:
     for loss in losses:
-        meter.add(torch.tensor(loss), 2)
+        meter.add(torch.tensor(loss, dtype=torch.float64), 2)
     reading, _ = meter.read(1, 0.1)
     assert math.isnan(reading.loss)
     assert (reading.count, reading.nonfinite) == (0.0, 1)
     meter.add(torch.tensor(4.0), 4)
     assert meter.read(2, 0.2)[0] == Reading(2, 0.2, 1.0, 4.0, 0)
+
+
+def test_a_reading_that_is_far_off_holds_a_bounded_number_of_losses(meter: LossMeter) -> None:
+    losses = [float(n) for n in range(2 * MOST_KEPT + 3)]
+    for loss in losses:
+        meter.add(torch.tensor(loss), 2)
+        assert len(meter._totals) < MOST_KEPT
+    assert meter.read(1, 0.1)[0] == Reading(
+        1, 0.1, sum(losses) / len(losses) / 2, 2.0 * len(losses), 0
+    )
+
+
+def test_a_loss_counts_as_it_was_when_it_was_added(meter: LossMeter) -> None:
+    loss = torch.tensor(6.0)
+    meter.add(loss, 2)
+    loss.zero_()
+    assert meter.read(1, 0.1)[0].loss == 3.0
 
 
 def test_a_request_to_stop_is_passed_on(meter: LossMeter) -> None:

@@ -34,7 +34,6 @@ def main():
             "rates": rates,
             "status": "preempted" if result is None else result.status,
         }
-        kept["meter"] = str(run.meter._sums.dtype)
         torch.save(kept, out)
     loop.release(run)
 

@@ -225,7 +225,6 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     torch.manual_seed(derive_seed(config.seed, INIT_STREAM))
     model = together(lambda: fresh_model(task, target, recipe))
     set_threads(sum(weight.numel() for weight in model.parameters()))
-    dtype = next(model.parameters()).dtype  # prepared, DeepSpeed's may be bfloat16
     initial_weights_sha = weights_sha(model.state_dict())
     infinite_at_start = infinite_buffers(model)
     built = build_optimizer(model, recipe)
@@ -243,7 +242,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         optimizer=optimizer,
         evaluates_other_weights=evaluates_other_weights(built),
         lr=lr,
-        meter=LossMeter(accelerator, dtype, lr),
+        meter=LossMeter(accelerator, lr),
         batch_plan=plan,
         splits=splits,
         scales=scales_of(task, recipe, splits),

@@ -84,7 +84,7 @@ def validation_reading(run: Run) -> Reading:
     A collective: all ranks call it, and get the same reading to the bit. It is what the schedule
     costs, so its seconds are training seconds, unlike those of an evaluation.
     """
-    meter = LossMeter(run.accelerator, run.meter.dtype)
+    meter = LossMeter(run.accelerator)
     split, size = run.splits.validation, run.config.recipe.eval_batch
     rank, ranks = run.accelerator.process_index, run.batch_split.ranks
     with run.record.span("reading"), evaluation_mode(run):

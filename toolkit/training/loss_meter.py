@@ -1,10 +1,13 @@
-"""The training loss: summed on the device, reduced over all ranks once a reading.
+"""The training loss: kept on the device, summed over all ranks once a reading.
 
-A loss that were fetched at every micro-batch would make the host wait for the device each time. So
-the sums stay there until a reading is due, and one collective then brings what the schedules decide
-on and the logs show: five numbers, and four more where a schedule uses an estimate of the distance.
+A loss that were fetched at every micro-batch would make the host wait for the device each time, and
+sums on the device are several small operations each time. So the losses stay there as they are
+until a reading is due; the host then fetches them together and adds them up in double precision. On
+several ranks one collective brings what the schedules decide on and the logs show: five numbers,
+and four more where a schedule uses an estimate of the distance.
 """
 
+import math
 from typing import NamedTuple, Protocol
 
 import torch
@@ -34,46 +37,58 @@ class Asked(NamedTuple):
     save: bool
 
 
-class LossMeter:
-    """Sums losses without a sync and reduces them over all ranks when read.
+class Sums(NamedTuple):
+    """Of the micro-batches of this rank since the last reading.
 
-    It holds five sums since the last reading: of the finite losses, of the items in these, of the
-    micro-batches whose loss is not finite, of requests to stop and of requests to save.
+    Attributes:
+        total: of the losses that are finite.
+        items: in these.
+        nonfinite: micro-batches whose loss is not finite.
+    """
+
+    total: float = 0.0
+    items: float = 0.0
+    nonfinite: float = 0.0
+
+
+MOST_KEPT = 256
+"""Losses on the device before they are fetched without a reading, so that memory stays bounded."""
+
+
+class LossMeter:
+    """Keeps losses without a sync and adds them up over all ranks when read.
 
     Args:
-        accelerator: whose ranks are reduced over.
-        dtype: of the sums: float32, or float64 for a model in float64. Never lower: bfloat16
-            adds 256 and 257 to 512.
+        accelerator: whose ranks are added up over.
         lr: the run's ``ScheduledLR``; needed on several ranks where its schedule uses an estimate
             of the distance.
     """
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        dtype: torch.dtype = torch.float32,
-        lr: Estimating | None = None,
-    ) -> None:
+    def __init__(self, accelerator: Accelerator, lr: Estimating | None = None) -> None:
         self.estimate = None if lr is None else lr.estimate
-        self.accelerator, self.dtype = accelerator, dtype
-        self._sums = torch.zeros(5, dtype=dtype, device=accelerator.device)
+        self.accelerator = accelerator
+        self._totals: list[Tensor] = []
+        self._counts: list[int] = []
+        self._fetched = Sums()
 
     def add(self, total: Tensor, count: int) -> None:
-        """Add a micro-batch. Neither syncs with the device nor communicates.
+        """Add a micro-batch. Neither syncs with the device nor communicates, but for a sync every
+        ``MOST_KEPT`` micro-batches without a reading.
 
         Args:
             total: its summed loss, a scalar on the device.
             count: items in the sum.
         """
-        finite = total.isfinite()
-        self._sums[0] += torch.where(finite, total, 0.0)
-        self._sums[1] += finite * count
-        self._sums[2] += ~finite
+        # A copy: the memory may be that of a larger tensor, or of a graph that is played again.
+        self._totals.append(total.detach().clone())
+        self._counts.append(count)
+        if len(self._totals) == MOST_KEPT:
+            self._fetched = self._fetch(None)[0]
 
     def read(
         self, update: int, epoch: float, stop: bool = False, save: bool = False
     ) -> tuple[Reading, Asked]:
-        """Reduce over all ranks, and start anew. A collective: all ranks call it.
+        """Add up over all ranks, and start anew. A collective: all ranks call it.
 
         It waits for the device: the only place in training where the host does.
 
@@ -86,19 +101,33 @@ class LossMeter:
         Returns:
             The reading, the same to the bit on every rank, and what any rank has asked for. Its
             loss is the mean over the items of all micro-batches with a finite loss; NaN if there is
-            none, or if their sum is past the largest number of its type: that counts as a loss that
-            is not finite.
+            none, or if their sum is past the largest double: that counts as a loss that is not
+            finite.
         """
-        self._sums[3], self._sums[4] = stop, save
-        sums = self._sums
-        if self.estimate is not None:
-            sums = torch.cat([sums, self.estimate.sums().to(sums)])
+        own, moved = self._fetch(self.estimate)
+        self._fetched = Sums()
+        sums = [*own, float(stop), float(save), *moved]
         if self.accelerator.num_processes > 1:
+            there = torch.tensor(sums, dtype=torch.float64, device=self.accelerator.device)
             # The broadcast makes the ranks equal by construction: reductions promise no such thing.
-            sums = broadcast(self.accelerator.reduce(sums, "sum"))
-        total, count, nonfinite, stops, saves, *moved = sums.tolist()
+            sums = broadcast(self.accelerator.reduce(there, "sum")).tolist()
+        total, count, nonfinite, stops, saves, *moved = sums
         distance = None if self.estimate is None else self.estimate.told(moved)
-        self._sums.zero_()
-        loss = total / count if count else float("nan")
+        loss = total / count if count else math.nan
         reading = Reading(update, epoch, loss, count, int(nonfinite), distance=distance)
         return reading.plain(), Asked(stops > 0, saves > 0)
+
+    def _fetch(self, estimate: DistanceEstimate | None) -> tuple[Sums, list[float]]:
+        """The sums since the last reading, and those of an estimate, in one transfer."""
+        parts = [torch.stack(self._totals)] if self._totals else []
+        parts += [] if estimate is None else [estimate.sums().to(self.accelerator.device)]
+        fetched = torch.cat(parts).tolist() if parts else []
+        sums = self._fetched
+        for total, count in zip(fetched, self._counts, strict=False):  # behind them: the estimate's
+            if math.isfinite(total):
+                sums = Sums(sums.total + total, sums.items + count, sums.nonfinite)
+            else:
+                sums = sums._replace(nonfinite=sums.nonfinite + 1)
+        moved = fetched[len(self._counts) :]
+        self._totals, self._counts = [], []
+        return sums, moved

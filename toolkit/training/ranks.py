@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
@@ -195,6 +196,7 @@ def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
             configuration contradicts the recipe.
     """
     plugin = _deepspeed(recipe, batch_split) if _under_deepspeed() else None
+    _look_up_once()
     meet_ranks()
     AcceleratorState._reset_state()  # of a run that was refused: this may have another precision
     accelerator = Accelerator(
@@ -328,6 +330,18 @@ def _deepspeed(recipe: Recipe, batch_split: BatchSplit) -> "DeepSpeedPlugin":
             )
         node[name] = value
     return plugin
+
+
+def _look_up_once() -> None:
+    """Have Accelerate's optimizers look for the package of LOMO, another optimizer, once.
+
+    They search the whole import path for it twice at each step, which takes longer than the step
+    of a fused optimizer on a small model.
+    """
+    from accelerate import optimizer
+
+    if not hasattr(optimizer.is_lomo_available, "cache_info"):  # not of an earlier run
+        optimizer.is_lomo_available = cache(optimizer.is_lomo_available)
 
 
 def _under_deepspeed() -> bool:

@@ -11,7 +11,7 @@ from tests.driving import drive, run_of
 from tests.test_recorded_runs import records, tuned_of
 from toolkit.schedules import Adaptive
 from toolkit.schedules.adaptive import stall as stalling
-from toolkit.schedules.adaptive.stall import CUT, PROBE, WINDOWS, Moments, Seen, Stall
+from toolkit.schedules.adaptive.stall import CUT, Moments, Seen, Stall
 
 TOTAL = 1000
 GUESS = math.log(2)
@@ -45,29 +45,14 @@ def test_a_run_that_descends_is_left_alone() -> None:
     batch = noise()
     stall, told = watch(lambda update, _: GUESS * math.exp(-update / 2000) + batch(0.01))
     assert told == []
-    assert (stall.factor, stall.total) == (1, 0)
+    assert (stall.factor, stall.stage) == (1, "over")
 
 
-def test_noise_that_falls_with_the_lr_is_a_lost_run() -> None:
+def test_noise_that_falls_with_the_lr_is_a_lost_run_once() -> None:
     batch = noise()
-    _, told = watch(lambda _, factor: GUESS + batch(0.002 + 0.02 * factor))
-    assert told[:2] == [(100, "probe"), (180, "lost")]
-    again = [update for update, seen in told if seen == "probe"][1]
-    assert again == 180 + WINDOWS[1] * TOTAL
-    assert [seen for _, seen in told].count("lost") <= len(WINDOWS)
-
-
-def test_the_lr_is_a_quarter_after_a_lost_start_and_a_descent_then_ends_the_watch() -> None:
-    batch = noise()
-
-    def loss(update: int, factor: float) -> float:
-        if factor in (1, PROBE):
-            return GUESS + batch(0.02 * factor)
-        return GUESS * math.exp(-max(0, update - 180) / 500) + batch(0.01)
-
-    stall, told = watch(loss)
+    stall, told = watch(lambda _, factor: GUESS + batch(0.002 + 0.02 * factor))
     assert told == [(100, "probe"), (180, "lost")]
-    assert stall.factor == CUT
+    assert (stall.factor, stall.stage) == (CUT, "over")
 
 
 def test_a_plateau_keeps_its_lr_but_not_for_ever() -> None:
@@ -77,7 +62,7 @@ def test_a_plateau_keeps_its_lr_but_not_for_ever() -> None:
     assert stall.factor == 1
     batch = noise()
     _, told = watch(lambda *_: GUESS + batch(0.01))
-    assert told[:3] == [(100, "probe"), (180, "plateau"), (430, "lost")]
+    assert told == [(100, "probe"), (180, "plateau"), (430, "lost")]
 
 
 def test_a_descent_during_the_probe_is_no_lost_run() -> None:
@@ -110,7 +95,7 @@ def test_the_moments_are_those_of_the_readings() -> None:
 
 
 def test_adaptive_begins_anew_from_the_untouched_model() -> None:
-    """A net that every LR above 0.01 throws into a dead state; below it learns after a while."""
+    """A net that an LR above 0.01 throws into a dead state; below it learns after a while."""
     batch = noise()
     since = 0
 
@@ -121,7 +106,7 @@ def test_adaptive_begins_anew_from_the_untouched_model() -> None:
         if update == 1:
             return GUESS
         if lr > 0.01 or update - since < 200:
-            return GUESS + batch(0.002 + lr)
+            return GUESS + batch(0.004 + lr / 2)
         return GUESS * math.exp(-(update - since - 200) / 300) + batch(0.005)
 
     schedule = Adaptive(search="off")
@@ -130,11 +115,11 @@ def test_adaptive_begins_anew_from_the_untouched_model() -> None:
     back = [update for update, action in told if action == "rollback"]
     assert back == [180]
     assert all(update > 180 for update, action in told if action == "snapshot")
-    assert [action for update, action in told if update <= 180] == ["cut", "rollback"]
+    assert [action for _, action in told if action in ("cut", "rollback")] == ["cut", "rollback"]
     memory = trace[-1][0]
     assert (memory.stall.factor, memory.guard.factor, memory.guard.rollbacks) == (CUT, 1, 1)
     assert memory.growth.over
-    assert "back to the untouched model, LR x0.25" in trace[179][2].reason
+    assert "back to the untouched model, LR x0.1" in trace[179][2].reason
 
 
 def test_without_the_guard_nothing_goes_back() -> None:

@@ -248,7 +248,7 @@ class Adaptive:
         growth = memory.growth
         grown = growth.distance > (1 + TOLD_SHARE) * growth.first
         stall, seen = stalling.observe(memory.stall, reading.loss, reading.update, grown)
-        decision = stalling.decision(memory.stall, seen, reading.update, stall.factor)
+        decision = stalling.decision(memory.stall, seen, reading.update)
         memory = memory._replace(stall=stall)
         if decision.action == "rollback":
             # What was learnt of the lost start says nothing of the next one.
@@ -337,13 +337,12 @@ class Adaptive:
         reason = f"{decision.reason}: {where}, LR x{scale:.3g} of the schedule's"
         # The estimate is of a path that is left, and only grows: after one lost run it has no say.
         memory = memory._replace(rules=rules, growth=memory.growth._replace(over=True))
-        if (stall := memory.stall).total:  # back at the untouched model
-            again = stalling.begin(stall.total, memory.update, stall.restarts)
-            memory = memory._replace(stall=again)
+        stall = stalling.restarted(memory.stall, memory.update)
+        memory = memory._replace(stall=stall)
         return memory, decision._replace(reason=reason)
 
     def _may_snapshot(self, memory: AdaptiveMemory) -> bool:
-        if memory.stall.total:
+        if memory.stall.stage != "over":
             return False  # if it stands still, it goes back to the untouched model
         early = memory.update - memory.began < (memory.total - memory.began) / 2
         if self.guard and early and memory.guard.passed < UNTOUCHED_BLOCKS:

@@ -5,24 +5,27 @@ transformer from random weights become all alike within a few updates, its loss 
 guess, and no later LR brings it back. There is no descent to undo and no loss is high, so the guard
 (``guard.py``) sees nothing. A plateau at the start looks the same and passes by itself. What tells
 them apart is the noise of the readings: on a plateau it comes from the batches, in a lost run from
-the updates, and falls with the LR. With l the loss of the untouched model, and m, s and n the mean
-and standard deviation of the n readings in the second half of the first ``WINDOWS`` of the updates:
+the updates. With l the loss of the untouched model, a run *stands still* if m and s, the mean and
+standard deviation of the n readings in the second half of a stage, have
 
-* the run *stands still* if m > l - max(0.01 |l|, 2 s / sqrt(n)), unless growth has raised the LR;
-* then the LR is a sixteenth for ``PROBE_SHARE`` of the updates. If the run stands still in their
-  second half, too, and the standard deviation of the readings is below 0.7 s there, it is lost:
-  training begins anew from the untouched model with a quarter of the LR, and is watched once more,
-  for longer. Else the LR comes back;
-* if the run still stands still after ``PATIENCE`` of the updates more, it is lost all the same: no
-  plateau of the recorded runs that came to anything was as long.
+    m > l - max(0.01 |l|, 2 s / sqrt(n))
+
+Stage by stage, in shares of the updates after the search:
+
+* *watch* (``WATCH``): if the run stands still, and growth has not raised the LR, a probe follows.
+* *probe* (``PROBE``): the LR is a sixteenth. If the run stands still, and s is below 0.7 of what it
+  was before, the run is lost; above it the LR comes back, and the run is on a plateau.
+* *plateau* (``PLATEAU``): if the run stands still all the same, it is lost: no plateau of the
+  recorded runs that came to anything was as long.
+* A lost run begins anew from the untouched model with a tenth of the LR, once, and is left alone.
 
 >>> stall, told = begin(total=1000), []
 >>> for update in range(1, 182):
-...     swing = 0.02 if update < 101 else 0.002
+...     swing = 0.002 if stall.stage == "probe" else 0.02
 ...     stall, seen = observe(stall, 0.7 + swing * (-1) ** update, update, grown=False)
 ...     told += [(update, seen, stall.factor)] if seen else []
 >>> told
-[(100, 'probe', 0.0625), (180, 'lost', 0.25)]
+[(100, 'probe', 0.0625), (180, 'lost', 0.1)]
 """
 
 import math
@@ -30,28 +33,29 @@ from typing import Literal, NamedTuple
 
 from toolkit.schedules.reading import NO_ACTION, Decision
 
-WINDOWS = (0.1, 0.25)
-"""Shares of the updates after the search that are watched: at first, and after beginning anew."""
-PATIENCE = 0.25
-"""Share of the updates that a plateau which the LR has not made may go on for."""
-SHORTEST_WINDOW, SHORTEST_RUN = 100, 600
-"""Updates of a window at least, and of a run below which it is not watched: what remained of it
-after beginning anew would not pay."""
+WATCH, PROBE, PLATEAU = 0.1, 0.08, 0.25
+"""Shares of the updates after the search."""
+SHORTEST_WATCH, SHORTEST_RUN = 100, 600
+"""Updates of a watch at least, and of a run below which nothing is done: what remained of it after
+beginning anew would not pay."""
 DESCENT_SHARE, DESCENT_ERRORS = 0.01, 2.0
 """What counts as a descent: a share of the loss, and standard errors."""
-PROBE, PROBE_SHARE, SETTLING_SHARE = 1 / 16, 0.08, 0.5
-"""Factor of the LR in a probe, its share of the updates, and the share of it that is not looked at:
-the outputs take some updates to settle."""
+LOW = 1 / 16
+"""Factor of the LR in a probe."""
 QUIETER = 0.7
-"""Standard deviation of the readings in the probe, as a share of that before it, below which the LR
-made the noise. Less is not asked for: the outputs stay where a high LR has left them for a while
-(``benchmarks/LOG.md``)."""
+"""Noise in the probe, as a share of that before it, below which the LR made it. Less is not asked
+for: the outputs stay where a high LR has left them for a while (``benchmarks/LOG.md``)."""
 FEWEST_READINGS = 20
-"""Of either, without which nothing is concluded."""
-CUT = 0.25
-"""Factor of the LR each time that training begins anew."""
-
+"""In the half of a stage, without which nothing is concluded."""
+CUT = 0.1
+"""Factor of the LR when training begins anew."""
 MOST = 1e150
+
+Stage = Literal["over", "watch", "probe", "plateau"]
+SHARES = {"watch": WATCH, "probe": PROBE, "plateau": PLATEAU}
+Seen = Literal["", "probe", "descent", "plateau", "lost"]
+"""What a reading has brought: nothing; the beginning of a probe; or the end of a stage: the run
+descends, is on a plateau that the LR has not made, or is lost."""
 
 
 class Moments(NamedTuple):
@@ -81,46 +85,44 @@ class Stall(NamedTuple):
     """The state of the rule.
 
     Attributes:
-        total: updates after the search; 0 if the run is not watched, or not any more.
-        begun: updates made when training last began from the untouched model.
-        first: the loss of the untouched model; None before the first reading.
-        seen: readings of the second half of the window.
-        probing: whether the LR is that of a probe.
-        probed: readings of the probe.
-        patient: whether a probe has found that the LR does not make the noise.
-        restarts: how often training has begun anew.
+        total: updates after the search.
+        stage: what is being looked at; ``over`` if nothing, or nothing any more.
+        begun: updates made when the stage began.
+        first: the loss of the untouched model; None before its first reading.
+        seen: readings in the second half of the stage.
+        noise: standard deviation of the readings before the probe.
+        lost: whether training has begun anew.
     """
 
     total: int = 0
+    stage: Stage = "over"
     begun: int = 0
     first: float | None = None
     seen: Moments = Moments()
-    probing: bool = False
-    probed: Moments = Moments()
-    patient: bool = False
-    restarts: int = 0
+    noise: float = 0.0
+    lost: bool = False
 
     @property
     def factor(self) -> float:
         """The factor of the LR."""
-        return CUT**self.restarts * (PROBE if self.probing else 1.0)
+        return (CUT if self.lost else 1.0) * (LOW if self.stage == "probe" else 1.0)
 
 
-Seen = Literal["", "probe", "descent", "plateau", "lost"]
-"""What a reading has brought: nothing; the beginning of a probe; or its end: the run descends, is
-on a plateau which the LR has not made, or is lost."""
-
-
-def begin(total: int, begun: int = 0, restarts: int = 0) -> Stall:
+def begin(total: int, begun: int = 0) -> Stall:
     """The state when training begins from the untouched model.
 
     Args:
         total: updates from the end of the search to that of the budget; 0 if it is not known.
         begun: updates made so far.
-        restarts: how often training has begun anew.
     """
-    watched = total >= SHORTEST_RUN and restarts < len(WINDOWS)
-    return Stall(total if watched else 0, begun, restarts=restarts)
+    return Stall(total, "watch" if total >= SHORTEST_RUN else "over", begun)
+
+
+def restarted(stall: Stall, update: int) -> Stall:
+    """The state after the guard has gone back to the untouched model: the stage begins anew."""
+    return (
+        stall if stall.stage == "over" else stall._replace(begun=update, first=None, seen=Moments())
+    )
 
 
 def observe(stall: Stall, loss: float, update: int, grown: bool) -> tuple[Stall, Seen]:
@@ -132,75 +134,52 @@ def observe(stall: Stall, loss: float, update: int, grown: bool) -> tuple[Stall,
         update: updates made so far.
         grown: whether an estimate has raised the LR since the search.
     """
-    if not stall.total:
+    if stall.stage == "over":
         return stall, ""
-    first = stall.first
-    if first is None:
+    if stall.first is None:
         return stall._replace(first=loss), ""
-    if stall.probing:
-        return _probe(stall, first, loss, update)
-    share = PATIENCE if stall.patient else WINDOWS[stall.restarts]
-    made, window = update - stall.begun, max(SHORTEST_WINDOW, share * stall.total)
-    if made > window / 2:
-        stall = stall._replace(seen=stall.seen.added(loss - first))
-    if made < window:
-        return stall, ""
-    if grown or stall.seen.number < FEWEST_READINGS or _descended(first, stall.seen):
-        return _over(stall), ""
-    if stall.patient:
-        return begin(stall.total, update, stall.restarts + 1), "lost"
-    return stall._replace(probing=True, begun=update), "probe"
+    made, length = update - stall.begun, SHARES[stall.stage] * stall.total
+    if stall.stage == "watch":
+        length = max(SHORTEST_WATCH, length)
+    if made > length / 2:
+        stall = stall._replace(seen=stall.seen.added(loss - stall.first))
+    return (stall, "") if made < length else _ended(stall, stall.first, update, grown)
 
 
-def decision(before: Stall, seen: Seen, update: int, factor: float) -> Decision:
+def _ended(stall: Stall, first: float, update: int, grown: bool) -> tuple[Stall, Seen]:
+    """What the end of a stage brings."""
+    seen, noise = stall.seen, stall.seen.deviation
+    following = stall._replace(begun=update, seen=Moments())
+    over = stall._replace(stage="over")
+    error = noise / math.sqrt(max(1, seen.number))
+    descends = seen.mean <= -max(DESCENT_SHARE * abs(first), DESCENT_ERRORS * error)
+    if grown or descends or seen.number < FEWEST_READINGS:
+        return over, "descent" if stall.stage == "probe" else ""
+    if stall.stage == "watch":
+        return following._replace(stage="probe", noise=noise), "probe"
+    if stall.stage == "probe" and noise >= QUIETER * stall.noise:
+        return following._replace(stage="plateau"), "plateau"
+    return Stall(lost=True), "lost"
+
+
+def decision(before: Stall, seen: Seen, update: int) -> Decision:
     """What to do about it, with the reason.
 
     Args:
         before: the state before the reading.
         seen: what the reading has brought.
         update: updates made so far.
-        factor: of the LR from now on.
     """
-    noise, probed = before.seen, before.probed
+    noise = before.seen.deviation
     if seen == "probe":
         made = f"no descent in {update - before.begun} updates"
-        reason = f"{made}: does the noise of the loss, {noise.deviation:.3g}, fall with the LR?"
-        return Decision("plateau", noise.deviation, "cut", reason)
+        reason = f"{made}: does the noise of the loss, {noise:.3g}, fall with the LR?"
+        return Decision("plateau", noise, "cut", reason)
     if seen in ("descent", "plateau"):
         why = "the loss falls" if seen == "descent" else "the LR does not make the noise"
-        return Decision("plateau", probed.deviation, "raise", f"{why}: the LR comes back")
+        return Decision("plateau", noise, "raise", f"{why}: the LR comes back")
     if seen == "lost":
-        why = (
-            "too long for a plateau" if before.patient else "the noise of the loss fell with the LR"
-        )
-        reason = (
-            f"no descent, {why}: back to the untouched model, LR x{factor:.3g} of the schedule's"
-        )
-        return Decision(
-            "plateau", (noise if before.patient else probed).deviation, "rollback", reason
-        )
+        why = "its noise fell with the LR" if before.stage == "probe" else "too long for a plateau"
+        reason = f"no descent of the loss, {why}: back to the untouched model"
+        return Decision("plateau", noise, "rollback", f"{reason}, LR x{CUT} of the schedule's")
     return NO_ACTION
-
-
-def _descended(first: float, seen: Moments) -> bool:
-    error = seen.deviation / math.sqrt(seen.number)
-    return seen.mean <= -max(DESCENT_SHARE * abs(first), DESCENT_ERRORS * error)
-
-
-def _probe(stall: Stall, first: float, loss: float, update: int) -> tuple[Stall, Seen]:
-    """Add a reading of the probe, and conclude at its end."""
-    made, length = update - stall.begun, PROBE_SHARE * stall.total
-    if made > SETTLING_SHARE * length:
-        stall = stall._replace(probed=stall.probed.added(loss - first))
-    if made < length:
-        return stall, ""
-    still = stall.probed.number >= FEWEST_READINGS and not _descended(first, stall.probed)
-    if still and stall.probed.deviation < QUIETER * stall.seen.deviation:
-        return begin(stall.total, update, stall.restarts + 1), "lost"
-    if not still:
-        return _over(stall), "descent"
-    return Stall(stall.total, update, first, patient=True, restarts=stall.restarts), "plateau"
-
-
-def _over(stall: Stall) -> Stall:
-    return Stall(restarts=stall.restarts)

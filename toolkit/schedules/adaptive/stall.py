@@ -136,14 +136,15 @@ def observe(stall: Stall, loss: float, update: int, grown: bool) -> tuple[Stall,
     """
     if stall.stage == "over":
         return stall, ""
-    if stall.first is None:
+    first = stall.first
+    if first is None:
         return stall._replace(first=loss), ""
     made, length = update - stall.begun, SHARES[stall.stage] * stall.total
     if stall.stage == "watch":
         length = max(SHORTEST_WATCH, length)
     if made > length / 2:
-        stall = stall._replace(seen=stall.seen.added(loss - stall.first))
-    return (stall, "") if made < length else _ended(stall, stall.first, update, grown)
+        stall = stall._replace(seen=stall.seen.added(loss - first))
+    return (stall, "") if made < length else _ended(stall, first, update, grown)
 
 
 def _ended(stall: Stall, first: float, update: int, grown: bool) -> tuple[Stall, Seen]:

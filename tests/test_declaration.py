@@ -118,6 +118,9 @@ def test_the_file_of_an_earlier_version_goes_on() -> None:
     assert page().warnings == ["2 planned runs have not been started"]
     assert declared([0, 1]) == new
     FILE.write_text(json.dumps(old))
+    assert declared([0])["runs"] == 4
+    assert page().warnings == ["2 planned runs have not been started"]
+    FILE.write_text(json.dumps(old))
     assert declared([0, 1, 2])["extensions"] == [{"runs": 2, "after": 2, "seeds": []}]
     (added, missing) = page().warnings
     assert "2 runs were added to the study when it had 2 results" in added

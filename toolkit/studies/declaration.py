@@ -83,7 +83,7 @@ def _extend(
     if extensions:
         new["extensions"] = extensions
     new["run_ids"] = {**declared, **new["run_ids"]}
-    new["runs"] = len(new["run_ids"])
+    new["runs"] = max(len(new["run_ids"]), int(old.get("runs", 0)))
     new["pairs"] = dict(Counter(new["run_ids"].values()))
 
 

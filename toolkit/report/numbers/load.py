@@ -55,9 +55,8 @@ def load_study(folder: Path) -> StudyRecord:
 
 def _not_started(plan: Mapping[str, Any], folders: Sequence[Path]) -> int:
     """How many of the planned runs have no folder. Earlier versions planned a number of them."""
-    if "run_ids" in plan:
-        return len({*plan["run_ids"]} - {folder.name for folder in folders})
-    return max(0, int(plan.get("runs", 0)) - len(folders))
+    known = {*plan.get("run_ids", {})} - {folder.name for folder in folders}
+    return max(len(known), int(plan.get("runs", 0)) - len(folders))
 
 
 def _is_run(folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """The estimate of the distance: its formula, what it sees of an update, and its state."""
 
+import copy
 import json
 import math
 import warnings
@@ -278,11 +279,68 @@ def test_whatever_the_users_lr_a_bare_loop_learns(lr: float) -> None:
     assert run.lr.facts.can == {"restore", "distance"}
 
 
-def test_a_state_of_other_weights_is_refused() -> None:
+def test_a_state_of_other_weights_begins_anew_and_says_so() -> None:
     run = Bare(torch.optim.AdamW, 0.01).train(0, 60)
     state = run.lr.state_dict()
     state["distance"]["parts"][0]["first"] = torch.zeros(3)
     again = Bare(torch.optim.AdamW, 0.01)
     again.lr.load_state_dict(state)
-    with pytest.raises(ValueError, match="saved for other weights or ranks"):
+    with pytest.warns(UserWarning, match="saved for other weights of parameter group 0"):
         again.train(60, 61)
+
+
+def frozen_first(groups: int) -> tuple[nn.Module, torch.optim.Optimizer, DistanceEstimate]:
+    """A net whose first layer is frozen, in one parameter group with the rest or in its own."""
+    model = net()
+    layers = [model[0], model[2]]  # type: ignore[index]
+    for weight in layers[0].parameters():
+        weight.requires_grad_(False)
+    parts = [[*layer.parameters()] for layer in layers]
+    own = [{"params": part} for part in parts] if groups == 2 else [*parts[0], *parts[1]]
+    optimizer = torch.optim.AdamW(own, lr=0.01)
+    return model, optimizer, DistanceEstimate(optimizer)
+
+
+def go_on(
+    model: nn.Module, optimizer: torch.optim.Optimizer, estimate: DistanceEstimate, *span: int
+) -> tuple[float, float]:
+    for update in range(*span):
+        if update == 20:
+            model.requires_grad_(True)
+        optimizer.zero_grad()
+        backward(model, update)
+        estimate.weight = 1.0
+        optimizer.step()
+    return estimate.told()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_weights_that_are_unfrozen_are_counted_once_and_the_run_resumes(groups: int) -> None:
+    model, optimizer, estimate = frozen_first(groups)
+    go_on(model, optimizer, estimate, 0, 30)
+    weights = sum(weight.numel() for weight in model.parameters())
+    assert int(estimate.sums()[3]) == weights
+    state, saved = estimate.state_dict(), (copy.deepcopy(model), optimizer.state_dict())
+    kept = copy.deepcopy((state, saved[1]))
+    whole = go_on(model, optimizer, estimate, 30, 50)
+    again, fresh, resumed = frozen_first(groups)
+    again.load_state_dict(saved[0].state_dict())
+    again.requires_grad_(True)
+    fresh.load_state_dict(kept[1])
+    resumed.load_state_dict(kept[0])
+    assert go_on(again, fresh, resumed, 30, 50) == whole
+
+
+def test_a_state_of_an_earlier_version_goes_on() -> None:
+    """It has a list of parts and says nothing of their places."""
+    runs = [Bare(torch.optim.AdamW, 0.01).train(0, 60)]
+    state = copy.deepcopy(runs[0].lr.state_dict())
+    earlier = {"parts": state["distance"]["parts"]}
+    runs.append(Bare(torch.optim.AdamW, 0.01))
+    runs[1].lr.load_state_dict({**state, "distance": earlier})
+    estimates = [run.lr.estimate for run in runs]
+    assert estimates[1] is not None
+    assert [*estimates[1].state_dict()["parts"][0]] == [*earlier["parts"][0]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        runs[1].train(60, 61)

@@ -171,11 +171,118 @@ def test_epochs_counted_from_zero_are_said_where_they_matter(schedule: Any) -> N
 
     def loop() -> None:
         for epoch in range(3):
+            for _ in range(10):
+                update(opt, lr)
             lr.observe(Reading.of(10 * (epoch + 1), epoch, 1.0))
-            update(opt, lr)
 
     (words,) = said(loop)
     assert "says epoch 0 after update 10" in words
     assert "of epochs counted from 0 it is the number + 1" in words
     unaware = ScheduledLR(optimizer(0.1), GreedyPaper(), 100)
     unaware.observe(Reading.of(1, 0.0, 1.0))  # it judges each reading, whatever its epoch
+
+
+def numbered(
+    number: Callable[[int], int], parts: int = 1, updates: int = 100, opt: Any = None
+) -> Callable[[], object]:
+    """A loop that calls ``observe`` and ``step`` after each micro-batch, so numbered from 1."""
+
+    def loop() -> None:
+        own = opt or optimizer(0.1)
+        lr = ScheduledLR(own, Reads(), updates)
+        for micro in range(1, updates * parts + 1):
+            if micro % parts == 0:
+                own.step()
+            lr.observe(Reading.of(number(micro), micro / 1000, 1.0))
+            lr.step()
+
+    return loop
+
+
+@pytest.mark.parametrize(
+    ("loop", "words"),
+    [
+        (numbered(lambda micro: micro - 1), "a training loss is of update 0"),
+        (numbered(lambda micro: micro, parts=4), "counts optimizer updates, not micro-batches"),
+        (numbered(lambda micro: micro, parts=2), "counts optimizer updates, not micro-batches"),
+        (numbered(lambda micro: 1 + micro // 4, parts=4), "several readings of one update"),
+        (numbered(lambda micro: (micro - 1) % 40 + 1), "update 1 comes after one of update 40"),
+    ],
+)
+def test_readings_of_other_numbers_than_the_updates_are_said_once(
+    loop: Callable[[], object], words: str
+) -> None:
+    (told,) = said(loop)
+    assert words in told
+
+
+def test_readings_that_are_seldom_late_or_of_skipped_updates_are_no_fault() -> None:
+    numbered(lambda number: number)()
+    opt = optimizer(0.1)
+    lr = ScheduledLR(opt, Reads(), 400)
+    for number in range(1, 401):
+        if not (number <= 16 or number % 50 == 0):  # a gradient scaler skips the others
+            opt.step()
+        if number % 5 == 0 or number < 20:
+            lr.observe(Reading.of(number, number / 100, 1.0))
+        if number % 100 == 0:  # at an evaluation
+            lr.observe(Reading.of(number, number / 100, 1.0)._replace(kind="validation"))
+        lr.step()
+    before = ScheduledLR(optimizer(0.1), Reads(), 400)
+    before.load_state_dict(lr.state_dict())
+    before.observe(Reading.of(401, 4.01, 1.0))
+    lr.load_state_dict(lr.state_dict() | {"updates": 100})  # the loop goes back
+    opt.step()
+    lr.observe(Reading.of(101, 1.01, 1.0))
+
+
+def test_a_base_lr_that_an_earlier_scheduler_left_is_said_where_it_is_used() -> None:
+    spent, opt = optimizer(0.1), optimizer(0.001)
+    first = ScheduledLR(spent, Linear(), 50)
+    for _ in range(50):
+        update(spent, first)
+    opt.load_state_dict(spent.state_dict())
+    opt.param_groups[0]["lr"] = 0.001
+    lr = ScheduledLR(opt, Constant(), 50)
+
+    def loop() -> None:
+        for _ in range(3):
+            update(opt, lr)
+
+    (words,) = said(loop)
+    assert "had lr 0.001 and initial_lr 0.1" in words
+    assert lr.used == [0.1]
+    del opt.param_groups[0]["initial_lr"]  # as it advises
+    opt.param_groups[0]["lr"] = 0.001
+    again = ScheduledLR(opt, Constant(), 50)
+    update(opt, again)
+    assert again.used == [0.001]
+    resumed = optimizer(0.1)
+    resumed.load_state_dict(spent.state_dict())
+    whole = ScheduledLR(resumed, Linear(), 50)  # a run that goes on has its own state
+    whole.load_state_dict(first.state_dict())
+    update(resumed, whole)
+
+
+def test_two_schedules_that_step_on_one_optimizer_are_said_once() -> None:
+    opt = optimizer(0.1)
+    first, second = ScheduledLR(opt, Linear(), 50), ScheduledLR(opt, Cosine(), 100)
+
+    def loop() -> None:
+        for _ in range(5):
+            opt.step()
+            first.step()
+            second.step()
+
+    (words,) = said(loop)
+    assert "two ScheduledLR set the LR of one optimizer" in words
+
+
+def test_one_schedule_after_another_on_one_optimizer_is_no_fault() -> None:
+    opt = optimizer(0.1)
+    for _ in range(2):
+        opt.param_groups[0].pop("initial_lr", None)
+        lr = ScheduledLR(opt, Linear(), 50)
+        for _ in range(5):
+            update(opt, lr)
+        del lr

@@ -84,6 +84,53 @@ def test_a_group_added_later_is_scheduled_too() -> None:
     assert lr.used == pytest.approx([0.05, 0.5])
 
 
+@pytest.mark.parametrize("own", [None, 0.05])
+def test_groups_added_later_have_a_tensor_of_their_own(own: float | None) -> None:
+    """The default LR stays what it was, and what is written to one group is no other's."""
+    opt = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=torch.tensor(0.1))
+    lr = ScheduledLR(opt, Linear(), 100)
+    for _ in range(50):
+        update(opt, lr)
+    for _ in range(2):
+        group = {"params": [nn.Parameter(torch.ones(1))]}
+        opt.add_param_group(group if own is None else {**group, "lr": torch.tensor(own)})
+    for _ in range(25):
+        update(opt, lr)
+    base = 0.1 if own is None else own
+    assert lr.used == pytest.approx([0.025, base / 4, base / 4])
+    assert lr.state_dict()["base_lrs"] == pytest.approx([0.1, base, base])
+
+
+def test_groups_that_share_a_tensor_are_written_apart() -> None:
+    rate = torch.tensor(0.4)
+    groups = [{"params": [nn.Parameter(torch.ones(1))]} for _ in range(2)]
+    opt = torch.optim.SGD(groups, lr=rate)
+    lr = ScheduledLR(opt, Linear(), 4)
+    first = opt.param_groups[0]["lr"]
+    for _ in range(2):
+        update(opt, lr)
+    assert lr.used == pytest.approx([0.2, 0.2])
+    assert opt.param_groups[0]["lr"] is first is rate
+
+
+def test_an_update_that_is_not_yet_counted_is_in_the_state() -> None:
+    """A checkpoint between the update and ``step``: both ways to go on count it once."""
+    opt = optimizer(0.1)
+    lr = ScheduledLR(opt, Linear(), 10)
+    update(opt, lr)
+    opt.step()
+    state = json.loads(json.dumps(lr.state_dict()))
+    for steps_first in (True, False):
+        kept = optimizer(0.1)
+        resumed = ScheduledLR(kept, Linear(), 10)
+        resumed.load_state_dict(state)
+        if steps_first:
+            resumed.step()
+        assert (resumed.updates, resumed.used) == (2, pytest.approx([0.08]))
+        update(kept, resumed)
+        assert resumed.updates == 3
+
+
 def test_replaced_group_dictionaries_are_found() -> None:
     opt = optimizer(0.1)
     lr = ScheduledLR(opt, Linear(), 4)

@@ -23,7 +23,8 @@ from toolkit.report.files import markdown
 from toolkit.report.html.page import commands, render
 from toolkit.report.marks import legend
 from toolkit.report.numbers.analyse import analyse
-from toolkit.report.numbers.load import Curve, RunRecord, load_study
+from toolkit.report.numbers.load import load_study
+from toolkit.report.numbers.runs import Curve, RunRecord
 from toolkit.report.text import verdict_sentences
 from toolkit.studies import shipped
 from toolkit.task import parse_target

@@ -25,6 +25,7 @@ from toolkit.task import Scale
 FILE = Path("runs/mine/1/result.json")
 LATER: dict[str, Any] = {
     "sees": "validation",
+    "data_fields": ["data"],
     "samples": {"train": 100},
     "scales": {"perplexity": {"higher_is_better": False, "diverged": 65.0, "decimals": 4}},
     "found": {

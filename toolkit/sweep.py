@@ -7,7 +7,6 @@ usage or configuration, 75 stopped, to be continued, 130 by Ctrl-C.
 """
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,9 +19,8 @@ from toolkit.config import RUNS
 from toolkit.errors import ConfigError, unknown
 from toolkit.process import DONE, INTERRUPTED, PREEMPTED, is_rank_zero, run_command, set_threads
 from toolkit.records import provenance
-from toolkit.records.json_files import read_json, write_json
 from toolkit.records.result import duration
-from toolkit.studies import claims, costs, pool, run_queue, shipped
+from toolkit.studies import claims, costs, declaration, pool, run_queue, shipped
 from toolkit.studies.run_queue import Item
 from toolkit.studies.study import Study
 
@@ -39,12 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _carry_out(options: argparse.Namespace) -> int:
     try:
         study = shipped.load(options.study)
-        items = _chosen(run_queue.items(study), options)
+        every = run_queue.items(study)
+        items = _chosen(every, options)
         if options.dry_run or options.measure:
             return _show_costs(options, study, items)
         if options.wandb_sweep:
             return _write_wandb_sweep(options, study, items)
-        _declare(study, options.study)
+        _declare(study, options.study, every)
         if options.retry_failed:
             print(f"{run_queue.forgive(items)} runs that were given up are tried again")
         return _sweep(options, study, items)
@@ -149,7 +148,7 @@ def _chosen(items: Sequence[Item], options: argparse.Namespace) -> list[Item]:
     return chosen
 
 
-def _declare(study: Study, source: str) -> None:
+def _declare(study: Study, source: str, items: Sequence[Item]) -> None:
     """Write study.json: what is judged, before the first result, and what the study was called by.
 
     Raises:
@@ -159,23 +158,8 @@ def _declare(study: Study, source: str) -> None:
     if study.judging and (commit is None or changed):
         why = f"{changed[0]} is not committed" if changed else "this is no git checkout"
         raise ConfigError(f"{study.name} is to be published and runs from a commit: {why}")
-    if not is_rank_zero():
-        return
-    file = RUNS / study.name / "study.json"
-    new = json.loads(json.dumps(study.to_json() | {"source": source}))
-    if file.exists():
-        old = read_json(file, "remove it")
-        new["source"] = old.get("source", source)
-        # An earlier version wrote the ROPE of every shipped task, whether the study has it or not.
-        old_rope = {task: rope for task, rope in old.get("rope", {}).items() if task in new["rope"]}
-        changes = {"family": old.get("family") != new["family"], "rope": old_rope != new["rope"]}
-        if differing := [name for name, changed in changes.items() if changed]:
-            raise ConfigError(
-                f"{file} declares another {' and '.join(differing)}: what is judged stands before "
-                f"the results; remove {file.parent}, or give the study another name"
-            )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, new)
+    if is_rank_zero():
+        declaration.declare(study, source, items)
 
 
 def _bar(study: Study, items: Sequence[Item]) -> Any:

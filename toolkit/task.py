@@ -252,8 +252,16 @@ def scales_of(task: Task, recipe: Recipe, splits: Splits) -> Mapping[str, Scale]
 def headline_first(
     metrics: Mapping[str, float | None], headline: str | None
 ) -> dict[str, float | None]:
-    """The metrics with this one first; as they are for None."""
-    return dict(metrics) if headline is None else {headline: metrics[headline], **metrics}
+    """The metrics with this one first; as they are for None.
+
+    Raises:
+        ValueError: if they lack it.
+    """
+    if headline is None:
+        return dict(metrics)
+    if headline not in metrics:
+        raise ValueError(f"{headline}, the headline metric, is not in {', '.join(metrics)}")
+    return {headline: metrics[headline], **metrics}
 
 
 class Target(NamedTuple):

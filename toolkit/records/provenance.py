@@ -3,9 +3,11 @@
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,6 +41,53 @@ def code() -> Code:
         )
     except (OSError, subprocess.CalledProcessError):
         return Code(None, ())
+
+
+THEN = ", then "
+"""Between what the parts of a run, which was stopped and continued, came from."""
+
+
+def origin(device: str) -> dict[str, Any]:
+    """What a part of a run comes from, as JSON.
+
+    Args:
+        device: cpu or cuda.
+    """
+    found = code()
+    return {
+        "device": device,
+        "commit": found.commit,
+        "uncommitted": list(found.uncommitted),
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def continued(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run comes from that goes on: where it is the same, that; else one, then the other.
+
+    Args:
+        earlier: ``origin`` of what there was, or what this returned.
+        now: ``origin`` of the part that begins.
+    """
+    whole: dict[str, Any] = {}
+    for name in {**now, **earlier}:
+        a, b = earlier.get(name), now.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            whole[name] = continued(a, b)
+        elif isinstance(a, list) and isinstance(b, list):
+            whole[name] = [*dict.fromkeys([*a, *b])]
+        else:
+            same = a == b or str(a).endswith(f"{THEN}{b}")
+            whole[name] = a if same else f"{a}{THEN}{b}"
+    return whole
+
+
+def changes(whole: Mapping[str, Any]) -> list[str]:
+    """What is not of one kind in what ``continued`` returned, in words."""
+    flat = {"device": whole["device"], "commit": whole["commit"]}
+    flat |= {**whole["versions"], **whole["machine"]}
+    return [f"{name} {value}" for name, value in flat.items() if THEN in str(value)]
 
 
 def versions() -> dict[str, str]:

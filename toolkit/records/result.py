@@ -124,6 +124,8 @@ class Result:
         code: the commit that it ran from.
         device: cpu or cuda.
         data: fingerprint of the data; None for data that are part of the code.
+        data_fields: settings of the recipe that say where the data lie: with the fingerprint they
+            do not matter.
         argv: the command.
     """
 
@@ -161,6 +163,7 @@ class Result:
     code: Code = field(default_factory=Code)
     device: str
     data: str | None = None
+    data_fields: tuple[str, ...] = ()
     argv: tuple[str, ...]
 
     @property
@@ -170,8 +173,11 @@ class Result:
 
     @property
     def headline(self) -> str:
-        """The headline metric; empty for a diverged run that has none, of an older version."""
-        return next(iter(self.metrics.test or self.metrics.validation or self.scales), "")
+        """The headline metric: the first that the task declares, or of its metrics if it declares
+        none; empty for a diverged run that has none, of an older version."""
+        found = self.metrics.test or self.metrics.validation
+        declared = [name for name in self.scales if name in found or not found]
+        return next(iter(declared or found), "")
 
     def scale_of(self, metric: str) -> Scale:
         """How a metric is to be read."""
@@ -223,6 +229,7 @@ class Result:
                 "found": FoundLR(**_known(FoundLR, found)) if found else None,
                 "code": Code(code.get("commit"), tuple(code.get("uncommitted", ()))),
                 "notes": tuple(data.get("notes", ())),
+                "data_fields": tuple(data.get("data_fields", ())),
                 "argv": tuple(data["argv"]),
             }
         )
@@ -282,7 +289,7 @@ _KINDS: Mapping[str, Any] = {
     "snapshots": TypedDict("_Snapshots", get_type_hints(Snapshots), total=False),  # type: ignore
     "found": TypedDict("_Found", get_type_hints(FoundLR)) | None,  # type: ignore
     "data": str | None,
-    **dict.fromkeys(("argv", "notes"), list[str]),
+    **dict.fromkeys(("argv", "notes", "data_fields"), list[str]),
 }
 """Field -> what it is in JSON."""
 

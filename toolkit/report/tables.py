@@ -8,7 +8,7 @@ from typing import Any
 from toolkit.records.result import SPANS
 from toolkit.report.columns import Column, Table, aligned
 from toolkit.report.numbers.analyse import NO_ROPE, Analysis, ContrastRow
-from toolkit.report.numbers.load import Group, RunRecord
+from toolkit.report.numbers.runs import Group, RunRecord
 from toolkit.report.text import contrast_label, diverged_of, metric_of, pair_label, schedule_label
 from toolkit.schedules import SCHEDULES, summary_of
 from toolkit.task import POINTS, Scale

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from toolkit.records.result import duration
 from toolkit.report.numbers.analyse import Analysis, ContrastRow
-from toolkit.report.numbers.load import RunRecord
 from toolkit.report.numbers.rates import TunedRow
+from toolkit.report.numbers.runs import RunRecord
 from toolkit.stats import ALPHA, Verdict
 from toolkit.task import POINTS, parse_target
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from toolkit.config import RunConfig, schedule_name
 from toolkit.errors import ConfigError
+from toolkit.records.comparable import differing
 from toolkit.records.events import entrant
 from toolkit.schedules import OpenEnded
-from toolkit.task import load, parse_target
+from toolkit.task import data_fields, load, parse_target
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,14 @@ class Study:
         base_lrs: where the base LRs are from, in a phrase; empty if the question says it.
         reduced: pairs that are smaller than the question asks for -> what was made smaller.
         left_out: pairs that the question asks for and that are not run -> why.
+        differing: settings of recipes that entrants of a pair at one base LR have for themselves ->
+            why. Other settings are alike, for it is schedules that are compared.
         tuning: whether it chooses base LRs for another study, and judges nothing.
         judging: whether its verdicts are to be published: it runs from a commit only.
 
     Raises:
-        ConfigError: for a run that a study refuses, or a contrast without runs.
+        ConfigError: for a run that a study refuses, a contrast without runs, or entrants that
+            differ in more than their schedule.
     """
 
     name: str
@@ -65,6 +69,7 @@ class Study:
     base_lrs: str = ""
     reduced: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    differing: Mapping[str, str] = field(default_factory=dict)
     tuning: bool = False
     judging: bool = False
 
@@ -85,6 +90,7 @@ class Study:
                 raise ConfigError(
                     f"study {self.name}: a run of {config.target} has study = '{config.study}'"
                 )
+        self._refuse_unlike()
         tasks = dict.fromkeys(parse_target(config.target).task for config in self.configs)
         others = {parse_target(c.target).task for c in self.configs if c.recipe.metric is not None}
         ropes = {name: load(name).rope for name in tasks if name not in {*self.rope, *others}}
@@ -97,6 +103,30 @@ class Study:
                         f"study {self.name}: its primary family has {side} (arm {arm}) on "
                         f"{one.pair} at base LR {one.lr:g}, of which there is no run"
                     )
+
+    def _refuse_unlike(self) -> None:
+        """Entrants of a pair at one base LR have one recipe, and all of a pair one metric."""
+        places: dict[tuple[str, float], list[RunConfig]] = {}
+        metrics: dict[str, str | None] = {}
+        for config in self.configs:
+            places.setdefault((config.target, config.recipe.lr), []).append(config)
+            if metrics.setdefault(config.target, config.recipe.metric) != config.recipe.metric:
+                raise ConfigError(
+                    f"study {self.name}: runs of {config.target} have several recipe.metric: give "
+                    "each a study of its own"
+                )
+        for (target, lr), configs in places.items():
+            where = {name for config in configs for name in data_fields(config.recipe)}
+            recipes = [
+                {n: v for n, v in asdict(config.recipe).items() if n not in where}
+                for config in configs
+            ]
+            if names := [name for name in differing(recipes) if name not in self.differing]:
+                raise ConfigError(
+                    f"study {self.name}: runs of {target} at base LR {lr:g} differ in recipe."
+                    f"{', recipe.'.join(names)} beside the schedule; say why in the study's "
+                    "differing, or give each a study of its own"
+                )
 
     def pairs_of(self, one: Contrast) -> int:
         """How many seeds have runs of both sides of a contrast."""
@@ -122,4 +152,5 @@ class Study:
             "pairs": dict(Counter(config.target for config in self.configs)),
             "family": [asdict(contrast) for contrast in self.family],
             "rope": dict(self.rope),
+            "differing": dict(self.differing),
         }

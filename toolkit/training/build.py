@@ -44,6 +44,7 @@ from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
 from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
 from toolkit.training.optim import build_optimizer, evaluates_other_weights
+from toolkit.training.random_state import seed_host
 from toolkit.training.ranks import (
     BatchSplit,
     check_engine,
@@ -56,8 +57,9 @@ from toolkit.training.ranks import (
 
 SAVES, SAVE_SECONDS = 10, 600.0
 """By default there is a checkpoint after a tenth of the budget, and after so many seconds."""
-INIT_STREAM, DROPOUT_STREAM = 2, 3
-"""Numbers of the streams of random numbers for first weights and dropout; see ``batches``."""
+INIT_STREAM, DROPOUT_STREAM, SPLIT_STREAM = 2, 3, 4
+"""Numbers of the streams of random numbers for first weights and dropout; see ``batches``. What a
+task draws for its splits is the same in all runs."""
 
 
 @dataclass
@@ -139,6 +141,8 @@ class Run:
     run another has taken over. For whoever claims runs; without claims there is nothing to do."""
     rollbacks: int = 0
     """Rollbacks that the schedule has asked for so far."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """What its parts come from, by ``provenance.continued``; empty before it is started."""
     search_seconds: float = 0.0
     """Training seconds until the end of the schedule's search for an LR."""
 
@@ -218,11 +222,13 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     accelerator = make_accelerator(recipe, batch_split)
     folder = run_folder(config, runs)
     check_same_run(folder.name, config.data)
+    seed_host(derive_seed(SPLIT_STREAM))
     splits = one_first(accelerator, lambda: task_call(target, "splits", task, recipe))
     lengths = getattr(splits.train, "lengths", None)
     plan = BatchPlan(len(splits.train), recipe.global_batch, config.seed, lengths)
     budget = _budget(recipe, plan)
     torch.manual_seed(derive_seed(config.seed, INIT_STREAM))
+    seed_host(derive_seed(config.seed, INIT_STREAM))
     model = together(lambda: fresh_model(task, target, recipe))
     set_threads(sum(weight.numel() for weight in model.parameters()))
     initial_weights_sha = weights_sha(model.state_dict())
@@ -230,9 +236,9 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     built = build_optimizer(model, recipe)
     model, optimizer = accelerator.prepare(model, built)
     check_engine(model, recipe, batch_split)
-    torch.manual_seed(
-        derive_seed(config.seed, config.arm, DROPOUT_STREAM, accelerator.process_index)
-    )
+    of_rank = derive_seed(config.seed, config.arm, DROPOUT_STREAM, accelerator.process_index)
+    torch.manual_seed(of_rank)
+    seed_host(of_rank)
     lr = _scheduled(config, model, optimizer, budget, plan.updates_per_epoch)
     return Run(
         config=config,

@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from toolkit.errors import ConfigError, RunError, error_text
 from toolkit.records.events import RESUME, START, decision_to_json
 from toolkit.records.json_files import read_json, sync, write_json
+from toolkit.records.provenance import changes, continued, origin
 from toolkit.records.recorder import Recorder, Stopwatch
 from toolkit.training import checkpoint_folder, manifest
 from toolkit.training.build import Run, weights_sha
@@ -56,6 +57,7 @@ def start_or_resume(run: Run) -> None:
         for problem in run.record.problems:
             checkpoint_folder.say(folder, problem)
         run.notes = (*run.notes, *checkpoint_folder.notes(folder))
+    run.origin = origin(str(accelerator.device.type))
     if path is None:
         facts, decision = run.lr.facts.to_json(), decision_to_json(run.lr.decision)
         run.record.event(START, 0, epoch=0.0, facts=facts, **decision)
@@ -64,6 +66,7 @@ def start_or_resume(run: Run) -> None:
         _set_state(run, state, _load(run, path))
     except ValueError as error:  # the schedule has another memory now
         raise RunError(f"{path} cannot be continued: {error}; --fresh starts over") from error
+    _note_changes(run)
     run.record.event(RESUME, run.update, world_size=accelerator.num_processes)
 
 
@@ -88,6 +91,14 @@ def save(run: Run) -> None:
             _complete(run, partial, state)
         accelerator.wait_for_everyone()
     run.saved_at, run.saved_when, run.save_agreed = run.update, time.monotonic(), False
+
+
+def _note_changes(run: Run) -> None:
+    """Say what the run goes on with that it did not begin with."""
+    found = changes(run.origin)
+    if found and run.accelerator.is_main_process:
+        said = f"the run was continued at update {run.update} elsewhere: {'; '.join(found)}"
+        run.notes = (*run.notes, checkpoint_folder.say(run.folder / CHECKPOINTS, said))
 
 
 def keep_weights(state: dict[str, torch.Tensor], file: Path) -> None:
@@ -187,6 +198,7 @@ def _state(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
         "search_seconds": run.search_seconds,
         "stopwatch": run.record.stopwatch.state(),
         "initial_weights_sha": run.initial_weights_sha,
+        "origin": run.origin,
         "readings": run.readings,
         "nonfinite_readings": run.nonfinite_readings,
         "last_metrics": run.last_metrics,
@@ -207,6 +219,7 @@ def _set_state(run: Run, state: dict[str, Any], tensors: dict[str, Any]) -> None
     run.last_metrics = state["last_metrics"]
     run.evaluated = state.get("evaluated", run.update)  # earlier versions evaluated first
     run.record.stopwatch = Stopwatch(state["stopwatch"])
+    run.origin = continued(state.get("origin", run.origin), run.origin)
 
 
 def _load(run: Run, checkpoint: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ cache line of the model (``benchmarks/signal_cost.py``).
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import ref
@@ -62,8 +63,12 @@ class DistanceEstimate:
         """One in how many entries is looked at."""
         self.base_lr = base_lr_of(inner.param_groups)
         """The base LR that those of the groups are compared with."""
-        self._parts: list[_Part] = []
-        self._loaded: list[dict[str, Tensor]] = []
+        self._parts: dict[int, _Part] = {}
+        """Place of a parameter group -> its part."""
+        self._loaded: dict[int, dict[str, Tensor]] = {}
+        self._places: dict[int, int] = {}
+        """Tells a group again, of which DeepSpeed shows one at a time: the id of its first weight.
+        They are numbered as they are first seen."""
         target = ref(self)
 
         def look(stepped: Any, *_: Any) -> None:
@@ -74,13 +79,13 @@ class DistanceEstimate:
 
     def reset(self) -> None:
         """Begin anew: the weights before the next update are the first ones."""
-        self._parts, self._loaded = [], []
+        self._parts, self._loaded = {}, {}
 
     def sums(self) -> Tensor:
         """r, |s|_1 and q, and n: shape (4,), on the device. No sync."""
         if not self._parts:
             return torch.zeros(SUMS)
-        return torch.stack([part.sums() for part in self._parts]).sum(0)
+        return torch.stack([part.sums() for part in self._parts.values()]).sum(0)
 
     def told(self, sums: Sequence[float] | None = None) -> tuple[float, float]:
         """What ``Reading.distance`` says, of ``sums`` that were added up over the ranks.
@@ -95,28 +100,48 @@ class DistanceEstimate:
 
     def state_dict(self) -> dict[str, Any]:
         """The sums and first weights of this rank as host tensors; empty before an update."""
-        parts = [part.state() for part in self._parts] or self._loaded
-        return {"parts": parts} if parts else {}
+        parts = {**self._loaded, **{place: part.state() for place, part in self._parts.items()}}
+        if not parts:
+            return {}
+        return {"parts": [*parts.values()], "places": [*parts], "every": self.every}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken."""
-        self._parts, self._loaded = [], list(state.get("parts", []))
+        """Go on where ``state_dict`` was taken.
+
+        The part of a group that has other weights by then, as more were unfrozen, begins anew, with
+        a warning.
+        """
+        parts = state.get("parts", [])
+        # Earlier versions knew no places: theirs had every group's from the first update on.
+        places = state.get("places", range(len(parts)))
+        self._parts, self._loaded = {}, dict(zip(places, parts, strict=True))
+        self.every = state.get("every", self.every)
 
     @torch.no_grad()
     def _look(self, stepped: Any) -> None:
         """Take in what is about to be stepped on. DeepSpeed steps group by group."""
-        known = {part.key: part for part in self._parts}
         for group in stepped.param_groups:
+            if not group["params"]:
+                continue
+            place = self._places.setdefault(id(group["params"][0]), len(self._places))
             if weights := _trainable([group]):
-                part = known.get(id(weights[0])) or self._begin(weights, _base_lr(group))
+                part = self._parts.get(place)
+                if part is None or not part.is_of(weights):  # some were frozen, or no longer are
+                    part = self._begin(place, weights, _base_lr(group))
                 part.add(self.weight, stepped)
+            else:
+                self._parts.pop(place, None)
 
-    def _begin(self, weights: list[Tensor], base_lr: float) -> "_Part":
-        """The part of a group that has not been seen since the last reset or load."""
-        part = _Part(weights, self.every, base_lr / self.base_lr)
-        if len(self._parts) < len(self._loaded):
-            part.load(self._loaded[len(self._parts)])
-        self._parts.append(part)
+    def _begin(self, place: int, weights: list[Tensor], base_lr: float) -> "_Part":
+        """The part of a group whose weights have not been seen since the last reset or load."""
+        self._parts[place] = part = _Part(weights, self.every, base_lr / self.base_lr)
+        loaded = self._loaded.pop(place, None)
+        if loaded is not None and not part.load(loaded):
+            warnings.warn(
+                f"the estimate of the distance was saved for other weights of parameter group "
+                f"{place}, or for other ranks: it begins anew there",
+                stacklevel=2,
+            )
         return part
 
 
@@ -127,17 +152,18 @@ class _Part:
         weights: in a fixed order.
         every: which entries are looked at.
         ratio: the group's base LR over that of the first group.
-
-    Attributes:
-        key: tells the group again.
     """
 
     def __init__(self, weights: list[Tensor], every: int, ratio: float) -> None:
-        self.key = id(weights[0])
         self._weights, self._every, self._ratio = weights, every, ratio
         self._first = self._sample(weights)
         self._running = torch.zeros_like(self._first)
         self._inner, self._square = self._first.new_zeros(()), self._first.new_zeros(())
+
+    def is_of(self, weights: list[Tensor]) -> bool:
+        """Whether it is of these weights, and of no other."""
+        same = len(weights) == len(self._weights)
+        return same and all(a is b for a, b in zip(weights, self._weights, strict=True))
 
     def add(self, weight: float, stepped: Any) -> None:
         """Take in an update of this weight, before it is made; one that is not finite adds 0."""
@@ -169,16 +195,13 @@ class _Part:
         kept = {"first": self._first, "running": self._running, "inner": self._inner}
         return {name: tensor.to("cpu", copy=True) for name, tensor in kept.items()}
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """The inverse of ``state``.
-
-        Raises:
-            ValueError: if it is of other weights.
-        """
+    def load(self, state: dict[str, Tensor]) -> bool:
+        """The inverse of ``state``; without effect, and False, if it is of other weights."""
         if state["first"].shape != self._first.shape:
-            raise ValueError("the estimate of the distance was saved for other weights or ranks")
+            return False
         for name, tensor in state.items():
             getattr(self, f"_{name}").copy_(tensor)
+        return True
 
     def _sample(self, tensors: list[Tensor]) -> Tensor:
         """What is looked at of each, one after the other, in float32 or wider: a copy, (n,)."""

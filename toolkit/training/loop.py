@@ -122,10 +122,13 @@ def _metrics(
     run: Run, data: Split, predictions: Any, labels: Any
 ) -> tuple[dict[str, float | None], Exception | None]:
     """The task's metrics, or what they failed with: the other ranks wait to hear of it."""
-    headline = run.config.recipe.metric
-    found, error = outcome(
-        lambda: headline_first(plain_metrics(run.task.metrics(predictions, labels, data)), headline)
-    )
+
+    def ordered() -> dict[str, float | None]:
+        found = plain_metrics(run.task.metrics(predictions, labels, data))
+        declared = run.config.recipe.metric is not None or found.keys() & run.scales.keys()
+        return headline_first(found, next(iter(run.scales)) if declared else None)
+
+    found, error = outcome(ordered)
     return found or {}, error
 
 

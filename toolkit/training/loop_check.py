@@ -19,9 +19,9 @@ of the budget, or so many without a budget."""
 UNSEEN_CHANGES = 3
 """Calls of ``lr.step`` by which the weights have changed without an update: weights that are loaded
 or averaged before the first one change seldom, those that are trained at every call."""
-MOST_SKIPPED = 16
-"""Updates in a row that a loop may count though a gradient scaler has skipped them: from its first
-scale, 2^16, to 1."""
+MOST_SKIPPED, SKIPPED_SHARE = 16, 0.25
+"""Updates that a loop may count though a gradient scaler has skipped them: in a row from its first
+scale, 2^16, to 1, and of those after it such a share."""
 
 
 class LoopCheck:
@@ -44,6 +44,11 @@ class LoopCheck:
         self._patience = _patience(facts) if reads else math.inf
         self._said: set[str] = set()
         self.begin()
+        self._left: list[tuple[int, float, float]] = [
+            (place, float(group["lr"]), float(group["initial_lr"]))
+            for place, group in enumerate(groups)
+            if float(group.get("initial_lr", group["lr"])) != float(group["lr"])
+        ]
 
     def expect_readings(self, every: int) -> None:
         """Readings are so many updates apart: without one by then nothing is wrong yet."""
@@ -54,13 +59,24 @@ class LoopCheck:
         self._version, self._changes = self._versions(), 0
         self._unstepped = self._updates = self._readings = 0
         self._works = False
+        self._last, self._repeated = 0, 0  # update of the last training reading; how many again
+        self._left = []
 
     def updated(self) -> None:
         """``optimizer.step`` was called; a gradient scaler may have had it do nothing."""
         self._works = True
         self._unstepped += 1
+        for place, lr, initial in self._left[:1]:
+            self._left = []
+            self.say(
+                "initial_lr",
+                f"parameter group {place} had lr {lr:g} and initial_lr {initial:g}, which a "
+                "scheduler before this one has left there and which is taken for the base LR, as "
+                "by torch's own: delete group['initial_lr'] before ScheduledLR is built to use lr; "
+                "to go on with a run, load the ScheduledLR's state, too",
+            )
         if self._unstepped > self._steps_an_update:
-            self._say(
+            self.say(
                 "no step",
                 "the optimizer has made another update before lr.step() was called for the last "
                 "one: call it after each update, or the schedule counts too few and its LR lags",
@@ -77,7 +93,7 @@ class LoopCheck:
         if not self._works:
             self._look_at_weights()
         if not self._readings and self._updates > self._patience:
-            self._say(
+            self.say(
                 "no reading",
                 f"{self._name} has seen no loss in {self._updates} updates, so it cannot act: call "
                 "lr.observe(Reading.of(update, epoch, loss)) before lr.step(), or in Hugging "
@@ -87,16 +103,18 @@ class LoopCheck:
 
     def read(self, reading: Reading, made: int) -> None:
         """A reading has come, after ``made`` updates that the schedule knows of."""
-        ahead = reading.update - made
-        if not self._readings and ahead > max(MOST_SKIPPED, reading.update / 2):
-            self._say(
+        if reading.update - made > _skipped_of(reading.update):
+            self.say(
                 "ahead",
                 f"the reading is of update {reading.update}, but the schedule knows of {made} "
-                "updates: to go on with a run, load the ScheduledLR's state, too; if it is a new "
-                "one, give ScheduledLR the optimizer whose step() makes its updates",
+                "updates: Reading.update counts optimizer updates, not micro-batches; to go on "
+                "with a run, load the ScheduledLR's state, too; if it is a new one, give "
+                "ScheduledLR the optimizer whose step() makes its updates",
             )
+        if reading.kind == "training":
+            self._look_at_number(reading.update)
         if self._by_epoch and not reading.epoch and reading.update:
-            self._say(
+            self.say(
                 "epoch 0",
                 f"{self._name} judges once an epoch, and a reading says epoch 0 after update "
                 f"{reading.update}: Reading.epoch is how many passes over the training split are "
@@ -104,6 +122,34 @@ class LoopCheck:
                 "from 0 it is the number + 1 at their end",
             )
         self._readings += 1
+
+    def _look_at_number(self, update: int) -> None:
+        """The numbers of the training losses' readings rise from 1."""
+        if update < 1:
+            self.say(
+                "update 0",
+                f"a training loss is of update {update}: updates are counted from 1, so that of "
+                "the first one is Reading.of(1, ...)",
+                stacklevel=5,
+            )
+        elif update < self._last:
+            self.say(
+                "falling",
+                f"a reading of update {update} comes after one of update {self._last}: "
+                "Reading.update counts the optimizer updates of the whole run, not of an epoch; "
+                "to go on from an earlier state, load the ScheduledLR's, too",
+                stacklevel=5,
+            )
+        elif update == self._last:
+            self._repeated += 1
+            if self._repeated > _skipped_of(self._readings):
+                self.say(
+                    "repeated",
+                    f"there are several readings of one update, such as {update}: a schedule takes "
+                    "one an update at most, with the mean loss of its micro-batches",
+                    stacklevel=5,
+                )
+        self._last = update
 
     def _look_at_weights(self) -> None:
         version = self._versions()
@@ -121,10 +167,16 @@ class LoopCheck:
         """How often the weights were written to in place, as autograd counts it. No sync."""
         return sum(weight._version for weight in self._weights)
 
-    def _say(self, fault: str, what: str) -> None:
+    def say(self, fault: str, what: str, stacklevel: int = 4) -> None:
+        """Warn of a fault, unless it has been said; by default it is the caller's caller's."""
         if fault not in self._said:
             self._said.add(fault)
-            warnings.warn(what, stacklevel=4)
+            warnings.warn(what, stacklevel=stacklevel)
+
+
+def _skipped_of(counted: int) -> float:
+    """How many of the updates that a loop counts a gradient scaler may have skipped."""
+    return MOST_SKIPPED + SKIPPED_SHARE * max(0, counted - MOST_SKIPPED)
 
 
 def _patience(facts: Facts) -> float:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Collection
 from typing import Any
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,10 @@ class ScheduledLR(LRScheduler):
 
     Args:
         optimizer: any torch optimizer, prepared or not, whose ``step`` makes the updates; each
-            group's ``lr`` is its base LR. The schedule is told that of the first group with an LR
-            above 0.
+            group's ``lr`` is its base LR. Where a scheduler before this one has left an
+            ``initial_lr`` in the group, also by way of a loaded state, it is that, as with torch's
+            own; if the two differ, and no state of this is loaded before the first update, a
+            warning says so. The schedule is told that of the first group with an LR above 0.
         schedule: one of ``toolkit.schedules``, or anything that follows its protocol.
         total_updates: the budget in optimizer updates; None for an open-ended run, in which the
             schedule sees progress 0 throughout.
@@ -98,9 +100,11 @@ class ScheduledLR(LRScheduler):
         if self.snapshot is None and "restore" in needs_of(schedule):
             _warn(schedule)
         self._stepped = self._warned = False
+        _own_default(optimizer)
         self._check = LoopCheck(optimizer, schedule, self.facts)
         super().__init__(optimizer)  # calls step(), which sets the LR of the first update
         _mark_steps(optimizer, self)
+        _newest[inner_optimizer(optimizer)] = ref(self)
 
     def can_also(self, ability: str) -> None:
         """Tell the schedule, before the first update, what the loop around it can do beside.
@@ -178,6 +182,7 @@ class ScheduledLR(LRScheduler):
                 "with lr.observe(Reading.of(update, epoch, loss))"
             )
         self._check.stepped(self._stepped)
+        self._check_alone()
         self.updates += self._stepped
         self._stepped = False
         self.last_epoch = self.updates
@@ -203,7 +208,9 @@ class ScheduledLR(LRScheduler):
             "snapshot": self.snapshot.state_dict() if self.snapshot is not None else {},
             "distance": self.estimate.state_dict() if self.estimate is not None else {},
         }
-        held = {"held": self.held} if self.held and self.searching else {}
+        held: dict[str, Any] = {"held": self.held} if self.held and self.searching else {}
+        if self._stepped:  # an update that step() has yet to count
+            held["uncounted"] = 1
         return state | held | {name: kept for name, kept in tensors.items() if kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -230,7 +237,9 @@ class ScheduledLR(LRScheduler):
                 "ScheduledLR needs the model here, too"
             )
         self.memory, self.decision, self.course = memory, NO_ACTION, course
-        self.updates = self.last_epoch = state_dict["updates"]
+        # An update that was not counted when the state was taken is: a loop that goes on with its
+        # step() and one that goes on with the next update are both right then.
+        self.updates = self.last_epoch = state_dict["updates"] + state_dict.get("uncounted", 0)
         self._set_bases(bases)
         # It stays after the last update. Earlier versions did not keep it.
         kept = state_dict.get("factor")
@@ -243,6 +252,18 @@ class ScheduledLR(LRScheduler):
         self._stepped = False
         self._check.begin()
         self._write()
+
+    def _check_alone(self) -> None:
+        """Say it, once, if another schedule sets the LR of this optimizer, too."""
+        if not self._stepped:
+            return
+        newest = _newest.get(inner_optimizer(self.optimizer), ref(self))()
+        if newest is not None and newest is not self and newest.updates:
+            self._check.say(
+                "two",
+                "two ScheduledLR set the LR of one optimizer: it is what the one whose step() "
+                "comes last says; leave the other out",
+            )
 
     def _obey(self, made: int) -> None:
         """Do what the last decision asks for, after ``made`` updates."""
@@ -290,7 +311,7 @@ class ScheduledLR(LRScheduler):
         # Read afresh: load_state_dict and accelerator.prepare replace the group dictionaries, and
         # a group may have been added since.
         groups = self.optimizer.param_groups
-        return [group.setdefault("initial_lr", group["lr"]) for group in groups]
+        return [group.setdefault("initial_lr", float(group["lr"])) for group in groups]
 
     def _set_bases(self, bases: list[float]) -> None:
         for group, base in zip(self.optimizer.param_groups, bases, strict=True):
@@ -304,12 +325,37 @@ class ScheduledLR(LRScheduler):
         if self.estimate is not None:
             made = min(progress(self.updates, self.total_updates), 1.0)
             self.estimate.weight = self.schedule.weight(self.memory, made)  # type: ignore[attr-defined]
+        taken = {id(_defaults(self.optimizer).get("lr"))}
         for group, base in zip(self.optimizer.param_groups, self._bases(), strict=True):
-            if isinstance(group["lr"], Tensor):  # a new tensor would make torch.compile start over
-                group["lr"].fill_(float(base) * self.factor)
-            else:
+            if not isinstance(group["lr"], Tensor):
                 group["lr"] = float(base) * self.factor
+                continue
+            if id(group["lr"]) in taken:  # the default, or that of another group, too
+                group["lr"] = group["lr"].clone()
+            taken.add(id(group["lr"]))
+            # A new tensor at each update would make torch.compile start over.
+            group["lr"].fill_(float(base) * self.factor)
         self._last_lr: list[float | Tensor] = list(self.used)
+
+
+_newest: "WeakKeyDictionary[Optimizer, ref[ScheduledLR]]" = WeakKeyDictionary()
+"""Optimizer -> the ``ScheduledLR`` that was built on it last."""
+
+
+def _own_default(optimizer: Any) -> None:
+    """Have a default LR that is a tensor stay what it is, for groups that are added later.
+
+    torch gives it to the first groups, and their LR is written in place.
+    """
+    defaults = _defaults(optimizer)
+    if isinstance(defaults.get("lr"), Tensor):
+        defaults["lr"] = defaults["lr"].clone()
+
+
+def _defaults(optimizer: Any) -> dict[str, Any]:
+    """Settings of groups that state none; optimizers that only look like torch's have none."""
+    found: dict[str, Any] = getattr(inner_optimizer(optimizer), "defaults", {})
+    return found
 
 
 def _check_abilities(schedule: object, facts: Facts) -> None:

@@ -4,9 +4,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from toolkit.config import WEIGHTS, schedule_name, to_json
-from toolkit.records.provenance import code, machine, versions
-from toolkit.records.result import FoundLR, Metrics, Result, Timing
-from toolkit.task import parse_target
+from toolkit.records.result import Code, FoundLR, Metrics, Result, Timing
+from toolkit.task import data_fields, parse_target
 from toolkit.training import checkpoint, divergence
 from toolkit.training.build import Run, weights_sha
 from toolkit.training.evaluation import evaluation_mode
@@ -63,11 +62,12 @@ def result_of(
         rollbacks=run.rollbacks,
         snapshots=run.snapshots(),
         notes=(*run.notes, *notes),
-        versions=versions(),
-        machine=machine(),
-        code=code(),
-        device=str(run.accelerator.device.type),
+        versions=run.origin["versions"],
+        machine=run.origin["machine"],
+        code=Code(run.origin["commit"], tuple(run.origin["uncommitted"])),
+        device=run.origin["device"],
         data=config.data,
+        data_fields=() if config.data is None else data_fields(config.recipe),
         argv=tuple(sys.argv),
     )
 

@@ -8,6 +8,16 @@ import numpy as np
 import torch
 
 
+def seed_host(seed: int) -> None:
+    """Seed Python's and numpy's global generators, which a user's task may draw from.
+
+    Args:
+        seed: as ``derive_seed`` returns it.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
 def random_state(device: torch.device) -> dict[str, Any]:
     """The states of Python's, numpy's and torch's global generators, and of the device's.
 

@@ -23,7 +23,7 @@ from toolkit.report.figure_data.panels import (
 from toolkit.report.marks import CIRCLE, DECISIONS, Symbol, X
 from toolkit.report.numbers.aggregate import Members
 from toolkit.report.numbers.analyse import GroupRow
-from toolkit.report.numbers.load import Action, Curve, RunRecord
+from toolkit.report.numbers.runs import Action, Curve, RunRecord
 
 BINS = 120
 """A curve is drawn through so many points or fewer."""

@@ -17,7 +17,7 @@ from toolkit.report.figure_data import sections
 from toolkit.report.figure_data.panels import CLOCKS
 from toolkit.report.html import plotly
 from toolkit.report.numbers.analyse import Analysis
-from toolkit.report.numbers.load import RunRecord
+from toolkit.report.numbers.runs import RunRecord
 
 RUN_FACTS = ("device", "precision", "world_size", "micro_batch", "init")
 

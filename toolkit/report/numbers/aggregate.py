@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from toolkit import stats
-from toolkit.report.numbers.load import Group, RunRecord, scale_of_all
+from toolkit.report.numbers.runs import Group, RunRecord, scale_of_all
 from toolkit.task import POINTS, Scale
 
 Members = Mapping[Group, Sequence[RunRecord]]

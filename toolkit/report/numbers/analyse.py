@@ -13,8 +13,8 @@ from toolkit.errors import ConfigError
 from toolkit.records.result import RESULT, SPANS
 from toolkit.report.numbers.aggregate import Members, Overall, TargetRow, overall, target_rows
 from toolkit.report.numbers.caveats import warnings
-from toolkit.report.numbers.load import Group, RunRecord, StudyRecord, scale_of_all
 from toolkit.report.numbers.rates import RateRow, TunedRow, rate_rows, tuned_rows
+from toolkit.report.numbers.runs import Group, RunRecord, StudyRecord, scale_of_all
 from toolkit.task import POINTS, Scale, parse_target
 
 DEFAULT_ROPE = 0.5
@@ -163,7 +163,8 @@ def analyse(study: StudyRecord) -> Analysis:
     members: dict[Group, list[RunRecord]] = defaultdict(list)
     for run in study.runs:
         members[run.group].append(run)
-    metrics = {run.group.pair: run.metric for run in study.runs if run.metric}
+    whole_last = sorted(study.runs, key=lambda run: not run.diverged)
+    metrics = {run.group.pair: run.metric for run in whole_last if run.metric}
     reference = study.plan.get("reference", "cosine")
     ropes = {group.pair: _rope(study.plan, group.pair) for group in members}
     targets = target_rows(members, reference)

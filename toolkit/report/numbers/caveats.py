@@ -1,10 +1,11 @@
 """What a reader must know before relying on the numbers of a study."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from toolkit.report.numbers.load import RunRecord, StudyRecord
+from toolkit.report.numbers import alike
+from toolkit.report.numbers.runs import RunRecord, StudyRecord
 
 ALIKE: Mapping[str, tuple[Callable[[RunRecord], Any], str]] = {
     "versions": (lambda run: run.result.versions, "in one environment"),
@@ -31,16 +32,13 @@ def warnings(study: StudyRecord) -> list[str]:
                 f"{count} of {len(study.runs)} runs differ from the rest in their {what}, such as "
                 f"{files}: repeat them {advice} with --fresh before you rely on a difference"
             )
+    found += alike.notes(study.runs, study.plan.get("differing", {}))
     if len({run.speed_class for run in study.runs}) > 1:
         found.append(
             "the runs are of several machines: training times are judged only where the machine "
             "is the same"
         )
-    if study.not_started:
-        found.append(f"{study.not_started} planned runs have not been started")
-    if study.unfinished:
-        names = ", ".join(f"{path.name} ({state})" for path, state in study.unfinished[:5])
-        found.append(f"{len(study.unfinished)} runs have no result, such as {names}")
+    found += _of_the_plan(study)
     if diverged := [run for run in study.runs if run.diverged]:
         counted = {run.scale.diverged for run in diverged}
         worth = "0" if counted == {0.0} else "what their metric declares for it"
@@ -58,3 +56,28 @@ def warnings(study: StudyRecord) -> list[str]:
         names = ", ".join([*changed][:5])
         found.append(f"the code of some runs was not that of a commit: {names} differed")
     return found
+
+
+def _of_the_plan(study: StudyRecord) -> Iterator[str]:
+    """How the runs differ from those that were declared before the first result."""
+    if late := study.plan.get("declared_after"):
+        yield f"what is judged was declared when there were {late} results already"
+    for one in study.plan.get("extensions", []):
+        seeds = f" (seeds {', '.join(map(str, one['seeds']))})" if one["seeds"] else ""
+        yield (
+            f"{one['runs']} runs{seeds} were added to the study when it had {one['after']} "
+            "results: its p-values are those of a number of runs chosen before the first result"
+        )
+    declared = study.plan.get("run_ids")
+    if declared is not None:
+        beside = [run for run in study.runs if run.folder.name not in declared]
+        if beside:
+            yield (
+                f"{len(beside)} runs are not among those that study.json declares, such as "
+                f"{beside[0].folder}"
+            )
+    if study.not_started:
+        yield f"{study.not_started} planned runs have not been started"
+    if study.unfinished:
+        names = ", ".join(f"{path.name} ({state})" for path, state in study.unfinished[:5])
+        yield f"{len(study.unfinished)} runs have no result, such as {names}"

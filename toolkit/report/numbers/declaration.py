@@ -23,6 +23,14 @@ class PlannedContrast(TypedDict):
     baseline_arm: NotRequired[int]
 
 
+class Extension(TypedDict):
+    """Runs that were declared when there were results already."""
+
+    runs: int
+    after: int
+    seeds: list[int]
+
+
 class Declaration(TypedDict, total=False):
     """``study.json``; see ``toolkit.studies.study.Study``."""
 
@@ -34,11 +42,15 @@ class Declaration(TypedDict, total=False):
     base_lrs: str
     reduced: dict[str, str]
     left_out: dict[str, str]
+    differing: dict[str, str]
     tuning: bool
     judging: bool
     runs: int
     pairs: dict[str, int]
     source: str
+    run_ids: dict[str, str]
+    extensions: list[Extension]
+    declared_after: int
 
 
 def read_declaration(file: Path) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from toolkit import stats
 from toolkit.report.numbers.aggregate import Members
-from toolkit.report.numbers.load import RunRecord, scale_of_all
+from toolkit.report.numbers.runs import RunRecord, scale_of_all
 from toolkit.task import POINTS, Scale
 
 LEAST_RATES = 3

@@ -223,6 +223,8 @@ def expanded(
             raise ConfigError(f"--{name} takes no value, '{values[0]}'")
         if flag.is_switch and not values:
             values = [str(not negated)]
+        if not values and _takes_several(flag.hint):
+            raise ConfigError(f"--{flag.name}: it must be {allowed(flag.hint)}")
         if len(values) > 1 and not _takes_several(flag.hint):
             raise stray(values[1], f"--{name} takes one value, and ")
         argv += [f"--{flag.name}", *values]
@@ -293,9 +295,10 @@ def _why(error: BaseException | None, box: str, argv: Sequence[str], known: Sequ
     message = getattr(error, "message", str(error))
     if error is not None and (argument is None or isinstance(argument, str)):
         return one_line(message)  # of a dataclass, about its own values
-    text = " ".join(re.sub(r"[╭╮╰╯│─]+", " ", box.partition("╮")[2]).split())
+    lines = (re.sub("[│╭╮╰╯─]", " ", line).strip() for line in box.splitlines())
+    text = " ".join(" ".join(line for line in lines if line.strip("-")).split())
     text = text.partition(" Argument helptext:")[0].partition(" For full helptext")[0]
-    named = re.search(r"--([\w.-]+)", text)
+    named = re.search(r"--(\w[\w.-]*)", text)
     flag = next((one for one in known if named and one.name == named[1].rstrip(".")), None)
     if flag is None:
         return one_line(text)

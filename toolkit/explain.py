@@ -128,7 +128,7 @@ def _in_short(replay: Replay, judged: Replayed, before: int) -> Iterator[str]:
     yield from _rates(replay, judged)
     yield f"decided    {_words(decision)}"
     if decision.statistic is not None:
-        of = "" if decision.pattern == "none" else f", a {decision.pattern.replace('_', ' ')}"
+        of = "" if decision.pattern == "none" else f", for the pattern {decision.pattern}"
         yield f"number     {decision.statistic:.6g}{of}"
 
 

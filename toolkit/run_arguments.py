@@ -96,7 +96,8 @@ def _groups(
     run = [
         flag._replace(default=defaults.get(_field(flag), flag.default))
         for flag in command_line.flags_of(config)
-        if flag.name.partition(".")[0] not in NO_FLAGS and f"{flag.name}s" not in {one.name for one in own}
+        if flag.name.partition(".")[0] not in NO_FLAGS
+        and f"{flag.name}s" not in {one.name for one in own}
     ]
     words = summary_of(type(recipe))
     groups = {"run": [*run, *own]}

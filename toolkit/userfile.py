@@ -214,7 +214,11 @@ def _set_aside(tops: set[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        others = {n: m for n, m in earlier.items() if not isinstance(m.__loader__, _Neighbour)}
+        others = {
+            name: module
+            for name, module in earlier.items()
+            if not isinstance(getattr(module, "__loader__", None), _Neighbour)
+        }
         sys.modules.update(others)
 
 

@@ -115,10 +115,10 @@ class Study:
         base = recipe_of(load(parsed.task), parsed)
         if not isinstance(recipe, Recipe):
             recipe = _changed(base, recipe or {})
-        places = {lr: replace(recipe, lr=lr) for lr in map(float, lrs or (recipe.lr,))}
         wanted = [as_schedule(one) for one in schedules]
         settings = {"eval_every": eval_every(recipe), **GRID, **run}
         try:
+            places = {lr: replace(recipe, lr=lr) for lr in map(float, lrs or (recipe.lr,))}
             configs = tuple(
                 RunConfig(str(parsed), place, schedule, seed=seed, study="grid", **settings)
                 for seed in (range(seeds) if isinstance(seeds, int) else seeds)

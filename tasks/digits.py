@@ -22,8 +22,8 @@ class DigitsRecipe(Recipe):
     """A recipe for the digits."""
 
     dropout: float = 0.0
-    """Share of the features that are dropped before the classifier: what two arms of a seed differ
-    in, where it is above 0."""
+    """Share of the features that are dropped before the classifier. Where it is above 0, two arms
+    of a seed, which draw it apart, differ."""
 
 
 PLAN = DigitsRecipe(optimizer="adam", lr=0.01, weight_decay=1e-4, epochs=50)

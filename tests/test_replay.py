@@ -162,7 +162,19 @@ def test_a_run_of_the_loop_is_reproduced_and_explained(
     assert cli.main(["replay", str(run.folder / "events.jsonl")]) == 0
     assert "all 40 decisions and LRs" in capsys.readouterr().out
     cut = next(event for event in replayed(capsys, run.folder) if event["action"] == "cut")
-    assert cli.main(["explain", str(run.folder), "--update", str(cut["update"])]) == 0
+    asked = ["explain", str(run.folder), "--update", str(cut["update"])]
+    assert cli.main(asked) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "LR         0.01 in its last update",
+        "           0.001 in the next",
+        "decided    cut: no new best in 2 judgements, patience 1: LR 0.001",
+        "number     2, for the pattern plateau",
+    ]
+    assert cli.main([*asked[:-1], str(cut["update"] + 1)]) == 0
+    told = capsys.readouterr().out
+    assert "decided    hold: nothing to act on\n" in told
+    assert f"before     update {cut['update']}: cut: no new best in 2 judgements" in told
+    assert cli.main([*asked, "--memory"]) == 0
     shown = capsys.readouterr().out
     assert f"reading    update {cut['update']}, epoch" in shown
     assert "statistic  2\naction     cut" in shown
@@ -327,7 +339,7 @@ def test_explain_needs_a_run_and_one_of_its_updates(
     assert cli.main(["explain", str(folder), "--update", "241"]) == 2
     assert "has updates 1 to 240" in capsys.readouterr().err
     assert cli.main(["explain", str(folder), "--update", "3"]) == 0
-    assert "reading    updates 3 to 4, epoch 0.50" in capsys.readouterr().out
+    assert "seen       updates 3 to 4, epoch 0.50: loss" in capsys.readouterr().out
 
 
 OWN = """

@@ -81,7 +81,7 @@ def test_it_is_replayed_and_explained(run: Run, capsys: pytest.CaptureFixture[st
     assert "all 6 decisions and LRs of the run" in capsys.readouterr().out
     cut = next(event for event in events_of(run.folder) if event.get("action") == "cut")
     assert cli.main(["explain", str(run.folder), "--update", str(cut["update"])]) == 0
-    assert "action     cut" in capsys.readouterr().out
+    assert "decided    cut: " in capsys.readouterr().out
 
 
 def test_the_report_calls_it_by_what_it_sees(run: Run, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_replay_tells_which_losses_they_are_with_and_without_a_configuration(
     assert cli.main(["explain", str(run.folder), "--update", "15"]) == 0
     told = capsys.readouterr().out
     assert told.startswith("update 15 has no evaluation; the next one is after update 20:")
-    assert "reading    update 20, epoch 1.00" in told
+    assert "seen       update 20, epoch 1.00: loss" in told
     assert "over 200 validation items" in told
 
 
@@ -371,9 +371,9 @@ def test_what_sees_both_is_replayed_explained_and_marked(
     cut = next(e for e in events_of(judged.folder) if e.get("kind") and e.get("action") == "cut")
     assert cli.main(["explain", str(judged.folder), "--update", str(cut["update"])]) == 0
     told = capsys.readouterr().out
-    assert told.count("reading    update") == 2
+    assert told.count("seen       update") == 2
     assert "over 200 validation items" in told
-    assert f"reason     {cut['reason']}" in told
+    assert f"decided    cut: {cut['reason']}" in told
     assert (
         cli.main(["replay", str(judged.folder), "schedule:plateau", "--schedule.every", "1"]) == 0
     )

@@ -10,6 +10,12 @@ def _train(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _compare(argv: Sequence[str]) -> int:
+    from toolkit.comparison import main
+
+    return main(argv)
+
+
 def _sweep(argv: Sequence[str]) -> int:
     from toolkit.sweep import main
 
@@ -35,7 +41,9 @@ def _explain(argv: Sequence[str]) -> int:
 
 
 def _demo(argv: Sequence[str]) -> int:
-    return _sweep(["demo", *argv]) or _report(["runs/demo"])
+    from toolkit.sweep import demo
+
+    return demo(argv)
 
 
 def _export(argv: Sequence[str]) -> int:
@@ -45,23 +53,15 @@ def _export(argv: Sequence[str]) -> int:
 
 
 def _list(argv: Sequence[str]) -> int:
-    from toolkit import task
-    from toolkit.schedules import SCHEDULES
-    from toolkit.studies import shipped
+    from toolkit.listing import main
 
-    for title, items in (
-        ("targets", task.targets()),
-        ("schedules", (f"schedule:{name}" for name in SCHEDULES)),
-        ("studies", shipped.STUDIES),
-    ):
-        print(title, *(f"  {item}" for item in items), sep="\n")
-    return 0
+    return main(argv)
 
 
 def _doctor(argv: Sequence[str]) -> int:
     from toolkit.doctor import main
 
-    return main()
+    return main(argv)
 
 
 def _launch_config(argv: Sequence[str]) -> int:
@@ -82,13 +82,14 @@ def _launch_config(argv: Sequence[str]) -> int:
 
 VERBS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (_train, "train one run"),
+    "compare": (_compare, "train one target under several schedules, and judge them"),
     "sweep": (_sweep, "run a study, or go on with it"),
     "report": (_report, "write the report of a study"),
     "replay": (_replay, "judge recorded losses once more, under any schedule"),
     "explain": (_explain, "say why a run's schedule did what it did at an update"),
     "export": (_export, "write the trained model of a finished run for other programs"),
-    "list": (_list, "list targets, schedules and studies"),
     "launch-config": (_launch_config, "print the path of a launch file of accelerate launch"),
+    "list": (_list, "list tasks, schedules and studies"),
     "doctor": (_doctor, "say what this machine has and what is missing"),
     "demo": (_demo, "run the demo study and write its report"),
 }
@@ -96,18 +97,28 @@ VERBS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``toolkit VERB ...`` and return its exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    from toolkit.process import run_command
+
+    given = sys.argv[1:] if argv is None else argv
+    return run_command(lambda: _command(given))
+
+
+def _command(argv: Sequence[str]) -> int:
     verb = argv[0] if argv else "--help"
     if verb in VERBS:
         return VERBS[verb][0](argv[1:])
-    usage = "\n".join(f"  {name:<13} {what}" for name, (_, what) in VERBS.items())
+    if verb == "--version":
+        import toolkit
+
+        print(f"toolkit {toolkit.__version__}")
+        return 0
     if verb in ("-h", "--help"):
+        usage = "\n".join(f"  {name:<13} {what}" for name, (_, what) in VERBS.items())
         print(f"usage: toolkit VERB ...\n\n{usage}\n\ntoolkit VERB --help says more.")
         return 0
     from toolkit.errors import unknown
-    from toolkit.process import WRONG, print_error
 
-    return print_error(unknown("verb", verb, VERBS), WRONG)
+    raise unknown("verb", verb, VERBS)
 
 
 if __name__ == "__main__":

@@ -5,23 +5,15 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import (
-    asdict,
-    dataclass,
-    field,
-    fields,
-    is_dataclass,
-    make_dataclass,
-    replace,
-)
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, NamedTuple, get_type_hints
 
-from toolkit import command_line, task, userfile
-from toolkit.errors import ConfigError, OlderVersionError, one_line, unknown
+from toolkit import command_line, run_arguments, task, user_schedule
+from toolkit.errors import ConfigError, OlderVersionError
 from toolkit.hints import misfits
-from toolkit.schedules import SCHEDULES, Cosine, Schedule, name_of
-from toolkit.schedules.simulate import CHANGED, check_protocol, check_schedule, needs_of
+from toolkit.schedules import SCHEDULES, Cosine, Schedule
+from toolkit.schedules.simulate import check_schedule, needs_of
 from toolkit.task import INTRODUCED_AT, Recipe
 
 DEFAULT_SCHEDULE = Cosine()
@@ -49,13 +41,14 @@ class RunConfig:
     seed: int = 0
     """Seeds the initial weights and the order of the data."""
     arm: int = 0
-    """With the seed, seeds dropout and augmentation: two arms of a seed share all the rest."""
+    """Another draw of dropout and augmentation for the same seed. Two such arms of a seed have the
+    same first weights and the same batches."""
     sees: Literal["training", "validation", "both"] = field(
         default="training", metadata={INTRODUCED_AT: "training"}
     )
-    """The losses that the schedule decides on: the training loss of each reading, or the loss on
-    the validation split at each evaluation; both where a setting of the schedule's asks for both.
-    What the run then scores on that split is no longer unseen."""
+    """Which loss the schedule decides on: the training loss of each reading, or the loss on the
+    validation split at each evaluation; both where a setting of the schedule asks for both. What
+    the run then scores on that split is no longer unseen."""
     read_every: int = 1
     """Updates between readings."""
     eval_every: int | None = None
@@ -200,50 +193,51 @@ def from_json(data: Mapping[str, Any]) -> RunConfig:
 
 
 def schedule_name(schedule: Schedule[Any]) -> str:
-    """The name to store: of the list, or ``path/file.py:Class`` for a user's own."""
-    own = getattr(type(schedule), "toolkit_source", None)
-    return own if own is not None else name_of(schedule)
+    """The name to store: of the list, or ``path/file.py:NAME`` for a user's own."""
+    return user_schedule.name_of(schedule)
+
+
+class Command(NamedTuple):
+    """What a command line of ``toolkit train`` asks for.
+
+    Attributes:
+        config: the run.
+        fresh: whether to start over.
+        runs: the folder that holds the folders of studies.
+    """
+
+    config: RunConfig
+    fresh: bool
+    runs: Path
 
 
 def parse(argv: Sequence[str], prog: str = "toolkit train") -> RunConfig:
-    """The configuration of a command line, ``TARGET [flags] [schedule:NAME [flags]]``.
+    """The configuration of a command line, ``TARGET [SCHEDULE] [flags]``; see ``parse_command``."""
+    return parse_command(argv, prog).config
+
+
+def parse_command(argv: Sequence[str], prog: str = "toolkit train") -> Command:
+    """What a command line asks for, ``TARGET [SCHEDULE] [flags]``, flags in any order.
 
     Raises:
         ConfigError: for whatever is wrong with it, in one line.
-        SystemExit: after ``--help``, or after printing what is wrong with a flag.
+        SystemExit: after ``--help``.
     """
-    if not argv or argv[0].startswith(("-", "schedule:")):
-        if {"-h", "--help"} & set(argv):
-            print(f"usage: {prog} TASK/MODEL[@RECIPE] [flags] [schedule:NAME [flags]]\n")
-            print(f"tasks: {', '.join(task.names())}; flags: {prog} TASK/MODEL --help")
-            raise SystemExit(0)
-        raise ConfigError(f"no target: {prog} TASK/MODEL[@RECIPE] [flags] [schedule:NAME [flags]]")
-    target = task.parse_target(argv[0])
-    recipe = command_line.budget_of(task.recipe_of(task.load(target.task), target), argv)
-    default = RunConfig(target=str(target), recipe=recipe)
-    kind = _command_line_type(_kinds_named(argv))
-    parsed = command_line.read(kind, argv[1:], kind(**_shallow(default)), f"{prog} {argv[0]}")
-    return RunConfig(**_shallow(parsed))
-
-
-def parse_schedule(argv: Sequence[str], prog: str) -> Schedule[Any] | None:
-    """The schedule of ``schedule:NAME [--schedule.FIELD VALUE]``; None for no arguments.
-
-    Raises:
-        ConfigError: for whatever is wrong with it, in one line.
-        SystemExit: after printing what is wrong with a flag.
-    """
-    if not argv:
-        return None
-    union = command_line.union(_kinds_named(argv))
-    kind = make_dataclass("Choice", [("schedule", union)], frozen=True)
-    schedule: Schedule[Any] = command_line.read(kind, argv, None, prog).schedule
-    return schedule
+    target, recipe = run_arguments.target_of(argv, prog)
+    switches = run_arguments.switches(RunConfig, recipe)
+    words = command_line.words_of(argv[1:], SCHEDULES, switches)
+    kind = run_arguments.one_schedule(words)
+    values = run_arguments.values_of(RunConfig, target, recipe, words, prog, kind)
+    fresh, runs = values.pop("fresh"), Path(values.pop("output_dir")) / RUNS
+    try:
+        return Command(RunConfig(**values), fresh, runs)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def schedule_to_json(schedule: Schedule[Any]) -> dict[str, Any]:
     """A schedule as it is stored: its name, its settings, and the hash of a user's own file."""
-    own = _source_sha(schedule)
+    own = user_schedule.source_sha(schedule)
     return {
         "name": schedule_name(schedule),
         "fields": asdict(schedule),  # type: ignore[call-overload]
@@ -258,7 +252,7 @@ def schedule_from_json(stored: Mapping[str, Any]) -> Schedule[Any]:
         ConfigError: if it is unknown to this version.
         OlderVersionError: if its settings are.
     """
-    kind = _schedule_class(stored["name"])
+    kind = user_schedule.class_named(stored["name"])
     settings = {**introduced_settings(kind), **stored["fields"]}
     if differing := sorted({item.name for item in fields(kind)} ^ {*settings}):
         raise OlderVersionError(
@@ -342,64 +336,6 @@ def introduced_settings(kind: Any) -> dict[str, Any]:
         for item in fields(kind)
         if INTRODUCED_AT in item.metadata
     }
-
-
-def _kinds_named(argv: Sequence[str]) -> Mapping[str, type]:
-    """The shipped schedules and those of the user's files that the arguments name."""
-    named = (a.removeprefix("schedule:") for a in argv if a.startswith("schedule:"))
-    return {**SCHEDULES, **{name: _schedule_class(name) for name in named}}
-
-
-def _command_line_type(kinds: Mapping[str, type]) -> type:
-    import tyro
-
-    union = command_line.union(kinds)
-    return make_dataclass(
-        "RunConfig",
-        [
-            ("target", tyro.conf.Suppress[str]),
-            ("data", tyro.conf.Fixed[tyro.conf.Suppress[str | None]], field(default=None)),
-            ("task_sha", tyro.conf.Fixed[tyro.conf.Suppress[str | None]], field(default=None)),
-            ("recipe", Recipe),
-            ("schedule", union, field(default=DEFAULT_SCHEDULE)),
-        ],
-        bases=(RunConfig,),
-        frozen=True,
-        namespace={"__doc__": "Train one model under one schedule."},
-    )
-
-
-def _schedule_class(name: str) -> type:
-    if ".py:" not in name:
-        if name not in SCHEDULES:
-            raise unknown("schedule", name, SCHEDULES)
-        return SCHEDULES[name]
-    path, _, attribute = name.rpartition(":")
-    try:
-        kind: type = userfile.attribute_of("schedule", path, attribute)
-    except ConfigError as error:
-        cause = error.__cause__
-        if isinstance(cause, ImportError) and (cause.name or "").startswith("toolkit."):
-            raise ConfigError(f"{error}; {CHANGED}") from error
-        raise
-    if not (isinstance(kind, type) and is_dataclass(kind)):
-        raise ConfigError(
-            f"schedule file '{path}': {attribute} is {one_line(repr(kind))[:40]}, and must be a "
-            "class of schedules: a frozen dataclass of settings"
-        )
-    check_protocol(kind, f"schedule file '{path}', {attribute}")
-    kind.toolkit_source = name  # type: ignore[attr-defined]
-    kind.toolkit_sha = userfile.sha256(path)  # type: ignore[attr-defined]
-    return kind
-
-
-def _source_sha(schedule: Schedule[Any]) -> str | None:
-    """As it was when the class was loaded, which is what runs, whatever has become of the file."""
-    kind = type(schedule)
-    own = getattr(kind, "toolkit_source", None)
-    if own is None:
-        return None
-    return getattr(kind, "toolkit_sha", None) or userfile.sha256(own.rpartition(":")[0])
 
 
 def _shallow(config: Any) -> dict[str, Any]:

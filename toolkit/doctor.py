@@ -2,20 +2,27 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from toolkit.command_line import Parser
 from toolkit.data import ROOT_VARIABLE, hub_reachable
+from toolkit.process import DONE, run_command
 from toolkit.records.provenance import versions
 from toolkit.records.wandb_mirror import wandb_mode
 from toolkit.vision_compat import repair_torchvision
 
 
-def main() -> int:
-    """Print one line for each thing that runs depend on; return 0."""
-    for name, finding in _findings():
-        print(f"{name:<12} {finding}")
-    return 0
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print one line for each thing that runs depend on, and return the exit code."""
+
+    def command() -> int:
+        Parser(prog="toolkit doctor", description=__doc__).parse_args(argv)
+        for name, finding in _findings():
+            print(f"{name:<12} {finding}")
+        return DONE
+
+    return run_command(command)
 
 
 def _findings() -> Iterator[tuple[str, str]]:

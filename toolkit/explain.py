@@ -1,21 +1,24 @@
 """Say why a run's schedule did what it did: ``toolkit explain RUN --update N``.
 
-RUN is a run's folder or its events.jsonl. Printed are the reading that covers the update, what the
-schedule made of it, what it rests on, and the settings that it was held against.
+RUN is a run's folder or its events.jsonl. Printed are the loss that the schedule saw, what it
+decided and by which number, and what it had done last before. ``--memory`` is for the authors of
+schedules: the reading, the pattern and statistic, all that the schedule remembers, its settings.
 """
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import parse_schedule, schedule_to_json
+from toolkit.command_line import Parser
+from toolkit.config import schedule_to_json
 from toolkit.errors import ConfigError, OlderVersionError
 from toolkit.process import DONE, run_command
 from toolkit.records import recorded_losses
 from toolkit.records.events import entrant
 from toolkit.records.recorded_losses import Losses
 from toolkit.replay import Replay, check, prepare
+from toolkit.run_arguments import parse_schedule
+from toolkit.schedules.reading import Decision
 from toolkit.schedules.simulate import Replayed, progress
 
 SHOWN = 6
@@ -24,34 +27,36 @@ SHOWN = 6
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="toolkit explain", description=__doc__, allow_abbrev=False
-    )
+    return run_command(lambda: _command(argv))
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    parser = Parser(prog="toolkit explain", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--update", type=int, required=True, metavar="N")
+    parser.add_argument("--memory", action="store_true", help="all that the schedule remembers")
     arguments, rest = parser.parse_known_args(argv)
-
-    def command() -> int:
-        recorded = recorded_losses.load(arguments.run)
-        if recorded.run is None:
-            raise ConfigError(f"{recorded.file} is no run's: there is no config.json beside it")
-        try:
-            replay = prepare(recorded, parse_schedule(rest, parser.prog))
-        except OlderVersionError as error:
-            print(*as_recorded(recorded, arguments.update), f"note       {error}", sep="\n")
-            return DONE
-        if not replay.own:
-            raise ConfigError(
-                f"{recorded.file} is of a run under another schedule or other settings"
-            )
-        print(*explain(replay, arguments.update), sep="\n")
+    recorded = recorded_losses.load(arguments.run)
+    if recorded.run is None:
+        raise ConfigError(f"{recorded.file} is no run's: there is no config.json beside it")
+    try:
+        replay = prepare(recorded, parse_schedule(rest, parser.flags))
+    except OlderVersionError as error:
+        print(*as_recorded(recorded, arguments.update), f"note       {error}", sep="\n")
         return DONE
+    if not replay.own:
+        raise ConfigError(f"{recorded.file} is of a run under another schedule or other settings")
+    print(*explain(replay, arguments.update, arguments.memory), sep="\n")
+    return DONE
 
-    return run_command(command)
 
-
-def explain(replay: Replay, update: int) -> Iterator[str]:
+def explain(replay: Replay, update: int, memory: bool = False) -> Iterator[str]:
     """The lines about one update.
+
+    Args:
+        replay: the run.
+        update: which.
+        memory: say all that the decision rests on, for the author of a schedule.
 
     Raises:
         ConfigError: if the run has no such update.
@@ -79,9 +84,19 @@ def explain(replay: Replay, update: int) -> Iterator[str]:
         before = evaluated - 1  # its loss is of that moment
     at = judged[place].reading.update
     for found in (j for j in judged[place : place + 2] if j.reading.update == at):
-        yield from _reading(found, at - 1 if found is not judged[place] else before)
-        yield from _decision(replay, found)
-        yield from _grounds(found)
+        since = at - 1 if found is not judged[place] else before
+        if memory:
+            yield from _reading(found, since)
+            yield from _decision(replay, found)
+            yield from _grounds(found)
+        else:
+            yield from _in_short(replay, found, since)
+    if not memory:
+        acted = [j for j in judged[:place] if j.decision.action != "hold"]
+        if acted:
+            decision = acted[-1].decision
+            yield f"before     update {acted[-1].reading.update}: {_words(decision)}"
+        return
     settings = schedule_to_json(replay.schedule)
     name = entrant(settings["name"], replay.losses.sees)
     yield f"settings   {name}: {_named(settings['fields'])}"
@@ -106,25 +121,53 @@ def as_recorded(recorded: Losses, update: int) -> Iterator[str]:
     yield f"settings   {stored['name']}: {_named(stored['fields'])}"
 
 
+def _in_short(replay: Replay, judged: Replayed, before: int) -> Iterator[str]:
+    """What was seen, what was decided, and which number decided."""
+    decision = judged.decision
+    yield f"seen       {_place(judged, before)}: {_loss(judged)}"
+    yield from _rates(replay, judged)
+    yield f"decided    {_words(decision)}"
+    if decision.statistic is not None:
+        of = "" if decision.pattern == "none" else f", for the pattern {decision.pattern}"
+        yield f"number     {decision.statistic:.6g}{of}"
+
+
+def _words(decision: Decision) -> str:
+    return f"{decision.action}: {decision.reason or 'nothing to act on'}"
+
+
 def _reading(judged: Replayed, before: int) -> Iterator[str]:
+    yield f"reading    {_place(judged, before)}"
+    yield f"loss       {_loss(judged).removeprefix('loss ')}"
+
+
+def _place(judged: Replayed, before: int) -> str:
     reading = judged.reading
     updates = f"updates {before + 1} to {reading.update}"
     if before + 1 == reading.update:
         updates = f"update {reading.update}"
-    yield f"reading    {updates}, epoch {reading.epoch:.2f}"
+    return f"{updates}, epoch {reading.epoch:.2f}"
+
+
+def _loss(judged: Replayed) -> str:
+    reading = judged.reading
     lost = f", {reading.nonfinite} micro-batches not finite" if reading.nonfinite else ""
     of = "validation items" if reading.kind == "validation" else "items"
-    yield f"loss       {reading.loss:.6g} over {reading.count:g} {of}{lost}"
+    return f"loss {reading.loss:.6g} over {reading.count:g} {of}{lost}"
 
 
-def _decision(replay: Replay, judged: Replayed) -> Iterator[str]:
-    total, decision = replay.facts.budget, judged.decision
+def _rates(replay: Replay, judged: Replayed) -> Iterator[str]:
+    total, made = replay.facts.budget, judged.reading.update
     yield f"LR         {replay.base_lr * judged.factor:.6g} in its last update"
-    made = judged.reading.update
     if total is None or made < total:
         factor = replay.schedule.factor(judged.memory, progress(made, total))
         rate = replay.base_lr * factor * judged.course.factor(made)
         yield f"           {rate:.6g} in the next"
+
+
+def _decision(replay: Replay, judged: Replayed) -> Iterator[str]:
+    decision = judged.decision
+    yield from _rates(replay, judged)
     yield f"pattern    {decision.pattern}"
     yield f"statistic  {'none' if decision.statistic is None else f'{decision.statistic:.6g}'}"
     yield f"action     {decision.action}"

@@ -5,13 +5,13 @@ A transformers or timm model is written in its library's own format, for ``from_
 1 failed, 2 wrong usage.
 """
 
-import argparse
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolkit.command_line import Parser
 from toolkit.config import WEIGHTS, RunConfig, from_json, schedule_to_json
 from toolkit.errors import ConfigError, first_line
 from toolkit.process import DONE, run_command
@@ -81,17 +81,17 @@ def export(run: Path, folder: Path, task: str | None = None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser("toolkit export", description=__doc__.splitlines()[0])
+    return run_command(lambda: _command(argv))
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    parser = Parser(prog="toolkit export", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a finished run: runs/STUDY/ID")
     parser.add_argument("folder", type=Path, help="where to write; must not exist")
     parser.add_argument("--task", metavar="FILE", help="the file of a task of your own")
     options = parser.parse_args(argv)
-
-    def command() -> int:
-        print(f"load it with {export(options.run, options.folder.resolve(), options.task)}")
-        return DONE
-
-    return run_command(command)
+    print(f"load it with {export(options.run, options.folder.resolve(), options.task)}")
+    return DONE
 
 
 def _model(config: RunConfig, weights: Path) -> "nn.Module":

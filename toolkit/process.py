@@ -78,7 +78,11 @@ def run_command(command: Callable[[], int]) -> int:
             toolkit: code 1, in one line that names the file with the traceback.
     """
     try:
-        code = command()
+        try:
+            code = command()
+        except SystemExit:  # --help of argparse
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
         return code
     except ConfigError as error:

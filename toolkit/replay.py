@@ -1,5 +1,5 @@
 """Judge recorded losses once more, under any schedule, in milliseconds:
-``python -m toolkit.replay LOSSES [schedule:NAME [flags]] [--base-lr LR] [--budget UPDATES]``.
+``python -m toolkit.replay LOSSES [SCHEDULE [flags]] [--base-lr LR] [--budget UPDATES]``.
 
 LOSSES is a run's folder or its events.jsonl; trainer_state.json of Hugging Face's Trainer; the log
 of timm (summary.csv), Keras (CSVLogger or history as JSON), Lightning (metrics.csv) or ultralytics
@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import userfile
-from toolkit.config import is_stored_as, parse_schedule, schedule_from_json, schedule_name
+from toolkit.command_line import Parser
+from toolkit.config import is_stored_as, schedule_from_json, schedule_name
 from toolkit.errors import ConfigError, OlderVersionError, RunError
 from toolkit.process import DONE, run_command
 from toolkit.records import recorded_losses
@@ -31,6 +32,7 @@ from toolkit.records.gaps import Gap, gaps
 from toolkit.records.log_columns import Columns
 from toolkit.records.recorded_losses import SEEN, Losses
 from toolkit.records.result import RESULT, read_result
+from toolkit.run_arguments import parse_schedule
 from toolkit.schedules import Schedule
 from toolkit.schedules.reading import Facts
 from toolkit.schedules.simulate import Replayed, begin, needs_of, simulate
@@ -97,7 +99,15 @@ class Replay:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(prog="toolkit replay", description=__doc__, allow_abbrev=False)
+    return run_command(lambda: _command(argv))
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    parser = Parser(
+        prog="toolkit replay",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("losses", type=Path, metavar="LOSSES")
     parser.add_argument(
         "--base-lr",
@@ -110,15 +120,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for field, meaning in COLUMNS.items():
         parser.add_argument(f"--{field}-column", metavar="NAME", help=f"where LOSSES has {meaning}")
     arguments, rest = parser.parse_known_args(argv)
-
-    def command() -> int:
-        schedule = parse_schedule(rest, parser.prog)
-        columns = Columns(**{name: getattr(arguments, f"{name}_column") for name in COLUMNS})
-        recorded = recorded_losses.load(arguments.losses, columns)
-        replay = prepare(recorded, schedule, arguments.base_lr, arguments.budget)
-        return _show(replay, arguments.json, arguments.figure)
-
-    return run_command(command)
+    schedule = parse_schedule(rest, parser.flags)
+    columns = Columns(**{name: getattr(arguments, f"{name}_column") for name in COLUMNS})
+    recorded = recorded_losses.load(arguments.losses, columns)
+    replay = prepare(recorded, schedule, arguments.base_lr, arguments.budget)
+    return _show(replay, arguments.json, arguments.figure)
 
 
 def prepare(

@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from toolkit.command_line import Parser
 from toolkit.config import RUNS
 from toolkit.errors import ConfigError, unknown
 from toolkit.process import DONE, INTERRUPTED, PREEMPTED, is_rank_zero, run_command, set_threads
@@ -30,38 +31,88 @@ SECONDS_BETWEEN_LINES = 15
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    return run_command(lambda: _command(argv))
+
+
+def demo(argv: Sequence[str]) -> int:
+    """Run the study ``demo`` and write its report; the flags are those of a sweep."""
+
+    def command() -> int:
+        options = _parser("toolkit demo", "demo").parse_args(argv)
+        code = carry_out(shipped.load("demo"), options)
+        from toolkit.report.__main__ import write_report
+
+        if code == DONE and not (options.dry_run or options.measure or options.wandb_sweep):
+            print(f"\n{write_report(runs_of(options) / 'demo')}")
+        return code
+
+    return run_command(command)
+
+
+def options_of(source: str, **changes: Any) -> argparse.Namespace:
+    """The options of a sweep at their defaults, but for some."""
+    options = _parser().parse_args([source])
+    vars(options).update(changes)
+    return options
+
+
+def runs_of(options: argparse.Namespace) -> Path:
+    """The folder that holds the folders of studies."""
+    return Path(options.output_dir) / RUNS
+
+
+def _command(argv: Sequence[str] | None) -> int:
     options = _parser().parse_args(argv)
-    return run_command(lambda: _carry_out(options))
+    return carry_out(shipped.load(options.study, options.output_dir), options)
 
 
-def _carry_out(options: argparse.Namespace) -> int:
+def carry_out(study: Study, options: argparse.Namespace, announced: bool = False) -> int:
+    """Make the runs of a study, or show what the options ask for, and return the exit code.
+
+    Args:
+        study: the study.
+        options: of ``toolkit sweep``.
+        announced: whether the study was announced already.
+
+    Raises:
+        ConfigError: if it cannot be carried out.
+        RunError: if its workers cannot.
+    """
+    runs = runs_of(options)
     try:
-        study = shipped.load(options.study)
-        every = run_queue.items(study)
+        every = run_queue.items(study, runs)
         items = _chosen(every, options)
         if options.dry_run or options.measure:
             return _show_costs(options, study, items)
         if options.wandb_sweep:
             return _write_wandb_sweep(options, study, items)
-        _declare(study, options.study, every)
+        declare(study, options.study, every, runs)
         if options.retry_failed:
             print(f"{run_queue.forgive(items)} runs that were given up are tried again")
-        return _sweep(options, study, items)
+        return _sweep(options, study, items, announced)
     except KeyboardInterrupt:
         print("stopped: the same command continues", file=sys.stderr)
         return INTERRUPTED
 
 
-def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> int:
+def _sweep(
+    options: argparse.Namespace, study: Study, items: Sequence[Item], announced: bool
+) -> int:
     if options.worker or options.run:
         return run_queue.work(items, lease=options.lease, wait=False)
     left = [item for item in items if item.open]
-    if is_rank_zero():
+    if is_rank_zero() and not announced:
         print(f"{study.name}: {study.question}")
         print(f"{len(items)} runs, {len(left)} to go", flush=True)
         print(*_undecidable(study), sep="", end="", flush=True)
     if options.slurm:
-        return pool.submit(options.slurm, options.cluster, _worker_flags(options), _slurm(options))
+        return pool.submit(
+            options.slurm,
+            options.cluster,
+            _worker_flags(options),
+            _slurm(options),
+            runs_of(options) / "slurm",
+        )
     with _bar(study, items) as bar:
 
         def done() -> None:
@@ -69,7 +120,7 @@ def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> 
 
         if options.slots_per_device:
             flags = _worker_flags(options)
-            folder = RUNS / study.name
+            folder = runs_of(options) / study.name
             code = pool.run(
                 options.slots_per_device, items, flags, folder / "workers", done, options.lease
             )
@@ -84,14 +135,17 @@ def _sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> 
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="toolkit sweep", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "study", help=f"{', '.join(shipped.STUDIES)}, or a function: path/file.py:function"
-    )
+def _parser(prog: str = "toolkit sweep", study: str = "") -> Parser:
+    """The flags of a sweep; with ``study`` of a command that is about this one."""
+    about = demo.__doc__ if study else __doc__
+    parser = Parser(prog=prog, description=about, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
+    if study:
+        parser.set_defaults(study=study)
+    else:
+        names = f"{', '.join(shipped.STUDIES)}; a function, path/file.py:function; "
+        add("study", help=f"{names}or the folder of a comparison, runs/NAME")
+    add("--output-dir", type=Path, metavar="DIR", default=Path(), help="where runs/ lies")
     add("--only", metavar="TEXT", help="only runs whose target has this in it")
     add("--run", metavar="ID", help="only this run")
     add("--dry-run", action="store_true", help="print the commands and what they will cost")
@@ -148,8 +202,16 @@ def _chosen(items: Sequence[Item], options: argparse.Namespace) -> list[Item]:
     return chosen
 
 
-def _declare(study: Study, source: str, items: Sequence[Item]) -> None:
+def declare(
+    study: Study, source: str, items: Sequence[Item], runs: Path = RUNS, command: str = ""
+) -> None:
     """Write study.json: what is judged, before the first result, and what the study was called by.
+
+    Args:
+        study: the study.
+        source: what ``toolkit sweep`` knows it by.
+        runs: the folder that holds the folders of studies.
+        command: that makes its runs, if that is no sweep.
 
     Raises:
         ConfigError: if the folder has another declaration, or the study may not run from here.
@@ -159,7 +221,7 @@ def _declare(study: Study, source: str, items: Sequence[Item]) -> None:
         why = f"{changed[0]} is not committed" if changed else "this is no git checkout"
         raise ConfigError(f"{study.name} is to be published and runs from a commit: {why}")
     if is_rank_zero():
-        declaration.declare(study, source, items)
+        declaration.declare(study, source, items, runs, command)
 
 
 def _bar(study: Study, items: Sequence[Item]) -> Any:
@@ -205,7 +267,7 @@ def _undecidable(study: Study) -> Iterator[str]:
 def _show_costs(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> int:
     """Print a command a line, then the whole cost."""
     left = [item for item in items if item.open]
-    known = costs.from_finished()
+    known = costs.from_finished(runs_of(options))
     if options.measure:
         set_threads()
         for item in {costs.kind(item.config): item for item in left}.values():
@@ -215,7 +277,7 @@ def _show_costs(options: argparse.Namespace, study: Study, items: Sequence[Item]
     for item in left:
         cost = known.get(costs.kind(item.config))
         about = f", about {duration(cost.of(item.config))}" if cost else ""
-        print(f"{_command(options.study, item)}  # {item}{about}")
+        print(f"{_command_of(options, item)}  # {item}{about}")
     seconds, without = costs.total([item.config for item in left], known)
     print(f"\n{len(items)} runs, {len(left)} to go; one after the other on this kind of machine:")
     for target in dict.fromkeys(item.config.target for item in left):
@@ -233,8 +295,13 @@ def _show_costs(options: argparse.Namespace, study: Study, items: Sequence[Item]
     return DONE
 
 
-def _command(study: str, item: Item) -> str:
-    return shlex.join(["python", "-m", "toolkit.sweep", study, "--run", item.folder.name])
+def _command_of(options: argparse.Namespace, item: Item) -> str:
+    words = ["python", "-m", "toolkit.sweep", options.study, "--run", item.folder.name]
+    return shlex.join([*words, *_output_flags(options)])
+
+
+def _output_flags(options: argparse.Namespace) -> list[str]:
+    return [] if options.output_dir == Path() else ["--output-dir", str(options.output_dir)]
 
 
 def _write_wandb_sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> int:
@@ -245,7 +312,10 @@ def _write_wandb_sweep(options: argparse.Namespace, study: Study, items: Sequenc
         "name": study.name,
         "description": study.question,
         "method": "grid",
-        "command": ["${env}", "python", "-m", "toolkit.sweep", options.study, "${args}"],
+        "command": [
+            *("${env}", "python", "-m", "toolkit.sweep", options.study),
+            *(*_output_flags(options), "${args}"),
+        ],
         "parameters": {"run": {"values": left}},
     }
     Path(options.wandb_sweep).write_text(yaml.safe_dump(sweep, sort_keys=False))
@@ -254,7 +324,7 @@ def _write_wandb_sweep(options: argparse.Namespace, study: Study, items: Sequenc
 
 
 def _worker_flags(options: argparse.Namespace) -> list[str]:
-    flags = [options.study, "--worker", "--lease", str(options.lease)]
+    flags = [options.study, "--worker", "--lease", str(options.lease), *_output_flags(options)]
     return [*flags, "--only", options.only] if options.only else flags
 
 

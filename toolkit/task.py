@@ -1,10 +1,12 @@
 """What a task is: data, model, loss and metrics of one data set, and the recipes to train on it."""
 
+import ast
 import importlib
 import math
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
@@ -24,6 +26,18 @@ INTRODUCED_AT = "introduced_at"
 runs had been stored without it: ``field(default=x, metadata={"introduced_at": x})``. Its value is
 the default that the field was introduced with, at which it changes nothing. At that value it is not
 in a run id, so earlier ids stay valid, whatever its default is today."""
+
+
+OPTIMIZERS: Mapping[str, tuple[str, ...]] = {
+    "adam": ("betas", "eps"),
+    "adamw": ("betas", "eps"),
+    "sgd": ("nesterov",),
+    "muon": ("betas", "eps"),
+    "schedule-free": ("betas", "eps"),
+    "prodigy": ("betas", "eps"),
+}
+"""The optimizers that have a name of their own -> those of a recipe's optional settings that each
+takes. Those of muon are of the AdamW in it."""
 
 
 class Scale(NamedTuple):
@@ -61,15 +75,19 @@ class Recipe:
         ValueError: naming the field, for a value that cannot be trained with.
     """
 
-    optimizer: Literal["adam", "adamw", "sgd", "schedule-free", "prodigy"] = "adamw"
-    """adam couples weight decay with the gradient, adamw does not; sgd has momentum. schedule-free
-    (AdamWScheduleFree, with schedule:constant) and prodigy need the extra rivals."""
+    optimizer: str = "adamw"
+    """adam, adamw, sgd, muon, schedule-free, prodigy, or any other as module:Class. adam couples
+    weight decay with the gradient, adamw does not; sgd has momentum; muon is torch's for matrices,
+    and AdamW for all else. schedule-free (AdamWScheduleFree, with schedule:constant) and prodigy
+    need the extra rivals. adaptive takes one that it does not know for one that normalises each
+    coordinate, as Adam's family does."""
     lr: float = 1e-3
     """The base LR: what a schedule's factor multiplies. prodigy multiplies it by an estimate of its
     own; its authors leave it at 1."""
     weight_decay: float = 1e-4
+    """How strongly weights are drawn to 0, in the way of the optimizer."""
     momentum: float = 0.9
-    """Momentum of sgd."""
+    """Momentum of sgd; the others have their own."""
     decay: Literal["all", "matrices"] = "all"
     """Which parameters decay: all, or only those with two or more axes (no bias, no norm)."""
     epochs: float | None = None
@@ -90,6 +108,13 @@ class Recipe:
     """Where the first weights come from."""
     metric: str | None = field(default=None, metadata={INTRODUCED_AT: None})
     """The headline metric, of those that the task declares; by default its first."""
+    betas: tuple[float, float] | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """Decay rates of the moments of the gradient, of optimizers that have them; by default the
+    optimizer's own."""
+    eps: float | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """What the optimizer adds to its denominator; by default the optimizer's own."""
+    nesterov: bool = field(default=False, metadata={INTRODUCED_AT: False})
+    """Nesterov's momentum, of sgd and of optimizers that have the setting; muon has it always."""
 
     def __post_init__(self) -> None:
         for item in fields(self):  # 20 epochs are 20.0: the same run, the same id
@@ -105,6 +130,7 @@ class Recipe:
                 raise ValueError(f"recipe.{item.name} = {value:g}: it must be a finite number")
         if self.weight_decay < 0:
             raise ValueError(f"recipe.weight_decay = {self.weight_decay}: it must be 0 or above")
+        self._check_optimizer()
         if self.epochs is not None and self.updates is not None:
             raise ValueError(
                 f"recipe.epochs = {self.epochs:g} and recipe.updates = {self.updates} contradict: "
@@ -112,6 +138,33 @@ class Recipe:
             )
         if self.epochs is None and self.updates is None:
             raise ValueError("the recipe has no budget: give recipe.epochs or recipe.updates")
+
+    def _check_optimizer(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            module, colon, name = self.optimizer.partition(":")
+            if not (colon and all(map(str.isidentifier, [*module.split("."), name]))):
+                near = get_close_matches(self.optimizer, OPTIMIZERS, n=1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise ValueError(
+                    f"recipe.optimizer = {self.optimizer}: {hint}it must be one of "
+                    f"{', '.join(OPTIMIZERS)}, or module:Class, such as torch.optim:RMSprop"
+                )
+        if self.betas is not None:
+            object.__setattr__(self, "betas", tuple(self.betas))  # JSON has lists
+            if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+                raise ValueError(
+                    f"recipe.betas = {self.betas}: they must be two numbers, at least 0, below 1"
+                )
+        if self.eps is not None and self.eps < 0:
+            raise ValueError(f"recipe.eps = {self.eps:g}: it must be 0 or above")
+        taken = OPTIMIZERS.get(self.optimizer, ("betas", "eps", "nesterov"))
+        for name in ("betas", "eps", "nesterov"):
+            if getattr(self, name) not in (None, False) and name not in taken:
+                raise ValueError(
+                    f"recipe.{name} = {getattr(self, name)}: {self.optimizer} has no such setting"
+                )
+        if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
+            raise ValueError("recipe.nesterov = True: it takes recipe.momentum above 0")
 
     def _positive(self, *names: str) -> None:
         for name in names:
@@ -330,6 +383,20 @@ def targets() -> Iterable[str]:
     for name in names():
         for model, recipes in load(name).recipes.items():
             yield from (f"{name}/{model}@{recipe}" for recipe in recipes)
+
+
+def listed() -> Iterator[tuple[str, str, list[str]]]:
+    """Each shipped task with what it is in a line of words, and its targets. Imports none."""
+    package = _package()
+    for name, models in package.TARGETS.items():
+        file = Path(str(package.__file__)).with_name(f"{package.TASKS[name]}.py")
+        words = (ast.get_docstring(ast.parse(file.read_bytes())) or "").partition("\n")[0]
+        targets = []
+        for model, recipes in models.items():
+            others = [f"@{recipe}" for recipe in recipes if recipe != "field"]
+            optional = f"[{'|'.join(others)}]" if others else ""
+            targets.append(f"{name}/{'MODEL' if model == '*' else model}{optional}")
+        yield name, words.replace("``", ""), targets
 
 
 def _package() -> ModuleType:

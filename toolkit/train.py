@@ -1,4 +1,4 @@
-"""Train one run: ``[accelerate launch ...] -m toolkit.train TARGET [flags] [schedule:NAME ...]``.
+"""Train one run: ``[accelerate launch ...] -m toolkit.train TARGET [SCHEDULE] [flags]``.
 
 The same command continues an unfinished run and prints the result of a finished one; ``--fresh``
 starts over. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 pre-empted, 130
@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import RunConfig, parse, resolve, run_folder
+from toolkit.config import RUNS, RunConfig, parse_command, resolve, run_folder
 from toolkit.errors import ConfigError, MissingDataError, RunError, error_text, outcome
 from toolkit.identity import with_fingerprint
 from toolkit.process import (
@@ -38,25 +38,27 @@ def main(
     argv: Sequence[str] | None = None, after_update: Sequence[Callable[[Any], None]] = ()
 ) -> int:
     """Run the command line and return its exit code; for ``after_update`` see ``train``."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    fresh = "--fresh" in arguments
+    arguments = sys.argv[1:] if argv is None else argv
 
     def command() -> int:
-        asked = parse([argument for argument in arguments if argument != "--fresh"])
+        asked, fresh, runs = parse_command(arguments)
         try:
             config = with_fingerprint(resolve(asked))
         except MissingDataError as error:
             if fresh:
                 raise
-            return _show_without_data(asked, error)
-        return train(config, fresh, after_update)
+            return _show_without_data(asked, error, runs)
+        return train(config, fresh, after_update, runs)
 
     with stop_on_signal() as asked:
         return asked.exit_code(run_command(command))
 
 
 def train(
-    config: RunConfig, fresh: bool = False, after_update: Sequence[Callable[[Any], None]] = ()
+    config: RunConfig,
+    fresh: bool = False,
+    after_update: Sequence[Callable[[Any], None]] = (),
+    runs: Path = RUNS,
 ) -> int:
     """Train a resolved configuration, or show its result, and return the exit code.
 
@@ -64,13 +66,14 @@ def train(
         config: the run.
         fresh: start over, whatever is in the run's folder.
         after_update: called with the run after each optimizer update, on every rank.
+        runs: the folder that holds the folders of studies.
 
     Raises:
         ConfigError: if it cannot be carried out.
         RunError: if it went wrong, with the reason.
     """
     config = with_fingerprint(config)
-    folder = run_folder(config)
+    folder = run_folder(config, runs)
     decide: Callable[[Callable[[], bool]], bool] = _alone
     if world_size() > 1:
         from toolkit.training.ranks import agreed, meet_ranks
@@ -164,7 +167,7 @@ def _fit(
     from toolkit.training import loop
     from toolkit.training.build import build
 
-    run = build(config)
+    run = build(config, folder.parents[1])
     run.after_update.extend(after_update)
     for hold in holds:
         run.check_claim = hold.check
@@ -246,13 +249,13 @@ def _announce(run: Any) -> None:
     )
 
 
-def _show_without_data(config: RunConfig, missing: MissingDataError) -> int:
+def _show_without_data(config: RunConfig, missing: MissingDataError, runs: Path) -> int:
     """Show what this command came to when its data were here; several results if of several data.
 
     Raises:
         MissingDataError: what was given, if there is no result.
     """
-    finished = [one for one in folders_of_any_data(config) if (one / RESULT).exists()]
+    finished = [one for one in folders_of_any_data(config, runs) if (one / RESULT).exists()]
     if not finished:
         raise missing
     for folder in finished:

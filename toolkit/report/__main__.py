@@ -1,10 +1,10 @@
 """Write the report of a study: ``python -m toolkit.report runs/STUDY``."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from toolkit.command_line import Parser
 from toolkit.errors import ConfigError
 from toolkit.process import DONE, run_command
 from toolkit.report.numbers.analyse import Analysis, analyse
@@ -15,32 +15,38 @@ from toolkit.report.text import verdict_sentences
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(prog="toolkit report", description=__doc__)
+    return run_command(lambda: _command(argv))
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    parser = Parser(prog="toolkit report", description=__doc__)
     parser.add_argument("folder", type=Path, help="the study's folder, runs/STUDY")
+    parser.add_argument(
+        "--output-dir", type=Path, metavar="DIR", default=Path(), help="the folder runs/ lies in"
+    )
     parser.add_argument(
         "--wandb", metavar="ENTITY/PROJECT", help="also save a W&B report over the runs there"
     )
     arguments = parser.parse_args(argv)
-
-    def command() -> int:
-        print(f"\n{write_report(arguments.folder, arguments.wandb)}")
-        return DONE
-
-    return run_command(command)
+    print(f"\n{write_report(arguments.output_dir / arguments.folder, arguments.wandb)}")
+    return DONE
 
 
-def write_report(folder: Path, destination: str | None = None) -> Path:
+def write_report(
+    folder: Path, destination: str | None = None, analysis: Analysis | None = None
+) -> Path:
     """Print the verdicts, write ``folder/report``, and return the page.
 
     Args:
         folder: ``runs/STUDY``.
         destination: ENTITY/PROJECT, to save a W&B report there as well.
+        analysis: its numbers, where they are known already.
 
     Raises:
         ConfigError: if the folder's files cannot be reported on, naming the file.
         RunError: if W&B does not take its report; the local one is written then.
     """
-    analysis = analyse(load_study(folder))
+    analysis = analysis or analyse(load_study(folder))
     print(verdict_table(analysis), end="\n\n")
     print("\n".join(verdict_sentences(analysis)))
     for warning in analysis.warnings:

@@ -23,26 +23,31 @@ JUDGED_BY = ("family", "rope", "reference", "differing", "tuning")
 """What may not change once it is declared."""
 
 
-def declare(study: Study, source: str, items: Sequence[Item]) -> None:
+def declare(
+    study: Study, source: str, items: Sequence[Item], under: Path = RUNS, command: str = ""
+) -> None:
     """Write ``study.json``, or add to it what is new.
 
     Args:
         study: the study.
         source: what it was called by.
         items: all its runs.
+        under: the folder that holds the folders of studies.
+        command: that makes its runs, if that is no sweep.
 
     Raises:
         ConfigError: if the folder has a declaration that judges otherwise.
     """
-    folder = RUNS / study.name
+    folder = under / study.name
     file = folder / "study.json"
     runs = {item.folder.name: item for item in items}
-    new = json.loads(json.dumps(study.to_json() | {"source": source}))
+    told = {"source": source} | ({"command": command} if command else {})
+    new = json.loads(json.dumps(study.to_json() | told))
     new["run_ids"] = {name: item.config.target for name, item in runs.items()}
     finished = len(list(folder.glob(f"*/{RESULT}")))
     if file.exists():
         old = read_json(file, "remove it")
-        new["source"] = old.get("source", source)
+        new |= {name: old[name] for name in ("source", "command") if name in old}
         _refuse_other_judgement(old, new, file)
         if finished:
             _extend(old, new, runs, finished)

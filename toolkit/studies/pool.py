@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.config import RUNS
 from toolkit.errors import ConfigError, RunError
 from toolkit.process import DONE, FAILED, INTERRUPTED, PREEMPTED, WRONG
 from toolkit.signals import stop_on_signal
@@ -100,7 +101,13 @@ def run(
     return FAILED if any(not item.finished for item in items) else DONE
 
 
-def submit(workers: int, cluster: str, flags: Sequence[str], settings: Mapping[str, Any]) -> int:
+def submit(
+    workers: int,
+    cluster: str,
+    flags: Sequence[str],
+    settings: Mapping[str, Any],
+    logs: Path = RUNS / "slurm",
+) -> int:
     """Submit an array of workers through submitit, and return.
 
     With the clusters ``local`` and ``debug`` it waits for them.
@@ -112,14 +119,14 @@ def submit(workers: int, cluster: str, flags: Sequence[str], settings: Mapping[s
         import submitit
     except ImportError as error:
         raise ConfigError("--slurm needs the extra slurm: pip install submitit") from error
-    executor = submitit.AutoExecutor(folder="runs/slurm/%j", cluster=cluster)
+    executor = submitit.AutoExecutor(folder=logs / "%j", cluster=cluster)
     try:
         executor.update_parameters(name="toolkit", **settings)
     except (NameError, TypeError, ValueError) as error:
         raise ConfigError(f"--slurm-set: {error}") from error
     with executor.batch():
         jobs = [executor.submit(Job(tuple(flags))) for _ in range(workers)]
-    print(f"submitted {', '.join(job.job_id for job in jobs)}; logs in runs/slurm", flush=True)
+    print(f"submitted {', '.join(job.job_id for job in jobs)}; logs in {logs}", flush=True)
     return max(job.result() for job in jobs) if cluster != "slurm" else DONE
 
 

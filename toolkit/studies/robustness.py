@@ -210,6 +210,13 @@ def again() -> Study:
     )
 
 
+def _without(part: str) -> Callable[[], Study]:
+    """The study of ``adaptive`` without a part, with a line of words for ``toolkit list``."""
+    study = partial(ablation, part)
+    study.__doc__ = f"adaptive without a part of it: {ABLATIONS[part].what}."
+    return study
+
+
 def ablation(part: str) -> Study:
     """``adaptive`` without a part of ``ABLATIONS``."""
     name, what = f"{NAME}-{part}", ABLATIONS[part]
@@ -231,7 +238,7 @@ STUDIES: Mapping[str, Callable[[], Study]] = {
     f"{NAME}-tuning": tuning,
     f"{NAME}-tries": tries,
     f"{NAME}-again": again,
-    **{f"{NAME}-{part}": partial(ablation, part) for part in ABLATIONS},
+    **{f"{NAME}-{part}": _without(part) for part in ABLATIONS},
 }
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolkit import signals
-from toolkit.config import RunConfig, resolve, run_folder, schedule_name
+from toolkit.config import RUNS, RunConfig, resolve, run_folder
 from toolkit.config import to_json as config_to_json
 from toolkit.errors import ConfigError, MissingDataError, RunError, one_line, outcome
 from toolkit.identity import with_fingerprint
@@ -30,13 +30,12 @@ from toolkit.process import (
     world_size,
 )
 from toolkit.records.config_file import CONFIG, check_folder, folders_of_any_data
-from toolkit.records.events import entrant
 from toolkit.records.json_files import write_json
 from toolkit.records.recorder import write_status
 from toolkit.records.result import RESULT
 from toolkit.signals import stop_on_signal
 from toolkit.studies import claims
-from toolkit.studies.study import Study
+from toolkit.studies.study import Study, entrant_of
 
 ATTEMPTS = 3
 """A run that failed so often is kept with its logs and not tried again."""
@@ -71,15 +70,12 @@ class Item:
     def __str__(self) -> str:
         config = self.config
         arm = f" arm {config.arm}" if config.arm else ""
-        return (
-            f"{config.target} lr {config.recipe.lr:g} "
-            f"{entrant(schedule_name(config.schedule), config.sees, config.recipe.optimizer)} "
-            f"seed {config.seed}{arm}"
-        )
+        name = entrant_of(config)
+        return f"{config.target} lr {config.recipe.lr:g} {name} seed {config.seed}{arm}"
 
 
-def items(study: Study) -> list[Item]:
-    """The runs of a study in its order.
+def items(study: Study, runs: Path = RUNS) -> list[Item]:
+    """The runs of a study in its order, below a folder that holds the folders of studies.
 
     Raises:
         ConfigError: if a run's folder holds another experiment, or data that the configuration
@@ -90,19 +86,19 @@ def items(study: Study) -> list[Item]:
         try:
             config = with_fingerprint(resolve(asked))
         except MissingDataError:
-            if (item := _finished(asked)) is None:
+            if (item := _finished(asked, runs)) is None:
                 raise
             found.append(item)
             continue
-        folder = run_folder(config)
+        folder = run_folder(config, runs)
         check_folder(folder, config)
         found.append(Item(config, folder))
     return found
 
 
-def _finished(config: RunConfig) -> Item | None:
+def _finished(config: RunConfig, runs: Path) -> Item | None:
     """A run whose data are gone, where it is finished."""
-    items = (Item(config, folder) for folder in folders_of_any_data(config))
+    items = (Item(config, folder) for folder in folders_of_any_data(config, runs))
     return next((item for item in items if item.finished), None)
 
 
@@ -248,7 +244,7 @@ def _fit(item: Item, hold: claims.Hold | None) -> str:
 
     if is_rank_zero():
         write_json(item.folder / CONFIG, config_to_json(item.config))
-    run = build(replace(item.config, progress=False))
+    run = build(replace(item.config, progress=False), item.folder.parents[1])
     if hold is not None:
         run.check_claim = hold.check
     try:

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from toolkit import task, userfile
 from toolkit.config import RunConfig
 from toolkit.errors import ConfigError, unknown
 from toolkit.schedules import SCHEDULES, Schedule
-from toolkit.studies import robustness
+from toolkit.studies import robustness, stored
 from toolkit.studies.rules import SEARCH_SEEDS, rates
-from toolkit.studies.study import Contrast, Study
+from toolkit.studies.study import Contrast, Study, eval_every
 
 CANDIDATE, RIVALS = "adaptive", ("cosine", "linear", "greedy")
 HEADLINE = (CANDIDATE, *RIVALS, "plateau", "wsd", "step", "constant", "plan")
@@ -151,14 +152,21 @@ STUDIES: Mapping[str, Callable[[], Study]] = {
 """Every shipped study by name."""
 
 
-def load(name: str) -> Study:
-    """The study of this name, or of this function (``path/file.py:function``).
+def load(name: str, output_dir: Path = Path()) -> Study:
+    """The study of this name.
+
+    Args:
+        name: of ``STUDIES``; ``path/file.py:function``; or the folder of a study that has written
+            down its runs, ``runs/NAME``.
+        output_dir: the folder that ``runs/`` lies in.
 
     Raises:
         ConfigError: if there is none.
     """
     if ".py:" in name:
         return _from_file(*name.rsplit(":", 1))
+    if (output_dir / name / stored.CONFIGS).is_file():
+        return stored.read_study(output_dir / name)
     if name not in STUDIES:
         raise unknown("study", name, STUDIES)
     return STUDIES[name]()
@@ -274,7 +282,7 @@ def _grid(
             seed=seed,
             study=study,
             sees=sees,  # type: ignore[arg-type]
-            eval_every=_eval_every(recipe),
+            eval_every=eval_every(recipe),
             keep_weights=False,
             **settings,
         )
@@ -288,11 +296,6 @@ def _acts_on_evaluations(name: str, recipe: task.Recipe) -> bool:
     evaluations = 5 if recipe.epochs is None else int(recipe.epochs)
     patience: int = SCHEDULES[name]().patience  # type: ignore[attr-defined]
     return evaluations > patience + 2
-
-
-def _eval_every(recipe: task.Recipe) -> int | None:
-    """Five readings of the validation metric where the budget is in updates, else one an epoch."""
-    return None if recipe.updates is None else max(1, recipe.updates // 5)
 
 
 def _schedule(name: str, warmup: float) -> Schedule[Any]:

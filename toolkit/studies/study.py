@@ -1,16 +1,23 @@
 """What a study is: runs, and how they are judged; both written down before the first result."""
 
+import hashlib
+import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from toolkit.config import RunConfig, schedule_name
-from toolkit.errors import ConfigError
+from toolkit.config import RunConfig, resolve, run_id, schedule_name
+from toolkit.errors import ConfigError, unknown
+from toolkit.identity import with_fingerprint
 from toolkit.records.comparable import differing
 from toolkit.records.events import entrant
 from toolkit.schedules import OpenEnded
-from toolkit.task import data_fields, load, parse_target
+from toolkit.task import Recipe, data_fields, load, parse_target, recipe_of
+from toolkit.user_schedule import as_schedule
+
+GRID: Mapping[str, Any] = {"keep_weights": False, "wandb": "off"}
+"""Settings of a run that ``Study.grid`` has otherwise than a single run."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,79 @@ class Study:
     differing: Mapping[str, str] = field(default_factory=dict)
     tuning: bool = False
     judging: bool = False
+
+    @classmethod
+    def grid(
+        cls,
+        target: str,
+        schedules: Sequence[Any] = ("cosine", "adaptive"),
+        lrs: Sequence[float] = (),
+        seeds: int | Sequence[int] = 8,
+        *,
+        recipe: Recipe | Mapping[str, Any] | None = None,
+        name: str = "",
+        question: str = "",
+        **run: Any,
+    ) -> "Study":
+        """Every schedule at every base LR and seed on one target, each judged against one of them.
+
+        That one is the reference: cosine where it is among them, else the first. The primary family
+        is every other schedule against it at each base LR.
+
+        Args:
+            target: ``TASK/MODEL[@RECIPE]``.
+            schedules: schedule objects, such as ``Cosine()`` or one of a class of your own, at the
+                top level of a file; names, as on the command line, for one at its defaults; or
+                functions of the progress that return a factor of the base LR.
+            lrs: the base LRs; by default that of the recipe.
+            seeds: how many, counted from 0, or which.
+            recipe: the recipe's fields that are other than the target's; or a whole recipe.
+            name: the study's folder below ``runs/``; by default derived from all that is asked for
+                (``name_of``), so that the same call continues the study, and another begins one.
+            question: what the study answers; by default made of the names.
+            run: further fields of ``RunConfig``, such as ``eval_every`` or ``wandb``. Weights are
+                not kept, and nothing is mirrored to W&B, unless they say so.
+
+        Raises:
+            ConfigError: for a schedule that other processes could not find, two that a report
+                could not tell apart, or whatever else a study or a run refuses.
+        """
+        parsed = parse_target(target)
+        base = recipe_of(load(parsed.task), parsed)
+        if not isinstance(recipe, Recipe):
+            recipe = _changed(base, recipe or {})
+        wanted = [as_schedule(one) for one in schedules]
+        settings = {"eval_every": eval_every(recipe), **GRID, **run}
+        try:
+            places = {lr: replace(recipe, lr=lr) for lr in map(float, lrs or (recipe.lr,))}
+            configs = tuple(
+                RunConfig(str(parsed), place, schedule, seed=seed, study="grid", **settings)
+                for seed in (range(seeds) if isinstance(seeds, int) else seeds)
+                for place in places.values()
+                for schedule in wanted
+            )
+        except (TypeError, ValueError) as error:
+            raise ConfigError(str(error)) from error
+        if not configs:
+            raise ConfigError("a study has at least one schedule and one seed")
+        entrants = [entrant_of(config) for config in configs[: len(wanted)]]
+        if twice := [one for one, count in Counter(entrants).items() if count > 1]:
+            raise ConfigError(
+                f"two schedules are called {twice[0]}, by which a report knows them: give one a "
+                "name of its own, as a class or function in a file"
+            )
+        reference = entrants[0] if "cosine" not in entrants else "cosine"
+        others = [one for one in entrants if one != reference]
+        name = name or name_of(configs)
+        family = (Contrast(str(parsed), lr, one, reference) for lr in places for one in others)
+        versus = f"Is {' or '.join(others)} better than {reference}" if others else "How good is "
+        return cls(
+            name=name,
+            question=question or f"{versus}{'' if others else reference} on {parsed}?",
+            configs=tuple(replace(config, study=name) for config in configs),
+            family=tuple(family),
+            reference=reference,
+        )
 
     def __post_init__(self) -> None:
         for config in self.configs:
@@ -139,8 +219,7 @@ class Study:
             (one.pair, one.lr, side, arm): set() for side, arm in sides
         }
         for c in self.configs:
-            name = entrant(schedule_name(c.schedule), c.sees, c.recipe.optimizer)
-            found.get((c.target, c.recipe.lr, name, c.arm), set()).add(c.seed)
+            found.get((c.target, c.recipe.lr, entrant_of(c), c.arm), set()).add(c.seed)
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -154,3 +233,50 @@ class Study:
             "rope": dict(self.rope),
             "differing": dict(self.differing),
         }
+
+
+def entrant_of(config: RunConfig) -> str:
+    """What reports call the schedule of a run."""
+    return entrant(schedule_name(config.schedule), config.sees, config.recipe.optimizer)
+
+
+def eval_every(recipe: Recipe) -> int | None:
+    """Five readings of the validation metric where the budget is in updates, else one an epoch."""
+    return None if recipe.updates is None else max(1, recipe.updates // 5)
+
+
+def name_of(configs: Sequence[RunConfig]) -> str:
+    """The folder of a study that has no other name: ``compare-TASK-MODEL-`` and 8 digits.
+
+    The digits are of a hash over the ids of all its runs and over the data, so that they stand for
+    everything that changes a result: target, recipe, base LRs, schedules with their settings and
+    the content of a user's files, and seeds. More seeds are another study, too: whoever looks at
+    results and adds seeds until there is a verdict will get one, right or wrong.
+
+    Raises:
+        ConfigError: if the data cannot be had.
+    """
+    first = with_fingerprint(resolve(configs[0]))
+    ids = [run_id(first), *(run_id(replace(c, task_sha=first.task_sha)) for c in configs)]
+    digits = hashlib.sha256(" ".join(ids).encode()).hexdigest()[:8]
+    target = parse_target(first.target)
+    plain = re.sub(r"[^A-Za-z0-9._]+", "-", f"{target.task}-{target.model}").strip("-.")
+    return f"compare-{plain[-60:].strip('-.')}-{digits}"
+
+
+def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """A recipe with other settings; one budget replaces the other.
+
+    Raises:
+        ConfigError: for a setting that it does not have, or a value that is not allowed.
+    """
+    known = {item.name for item in fields(recipe)}
+    for name in changes:
+        if name not in known:
+            raise unknown("setting of the recipe", name, known)
+    budget = {"epochs", "updates"} & {*changes}
+    rest: dict[str, Any] = dict.fromkeys(("epochs", "updates")) if len(budget) == 1 else {}
+    try:
+        return replace(recipe, **{**rest, **changes})
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

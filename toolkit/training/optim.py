@@ -1,14 +1,59 @@
 """The optimizer that a recipe names, and its parameter groups."""
 
 import importlib
+import inspect
 import io
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from typing import Any
 
 from torch import nn, optim
 
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, error_text
 from toolkit.task import Recipe
+
+MUON = "muon"
+"""Key of a parameter group that says which of the two optimizers of ``Muon`` it is of."""
+
+
+class Muon(optim.Optimizer):
+    """torch's Muon for the matrices of the hidden layers, AdamW for all other parameters.
+
+    As Muon's author has it (Jordan 2024), embeddings, the output layer, convolutions and vectors
+    are AdamW's. Muon's update is scaled to the size of AdamW's, 0.2 sqrt(max(rows, columns)) (Liu
+    et al. 2025, arXiv 2502.16982), so that one LR and one weight decay serve both.
+
+    Args:
+        groups: parameter groups; ``muon`` says whether it is one of Muon's.
+        lr, weight_decay: of both.
+        settings: ``betas`` and ``eps`` of the AdamW.
+    """
+
+    def __init__(
+        self, groups: list[dict[str, Any]], lr: float, weight_decay: float, **settings: Any
+    ) -> None:
+        shared = {"lr": lr, "weight_decay": weight_decay}
+        kinds: dict[bool, Callable[[Any], optim.Optimizer]] = {
+            True: lambda those: optim.Muon(those, adjust_lr_fn="match_rms_adamw", **shared),
+            False: lambda those: optim.AdamW(those, fused=True, **settings, **shared),
+        }
+        self._parts: dict[bool, optim.Optimizer] = {}
+        filled = []
+        for is_muon, make in kinds.items():
+            if those := [group for group in groups if group[MUON] == is_muon]:
+                self._parts[is_muon] = make(those)
+                filled += self._parts[is_muon].param_groups
+        super().__init__(filled, shared)
+
+    def step(self, closure: Any = None) -> Any:
+        """Make an update with each of the two, over the groups and the state of this one."""
+        loss = None if closure is None else closure()
+        for is_muon, part in self._parts.items():
+            # Whoever loads a state puts other groups and another state in the place of these.
+            part.param_groups = [group for group in self.param_groups if group[MUON] == is_muon]
+            part.state = self.state
+            part.step()
+        return loss
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> optim.Optimizer:
@@ -18,10 +63,12 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> optim.Optimizer:
     group's ``lr`` is the recipe's base LR, which the schedule's factor multiplies later.
 
     Raises:
-        ConfigError: if its package is not installed.
+        ConfigError: if its package is not installed, or it does not take the recipe's settings.
     """
     groups = parameter_groups(model, recipe)
     shared: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    given = {name: getattr(recipe, name) for name in ("betas", "eps", "nesterov")}
+    shared |= {name: value for name, value in given.items() if value not in (None, False)}
     match recipe.optimizer:
         case "adam":
             return optim.Adam(groups, fused=True, **shared)
@@ -29,11 +76,15 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> optim.Optimizer:
             return optim.AdamW(groups, fused=True, **shared)
         case "sgd":
             return optim.SGD(groups, momentum=recipe.momentum, fused=True, **shared)
+        case "muon":
+            return Muon(_muon_groups(model, groups), **shared)
         case "schedule-free":
             return _rival("schedulefree", "AdamWScheduleFree", recipe)(groups, **shared)
         case "prodigy":
             with redirect_stdout(io.StringIO()):  # each rank would print that weights decay
                 return _rival("prodigyopt", "Prodigy", recipe)(groups, **shared)
+        case _:
+            return _other(groups, recipe, shared)
 
 
 def evaluates_other_weights(optimizer: optim.Optimizer) -> bool:
@@ -61,6 +112,53 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     vectors = [weight for weight in trainable if weight.ndim < 2]
     groups: list[dict[str, Any]] = [{"params": matrices}]
     return groups + [{"params": vectors, "weight_decay": 0.0}] * bool(vectors)
+
+
+def _muon_groups(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The groups, each split into what Muon takes and what it leaves to AdamW."""
+    left = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Embedding)}
+    for asked in ("get_output_embeddings", "get_classifier"):  # transformers', and timm's
+        layer = getattr(model, asked, lambda: None)()
+        left |= {id(weight) for weight in layer.parameters()} if layer is not None else set()
+    found = []
+    for group in groups:
+        for is_muon in (True, False):
+            chosen = [
+                weight
+                for weight in group["params"]
+                if (weight.ndim == 2 and id(weight) not in left) == is_muon
+            ]
+            if chosen:
+                found.append({**group, "params": chosen, MUON: is_muon})
+    return found
+
+
+def _other(
+    groups: list[dict[str, Any]], recipe: Recipe, settings: dict[str, Any]
+) -> optim.Optimizer:
+    """The optimizer of any package, ``module:Class``, with the defaults of its authors."""
+    module, _, name = recipe.optimizer.partition(":")
+    where = f"recipe.optimizer = {recipe.optimizer}"
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{where} cannot be imported: {error_text(error)}") from error
+    if not (isinstance(kind, type) and issubclass(kind, optim.Optimizer)):
+        raise ConfigError(f"{where} is no class of torch optimizers")
+    taken = inspect.signature(kind).parameters
+    unknown = [one for one in settings if one not in taken and one != "weight_decay"]
+    if unknown:
+        raise ConfigError(f"{where} has no setting {unknown[0]}")
+    if "weight_decay" not in taken:
+        if recipe.weight_decay:
+            raise ConfigError(f"{where} has no weight decay: say recipe.weight_decay = 0")
+        settings = {name: value for name, value in settings.items() if name != "weight_decay"}
+        groups = [{"params": group["params"]} for group in groups]
+    try:
+        optimizer: optim.Optimizer = kind(groups, **settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error_text(error)}") from error
+    return optimizer
 
 
 def _rival(package: str, name: str, recipe: Recipe) -> Any:

@@ -307,9 +307,9 @@ def _deepspeed(recipe: Recipe, batch_split: BatchSplit) -> "DeepSpeedPlugin":
     """The plugin of the launch config, with the recipe's settings in the places left ``auto``."""
     if recipe.precision == "fp64":
         raise ConfigError("recipe.precision = fp64: DeepSpeed trains in fp32 or bf16")
-    if recipe.optimizer in ("schedule-free", "prodigy"):
-        # Each rank has a part of the weights: prodigy would estimate another step size on each, and
-        # schedule-free average weights that the model does not use.
+    if recipe.optimizer in ("schedule-free", "prodigy", "muon"):
+        # Each rank has a part of the weights: prodigy would estimate another step size on each,
+        # schedule-free average weights that the model does not use, and muon finds no matrix.
         raise ConfigError(
             f"recipe.optimizer = {recipe.optimizer} does not work under DeepSpeed, whose ranks "
             "share out the weights: use another launch config"

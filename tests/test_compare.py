@@ -171,7 +171,7 @@ def test_what_other_processes_could_not_find_is_refused() -> None:
         Study.grid(DIGITS, [lambda progress: 1.0, Cosine()])
     shell: dict[str, object] = {"__name__": "a_session_without_a_file"}
     exec(f"{OWN}\nmine = Mine()", shell)  # as a prompt does  # noqa: S102
-    with pytest.raises(ConfigError, match=r"Mine of .* is in no file: other processes, and a later"):
+    with pytest.raises(ConfigError, match=r"Mine of .* is in no file: other processes, and"):
         Study.grid(DIGITS, [shell["mine"], Cosine()])
     with pytest.raises(ConfigError, match="unknown setting of the recipe 'epoch': did you mean"):
         Study.grid(DIGITS, recipe={"epoch": 3})

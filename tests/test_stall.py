@@ -57,12 +57,23 @@ def test_noise_that_falls_with_the_lr_is_a_lost_run_once() -> None:
 
 def test_a_plateau_keeps_its_lr_but_not_for_ever() -> None:
     batch = noise()
-    stall, told = watch(lambda update, _: GUESS * (1 - 0.5 * (update > 300)) + batch(0.01))
+    stall, told = watch(lambda update, _: GUESS * (1 - 0.5 * (update > 270)) + batch(0.01))
     assert told == [(100, "probe"), (180, "plateau")]
     assert stall.factor == 1
     batch = noise()
     _, told = watch(lambda *_: GUESS + batch(0.01))
-    assert told == [(100, "probe"), (180, "plateau"), (430, "lost")]
+    assert told == [(100, "probe"), (180, "plateau"), (380, "lost")]
+
+
+def test_a_first_batch_of_low_loss_is_not_what_a_descent_is_measured_by() -> None:
+    batch = noise()
+    stall, told = stalling.begin(TOTAL), []
+    for update in range(1, TOTAL + 1):
+        loss = 0.6 if update == 1 else GUESS * math.exp(-update / 2000) + batch(0.04)
+        stall, seen = stalling.observe(stall, loss, update, grown=False)
+        told += [seen] if seen else []
+    assert told == ["probe", "descent"]
+    assert stall.factor == 1
 
 
 def test_a_descent_during_the_probe_is_no_lost_run() -> None:

@@ -13,6 +13,7 @@ standard deviation of the n readings in the second half of a stage, have
 Stage by stage, in shares of the updates after the search:
 
 * *watch* (``WATCH``): if the run stands still, and growth has not raised the LR, a probe follows.
+  From now on l is the higher one of that loss and m.
 * *probe* (``PROBE``): the LR is a sixteenth. If the run stands still, and s is below 0.7 of what it
   was before, the run is lost; above it the LR comes back, and the run is on a plateau.
 * *plateau* (``PLATEAU``): if the run stands still all the same, it is lost: no plateau of the
@@ -33,7 +34,7 @@ from typing import Literal, NamedTuple
 
 from toolkit.schedules.reading import NO_ACTION, Decision
 
-WATCH, PROBE, PLATEAU = 0.1, 0.08, 0.25
+WATCH, PROBE, PLATEAU = 0.1, 0.08, 0.2
 """Shares of the updates after the search."""
 SHORTEST_WATCH, SHORTEST_RUN = 100, 600
 """Updates of a watch at least, and of a run below which nothing is done: what remained of it after
@@ -88,7 +89,8 @@ class Stall(NamedTuple):
         total: updates after the search.
         stage: what is being looked at; ``over`` if nothing, or nothing any more.
         begun: updates made when the stage began.
-        first: the loss of the untouched model; None before its first reading.
+        first: the loss of the untouched model, None before its first reading; after the watch that
+            or the mean in its second half, whichever is higher.
         seen: readings in the second half of the stage.
         noise: standard deviation of the readings before the probe.
         lost: whether training has begun anew.
@@ -157,7 +159,9 @@ def _ended(stall: Stall, first: float, update: int, grown: bool) -> tuple[Stall,
     if grown or descends or seen.number < FEWEST_READINGS:
         return over, "descent" if stall.stage == "probe" else ""
     if stall.stage == "watch":
-        return following._replace(stage="probe", noise=noise), "probe"
+        # The loss of one batch may lie far below that of the untouched model.
+        level = max(first, first + seen.mean)
+        return following._replace(stage="probe", first=level, noise=noise), "probe"
     if stall.stage == "probe" and noise >= QUIETER * stall.noise:
         return following._replace(stage="plateau"), "plateau"
     return Stall(lost=True), "lost"

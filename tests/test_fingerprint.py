@@ -157,6 +157,26 @@ def test_a_task_file_changed_between_choice_and_training_is_one_line(tmp_path: P
         build(config, tmp_path / "runs")
 
 
+@pytest.mark.parametrize("when", ["before they are read", "while they are read"])
+def test_data_changed_between_choice_and_training_are_one_line(tmp_path: Path, when: str) -> None:
+    """A run is of the data that it is named by: not of others, nor of some of both."""
+    command = own_task(tmp_path)
+    data, file = tmp_path / "points.txt", tmp_path / "mine.py"
+    data.write_text("1")
+    names = "    def data_sources(self, name, recipe):\n        return [Path('points.txt')]\n\n"
+    text = file.read_text().replace("    def model(", names + "    def model(")
+    change = "        Path('points.txt').write_text('2')\n" * (when == "while they are read")
+    head = next(line for line in text.splitlines() if line.startswith("    def splits("))
+    file.write_text("from pathlib import Path\n" + text.replace(head, f"{head}\n{change}"))
+    config = with_fingerprint(resolve(parse(command)))
+    if not change:
+        data.write_text("2")
+    with pytest.raises(
+        ConfigError, match=r"the data of mine\.py/net@field were changed after this"
+    ):
+        build(config, tmp_path / "runs")
+
+
 def test_a_schedule_is_what_its_file_was_when_it_was_loaded(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text("from toolkit.schedules import Cosine\nclass Mine(Cosine):\n    pass\n")

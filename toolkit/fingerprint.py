@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -33,23 +34,36 @@ def of_path(path: Path) -> str:
     Raises:
         MissingDataError: if there is none, or it cannot be read.
     """
-    known, new = _remembered(_cache_file()), dict[str, list[object]]()
+    if path.is_file():
+        return of_files([path])[0]
+    if not path.is_dir():
+        raise MissingDataError(f"no data: there is no file or folder {path}")
+    digest, files = hashlib.sha256(), files_of(path)
+    for file, content in zip(files, of_files(files), strict=True):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def of_files(files: Iterable[Path]) -> list[str]:
+    """SHA-256 of the content of each file.
+
+    Raises:
+        MissingDataError: if one cannot be read.
+    """
+    known, new, found = _remembered(_cache_file()), dict[str, list[object]](), []
     try:
-        if path.is_file():
-            return _of_file(path, known, new)
-        if not path.is_dir():
-            raise MissingDataError(f"no data: there is no file or folder {path}")
-        digest = hashlib.sha256()
-        for file in files_of(path):
-            content = _of_file(file, known, new)
-            digest.update(f"{file.relative_to(path).as_posix()}\0{content}\n".encode())
-        return digest.hexdigest()
-    except OSError as error:
-        raise MissingDataError(f"no data: {path} cannot be read: {error.strerror}") from error
+        for file in files:
+            try:
+                found.append(_of_file(file, known, new))
+            except OSError as error:
+                raise MissingDataError(
+                    f"no data: {file} cannot be read: {error.strerror}"
+                ) from error
     finally:
         if new:
             known.update(new)
             _remember(known)
+    return found
 
 
 def files_of(folder: Path) -> list[Path]:

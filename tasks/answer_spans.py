@@ -216,6 +216,15 @@ def _context_offsets(
     return flat
 
 
+def repeated_id(ids: Sequence[str]) -> tuple[int, int] | None:
+    """The rows of the first two questions of a split with one id: scores pair answers by it."""
+    rows: dict[str, int] = {}
+    for row, one in enumerate(ids):
+        if (first := rows.setdefault(one, row)) != row:
+            return first, row
+    return None
+
+
 def misplaced_answer(
     contexts: Sequence[str], answers: Sequence[Mapping[str, Sequence[Any]]]
 ) -> tuple[int, str] | None:

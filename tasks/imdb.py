@@ -34,6 +34,7 @@ from .text import (
     encoder_of,
     export_encoder,
     fitting_tokenizer,
+    folders_of,
 )
 from .text_classes import Encoder, TextClassification, encoded_split
 
@@ -147,7 +148,7 @@ class Imdb(TextClassification):
         reviews = source_of(FOLDER, HUB)
         if isinstance(recipe, LstmRecipe):
             return reviews, _glove_path(recipe.glove)
-        return (reviews,)
+        return reviews, *folders_of(name)
 
     def model(self, name: str, recipe: ImdbRecipe) -> nn.Module:
         if name == LSTM:

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.data import our_cache
 from toolkit.errors import ConfigError, MissingDataError, first_line
+from toolkit.fingerprint import files_of, of_files
 
 EXAMPLES = Path(__file__).parent / "examples"
 EXAMPLE = "example"
@@ -70,8 +72,7 @@ def files_by_split(path: Path, suffixes: Collection[str]) -> dict[str, list[Path
     if path.is_file():
         return {"train": [path]}
     kinds = ", ".join(suffixes)
-    visible = (p for p in sorted(path.rglob("*")) if not _is_hidden(p.relative_to(path)))
-    files = [p for p in visible if p.suffix.lower() in suffixes and p.is_file()]
+    files = [file for file in files_of(path) if file.suffix.lower() in suffixes]
     if not files:
         raise ConfigError(f"{path} has no file that ends in {kinds}")
     found: dict[str | None, list[Path]] = {}
@@ -125,20 +126,39 @@ def reading(file: Path) -> Iterator[None]:
         raise ConfigError(f"{file} cannot be read: {reason}") from error
 
 
+@contextmanager
+def unchanged(files: Sequence[Path]) -> Iterator[list[str]]:
+    """SHA-256 of each file, which stays what it is while it is read within.
+
+    Raises:
+        ConfigError: if one was changed meanwhile: what was read would be kept under another's name.
+    """
+    before = of_files(files)
+    yield before
+    for file, first, now in zip(files, before, of_files(files), strict=True):
+        if first != now:
+            raise ConfigError(f"{file} was changed while it was read: start the command again")
+
+
 def rows_of_splits(
-    sizes: Mapping[str, int], where: str, groups: Sequence[Hashable] | None = None
+    sizes: Mapping[str, int],
+    where: str,
+    content: Mapping[str, Sequence[Hashable]],
+    groups: Sequence[Hashable] | None = None,
 ) -> tuple[dict[str, tuple[str, np.ndarray]], tuple[str, ...]]:
     """Which rows make up the three splits: those of the files, and what is cut off for the others.
 
     Args:
         sizes: rows of the splits that there are; ``train`` is one.
         where: where the data are, for messages.
+        content: split -> what a row is but for its label, e.g. its text: rows that are alike stay
+            together.
         groups: of each row of ``train`` what it is one of, e.g. its class: the last row of a group
             stays in training.
 
     Returns:
-        For each split the one that its rows are from, and their numbers, ascending; and a note for
-        what was cut off.
+        For each split the one that its rows are from, and their numbers, ascending; and notes, on
+        what was cut off, and on rows that are in training and in another split.
 
     Raises:
         ConfigError: if there are too few rows to cut any off.
@@ -146,28 +166,44 @@ def rows_of_splits(
     missing = check_enough(sizes, where)
     rows = {split: (split, np.arange(count)) for split, count in sizes.items()}
     if not missing:
-        return rows, ()
+        return rows, tuple(_shared(content, rows))
     total = sizes["train"]
     order = np.random.default_rng(SPLIT_SEED).permutation(total)
     left = Counter(groups) if groups is not None else Counter[Hashable]()
     held: dict[str, list[int]] = {split: [] for split in missing}
     want, kept = max(1, round(SHARE * total)), []
+    same: dict[Hashable, list[int]] = {}
     for row in order.tolist():
-        free = next((split for split in missing if len(held[split]) < want), None)
-        if free is None or (groups is not None and left[groups[row]] <= 1):
-            kept.append(row)
+        same.setdefault(content["train"][row], []).append(row)
+    for some in same.values():  # in the order of the first of each
+        free = next((split for split in missing if len(held[split]) + len(some) <= want), None)
+        of = Counter(groups[row] for row in some) if groups is not None else Counter[Hashable]()
+        if free is None or any(left[one] <= count for one, count in of.items()):
+            kept += some
             continue
-        if groups is not None:
-            left[groups[row]] -= 1
-        held[free].append(row)
+        left.subtract(of)
+        held[free] += some
     rows["train"] = ("train", np.sort(np.asarray(kept, int)))
     rows |= {split: ("train", np.sort(np.asarray(some, int))) for split, some in held.items()}
     if empty := [split for split, some in held.items() if not some]:
         raise ConfigError(
-            f"{where} has no row to spare for {empty[0]}: each is the only one of its label"
+            f"{where} has no row to spare for {empty[0]}: each is the only one of its label, or "
+            "the same as many others"
         )
     cut = " and ".join(f"{len(held[split]):,} for {split}" for split in missing)
-    return rows, (f"cut off from the {total:,} training rows by a fixed seed: {cut}",)
+    note = f"cut off from the {total:,} training rows by a fixed seed: {cut}"
+    return rows, (note, *_shared(content, rows))
+
+
+def _shared(
+    content: Mapping[str, Sequence[Hashable]], rows: Mapping[str, tuple[str, np.ndarray]]
+) -> Iterator[str]:
+    """What is to be said of rows that are in training, too: a score on them is none of new data."""
+    of = {split: [content[origin][row] for row in some] for split, (origin, some) in rows.items()}
+    trained = set(of["train"])
+    for split in ("validation", "test"):
+        if count := sum(one in trained for one in of[split]):
+            yield f"{count:,} of the {len(of[split]):,} rows of {split} are in training, too"
 
 
 def check_enough(sizes: Mapping[str, int], where: str) -> list[str]:
@@ -238,12 +274,4 @@ def kept_as(key: str) -> dict[str, str]:
     Args:
         key: SHA-256, in hexadecimal digits, over all that the result depends on.
     """
-    from datasets.config import HF_DATASETS_CACHE
-
-    folder = Path(HF_DATASETS_CACHE) / "adaptive-lr-toolkit"
-    folder.mkdir(parents=True, exist_ok=True)
-    return {"cache_file_name": str(folder / f"{key}.arrow"), "new_fingerprint": key[:32]}
-
-
-def _is_hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
+    return {"cache_file_name": str(our_cache() / f"{key}.arrow"), "new_fingerprint": key[:32]}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.errors import ConfigError, first_line
-from toolkit.fingerprint import of_path
+from toolkit.fingerprint import files_of, of_files, of_path
 from toolkit.task import NAMES_DATA, POINTS, Batch, Recipe, Scale, Split, Splits
 
 from .own_data import (
@@ -28,7 +28,7 @@ from .own_data import (
     rows_of_splits,
     split_of,
 )
-from .own_labels import Labels, cells_of, read_labels
+from .own_labels import Labels, WithClasses, cells_of, read_labels
 from .own_tables import read_tables
 from .vision import (
     ImageClassification,
@@ -92,7 +92,7 @@ FIELD = OwnImagesRecipe(
 weight decay, crop and flip; with batches for data sets of thousands, where theirs are of 512."""
 
 
-class OwnImages(ImageClassification):
+class OwnImages(WithClasses, ImageClassification):
     """Accuracy is the headline."""
 
     recipes: Mapping[str, Mapping[str, Recipe]] = {"*": {"field": FIELD}}
@@ -100,8 +100,11 @@ class OwnImages(ImageClassification):
     def data_sources(self, name: str, recipe: OwnImagesRecipe) -> Sequence[Path | str]:
         return (own_path(recipe.data, EXAMPLE),)
 
+    def labels_of(self, recipe: OwnImagesRecipe) -> Labels:
+        return _source(recipe).labels
+
     def model(self, name: str, recipe: OwnImagesRecipe) -> nn.Module:
-        classes = len(_source(recipe).labels.classes)
+        classes = len(self.classes_of(recipe))
         settings: dict[str, Any] = {"pretrained": recipe.init == "pretrained"}
         if recipe.image_size and data_config(name, recipe)["fixed_input_size"]:
             settings["img_size"] = recipe.image_size
@@ -113,7 +116,7 @@ class OwnImages(ImageClassification):
     ) -> str | None:
         config = data_config(name, recipe)
         names = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
-        classes = list(_source(recipe).labels.classes)
+        classes = list(self.classes_of(recipe))
         pixels = {key: config[key] for key in names}
         return save_for_timm(model, folder, pixels, label_names=classes)
 
@@ -208,13 +211,13 @@ class _Images:
     Attributes:
         rows: in a column ``image`` the path of a file, or bytes as parquet files have them.
         place: where the image of a row is from.
-        content: what tells it from other data.
+        content: SHA-256 of the file of each.
         name: where all are from.
     """
 
     rows: "Dataset"
     place: Callable[[int], str]
-    content: str
+    content: Sequence[str]
     name: str
 
     def __str__(self) -> str:
@@ -240,20 +243,21 @@ def _source(recipe: OwnImagesRecipe) -> _Source:
 def _read(path: Path, content: str, columns: tuple[str | None, str | None]) -> _Source:
     """The data; with other content the last result does not count."""
     notes: tuple[str, ...] = ()
-    if path.is_file() or next(path.rglob("*.parquet"), None):
-        images, cells, name = _of_parquet(path, content, columns)
+    if path.is_file() or any(file.suffix == ".parquet" for file in files_of(path)):
+        images, cells, name = _of_parquet(path, columns)
     else:
-        images, cells, notes = _of_folder(path, content)
+        images, cells, notes = _of_folder(path)
         name = "class"
     sizes = {split: len(some) for split, some in cells.items()}
     check_enough(sizes, str(path))
     labels = read_labels(cells, images, name, "classes")
-    rows, cut = rows_of_splits(sizes, str(path), labels.values["train"].tolist())
+    pictures = {split: some.content for split, some in images.items()}
+    rows, cut = rows_of_splits(sizes, str(path), pictures, labels.values["train"].tolist())
     return _Source(images, labels, rows, (*cut, *notes))
 
 
 def _of_parquet(
-    path: Path, content: str, columns: tuple[str | None, str | None]
+    path: Path, columns: tuple[str | None, str | None]
 ) -> tuple[dict[str, _Images], dict[str, list[Any]], str]:
     from datasets import Image
 
@@ -274,13 +278,14 @@ def _of_parquet(
         if image != "image":
             rows = rows.rename_column(image, "image")
         rows = rows.cast_column("image", Image(decode=False))
-        images[split] = _Images(rows, table.place, f"{content}{split}{image}", str(table))
+        shas = [_sha_of(cell) for cell in rows["image"]]
+        images[split] = _Images(rows, table.place, shas, str(table))
         cells[split] = cells_of(table.rows, label)
     return images, cells, label
 
 
 def _of_folder(
-    path: Path, content: str
+    path: Path,
 ) -> tuple[dict[str, _Images], dict[str, list[str]], tuple[str, ...]]:
     from datasets import Dataset
 
@@ -295,7 +300,7 @@ def _of_folder(
         others += strange
         names = [str(file) for file in files]
         rows = Dataset.from_dict({"image": names})
-        images[split] = _Images(rows, names.__getitem__, f"{content}{split}", str(folder))
+        images[split] = _Images(rows, names.__getitem__, of_files(files), str(folder))
         cells[split] = [file.parent.name for file in files]
     notes = (f"{others:,} files beside the images were left out",) if others else ()
     return images, cells, notes
@@ -303,7 +308,7 @@ def _of_folder(
 
 def _image_files(folder: Path) -> tuple[list[Path], int]:
     """The images in the folders of the classes, by name, and the number of other files."""
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+    files = files_of(folder)
     found = [file for file in files if file.suffix.lower() in SUFFIXES]
     if not found:
         raise ConfigError(f"{folder} has no images: no file ends in {', '.join(SUFFIXES)}")
@@ -321,12 +326,13 @@ def _pixels(images: _Images, config: Mapping[str, Any]) -> "Dataset":
     from datasets import Features, Value
 
     wanted = {key: config[key] for key in ("input_size", "crop_pct", "crop_mode", "interpolation")}
-    key = hashlib.sha256(f"pixels 1 {images.content}{sorted(wanted.items())}".encode()).hexdigest()
+    depends = ("pixels 2", sorted(wanted.items()), *images.content)
+    key = hashlib.sha256(repr(depends).encode()).hexdigest()
     transform = _transform(wanted)
     decoded = images.rows.map(
         lambda rows, numbers: {
             "pixels": [
-                _decode(image, images.place(number), transform)
+                _decode(image, images.content[number], images.place(number), transform)
                 for image, number in zip(rows["image"], numbers, strict=True)
             ]
         },
@@ -341,6 +347,13 @@ def _pixels(images: _Images, config: Mapping[str, Any]) -> "Dataset":
     return cast("Dataset", decoded)
 
 
+def _sha_of(image: Any) -> str:
+    """SHA-256 of an image as parquet files have it."""
+    if image and image["bytes"] is not None:
+        return hashlib.sha256(image["bytes"]).hexdigest()
+    return repr(image)  # no bytes: it is refused when it is decoded
+
+
 def _transform(wanted: Mapping[str, Any]) -> Any:
     """timm's evaluation transform, up to uint8 pixels, shape (channels, height, width)."""
     from timm.data import create_transform
@@ -348,16 +361,20 @@ def _transform(wanted: Mapping[str, Any]) -> Any:
     return create_transform(**wanted, is_training=False, use_prefetcher=True)
 
 
-def _decode(image: Any, place: str, transform: Any) -> bytes:
+def _decode(image: Any, content: str, place: str, transform: Any) -> bytes:
     from PIL import Image
 
-    if isinstance(image, dict):  # as parquet files have it
-        image = image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])
+    if image is None or (isinstance(image, dict) and image["bytes"] is None):
+        only = f", only a name: {str(image['path'])[:80]}" if image and image["path"] else ""
+        raise ConfigError(f"{place}: the image has no bytes{only}")
     try:
-        with Image.open(image) as opened:
+        stored = image["bytes"] if isinstance(image, dict) else Path(image).read_bytes()
+        with Image.open(io.BytesIO(stored)) as opened:
             pixels = transform(opened.convert("RGB"))
     except (*BROKEN, Image.DecompressionBombError) as error:
         raise ConfigError(f"{place}: the image is broken: {first_line(error)}") from error
+    if hashlib.sha256(stored).hexdigest() != content:
+        raise ConfigError(f"{place} was changed while it was read: start the command again")
     return bytes(np.ascontiguousarray(pixels, np.uint8).tobytes())
 
 

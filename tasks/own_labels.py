@@ -1,8 +1,10 @@
 """Labels of the user's own: classes of any kind, or numbers."""
 
 import math
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -36,6 +38,29 @@ class Labels:
     classes: tuple[str, ...]
     values: Mapping[str, np.ndarray]
     notes: tuple[str, ...] = ()
+
+
+class WithClasses:
+    """The part of a task whose model is made for the classes of the user's data."""
+
+    stored: tuple[str, ...] | None = None
+    """Those of the data that a run was trained on, where they are known."""
+
+    @abstractmethod
+    def labels_of(self, recipe: Any) -> Labels:
+        """The labels of the data as they are now."""
+
+    def classes_of(self, recipe: Any) -> tuple[str, ...]:
+        """Their names; empty where the labels are numbers."""
+        return self.labels_of(recipe).classes if self.stored is None else self.stored
+
+    def vocabulary(self, name: str, recipe: Any) -> Mapping[str, Sequence[str]]:
+        return {"classes": self.classes_of(recipe)}
+
+    def with_vocabulary(self, stored: Mapping[str, Sequence[str]]) -> Any:
+        task = copy(self)
+        task.stored = tuple(stored["classes"])
+        return task
 
 
 def cells_of(rows: Any, column: str) -> list[Any]:

@@ -7,6 +7,7 @@ The text is cut into blocks of one length, end to end, as nanoGPT and transforme
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,8 +22,8 @@ from toolkit.errors import ConfigError
 from toolkit.fingerprint import of_path
 from toolkit.task import NAMES_DATA, Batch, Recipe, Scale, Split, Splits, Task
 
-from .own_data import SHARE, files_by_split, kept_as, own_path, reading
-from .text import Ragged, TextRecipe, config_of, encoder_of, fitting_tokenizer
+from .own_data import SHARE, files_by_split, kept_as, own_path, reading, unchanged
+from .text import Ragged, TextRecipe, config_of, encoder_of, fitting_tokenizer, folders_of, state_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -148,17 +149,36 @@ class BlockSplit:
 class Lm(Task):
     """The mean loss of a token, in nats, is the headline."""
 
+    characters: tuple[str, ...] | None = None
+    """Those of the text that a run was trained on, where they are known."""
     recipes: Mapping[str, Mapping[str, Recipe]] = {"*": {"field": FIELD, "characters": CHARACTERS}}
 
     def data_sources(self, name: str, recipe: LmRecipe) -> Sequence[Path | str]:
-        return (own_path(recipe.data, EXAMPLE),)
+        folders = () if _is_built_in(name, recipe) else folders_of(name)
+        return _own(recipe), *folders
+
+    def vocabulary(self, name: str, recipe: LmRecipe) -> Mapping[str, Sequence[str]]:
+        if recipe.tokens != "characters":
+            return {}
+        own = _own(recipe)
+        return {"characters": self.characters or _characters(own, of_path(own))}
+
+    def with_vocabulary(self, stored: Mapping[str, Sequence[str]]) -> "Lm":
+        task = copy(self)
+        task.characters = tuple(stored["characters"])
+        return task
+
+    def _tokenizer(self, name: str, recipe: LmRecipe) -> "PreTrainedTokenizerBase":
+        if known := self.vocabulary(name, recipe):
+            return _tokenizer_of(tuple(known["characters"]))
+        return fitting_tokenizer(name, recipe)
 
     def model(self, name: str, recipe: LmRecipe) -> nn.Module:
         from transformers import AutoModelForCausalLM, GPT2Config
 
         settings: dict[str, Any] = {}
         if recipe.tokens == "characters":
-            tokenizer = _tokenizer(name, recipe)
+            tokenizer = self._tokenizer(name, recipe)
             special = ("bos_token_id", "eos_token_id", "pad_token_id")
             settings = {"vocab_size": len(tokenizer)}
             settings |= dict.fromkeys(special, tokenizer.eos_token_id)
@@ -173,11 +193,11 @@ class Lm(Task):
 
     def export(self, model: Any, name: str, recipe: LmRecipe, folder: Path) -> str:
         model.save_pretrained(folder)
-        _tokenizer(name, recipe).save_pretrained(folder)
+        self._tokenizer(name, recipe).save_pretrained(folder)
         return f"transformers.{type(model).__name__}.from_pretrained({str(folder)!r})"
 
     def splits(self, name: str, recipe: LmRecipe) -> Splits:
-        path, tokenizer = _own(recipe), _tokenizer(name, recipe)
+        path, tokenizer = _own(recipe), self._tokenizer(name, recipe)
         files = files_by_split(path, SUFFIXES)
         tokens = {split: _encoded(some, tokenizer) for split, some in files.items()}
         notes = _cut_off(tokens)
@@ -263,22 +283,22 @@ def _size_of(name: str, recipe: LmRecipe) -> dict[str, int]:
     return {names.get(key, key): value for key, value in given.items()}
 
 
-def _tokenizer(name: str, recipe: LmRecipe) -> "PreTrainedTokenizerBase":
-    if recipe.tokens == "characters":
-        return _characters(_own(recipe), of_path(_own(recipe)))
-    return fitting_tokenizer(name, recipe)
-
-
 @lru_cache(maxsize=2)
-def _characters(path: Path, content: str) -> "PreTrainedTokenizerBase":
-    """A tokenizer of the characters of the training text; with other content it is another."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
+def _characters(path: Path, content: str) -> tuple[str, ...]:
+    """The characters of the training text; with other content they are others."""
     found: set[str] = set()
     for file in files_by_split(path, SUFFIXES)["train"]:
         found |= set(_text(file))
-    vocabulary = {one: i for i, one in enumerate([END, UNKNOWN, *sorted(found - {END, UNKNOWN})])}
+    return tuple(sorted(found - {END, UNKNOWN}))
+
+
+@lru_cache(maxsize=2)
+def _tokenizer_of(characters: tuple[str, ...]) -> "PreTrainedTokenizerBase":
+    """A tokenizer with a token for each character."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {one: i for i, one in enumerate([END, UNKNOWN, *characters])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -302,11 +322,12 @@ def _encoded(files: Sequence[Path], tokenizer: Any) -> np.ndarray:
     from datasets import Dataset
 
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    state = tokenizer.backend_tokenizer.to_str()
+    state = state_of(tokenizer)
     parts: list[np.ndarray] = []
     for file in files:
-        lines = _text(file).splitlines(keepends=True)
-        key = hashlib.sha256(f"lm 1 {of_path(file)}{state}".encode()).hexdigest()
+        with unchanged([file]) as (content,):
+            lines = _text(file).splitlines(keepends=True)
+        key = hashlib.sha256(f"lm 2 {content}{state}".encode()).hexdigest()
         with reading(file):
             rows = Dataset.from_dict({"line": lines}).map(
                 lambda some: {

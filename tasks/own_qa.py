@@ -19,6 +19,7 @@ from toolkit.task import NAMES_DATA, Recipe, Splits
 from .own_data import SHARE, SPLIT_SEED, check_enough, own_path
 from .own_questions import read_questions
 from .squad_v2 import SquadRecipe, SquadV2, split_windows
+from .text import folders_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -66,7 +67,7 @@ class OwnQa(SquadV2):
     recipes: Mapping[str, Mapping[str, Recipe]] = {"*": {"field": FIELD}}
 
     def data_sources(self, name: str, recipe: SquadRecipe) -> Sequence[Path | str]:
-        return (own_path(recipe.data, EXAMPLE),)
+        return own_path(recipe.data, EXAMPLE), *folders_of(name)
 
     def splits(self, name: str, recipe: SquadRecipe) -> Splits:
         path = own_path(recipe.data, EXAMPLE)

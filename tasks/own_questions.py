@@ -3,16 +3,16 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from toolkit.data import cache_of, known_by, our_cache
 from toolkit.errors import ConfigError
-from toolkit.fingerprint import of_path
 
-from .answer_spans import misplaced_answer
-from .own_data import files_by_split, reading
-from .own_tables import ENCODING, Table, read_table
+from .answer_spans import misplaced_answer, repeated_id
+from .own_data import files_by_split, reading, unchanged
+from .own_tables import ENCODING, read_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -43,24 +43,31 @@ def read_questions(path: Path) -> dict[str, "Dataset"]:
     Raises:
         ConfigError: for a file that cannot be read, or a question that cannot be trained on.
     """
-    return {
-        split: _stored(files, [one for file in files for one in _questions(file)])
-        for split, files in files_by_split(path, SUFFIXES).items()
-    }
+    found = {}
+    for split, files in files_by_split(path, SUFFIXES).items():
+        names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
+        with unchanged(files) as contents:
+            questions = [
+                one
+                for file, name in zip(files, names, strict=True)
+                for one in _questions(file, name)
+            ]
+        if twice := repeated_id([one.id for one in questions]):
+            first, again = (questions[row] for row in twice)
+            raise ConfigError(f"{again.place} has the id of {first.place}: {again.id}")
+        found[split] = _stored(zip(names, contents, strict=True), questions)
+    return found
 
 
-def _questions(file: Path) -> list[Question]:
-    found = list(_nested(file) if _is_nested(file) else _flat(file))
+def _questions(file: Path, unnamed: str) -> list[Question]:
+    """The questions of a file; those without an id are called ``unnamed:NUMBER``."""
+    found = list(_nested(file, unnamed) if _is_nested(file) else _flat(file, unnamed))
     if not found:
         raise ConfigError(f"{file} has no question")
     for one in found:
         for name in ("question", "context"):
             if not str(getattr(one, name) or "").strip():
                 raise ConfigError(f"{one.place} has no {name}")
-    seen: dict[str, str] = {}
-    for one in found:
-        if seen.setdefault(one.id, one.place) != one.place:
-            raise ConfigError(f"{one.place} has the id of {seen[one.id]}: {one.id}")
     misplaced = misplaced_answer([one.context for one in found], [one.answers for one in found])
     if misplaced:
         row, text = misplaced
@@ -79,7 +86,7 @@ def _is_nested(file: Path) -> bool:
     return head.startswith("{") and '"data"' in head
 
 
-def _nested(file: Path) -> Iterator[Question]:
+def _nested(file: Path, unnamed: str) -> Iterator[Question]:
     """SQuAD as published: articles, in them paragraphs, in them questions."""
     try:
         with reading(file):
@@ -94,7 +101,7 @@ def _nested(file: Path) -> Iterator[Question]:
         for article in whole["data"]:
             for paragraph in article.get("paragraphs", [article]):
                 for one in paragraph.get("qas", [paragraph]):
-                    name = str(one.get("id", f"{file.name}:{number}"))
+                    name = _id_of(one, f"{unnamed}:{number}")
                     place = f"question {number} (id {name}) of {file}"
                     yield _question(place, name, {**article, **paragraph, **one})
                     number += 1
@@ -114,15 +121,20 @@ def _question(place: str, name: str, fields: Mapping[str, Any]) -> Question:
     return Question(place, name, title, fields["context"], fields["question"], answers)
 
 
-def _flat(file: Path) -> Iterator[Question]:
+def _flat(file: Path, unnamed: str) -> Iterator[Question]:
     """A row for each question, as on the hub."""
-    rows = read_table(file)
-    names, table = rows.column_names, Table(rows, ((file, len(rows)),))
+    table = read_table(file)
+    rows, names = table.rows, table.rows.column_names
     if missing := [name for name in FLAT if name not in names]:
         raise ConfigError(f"{file} has no column '{missing[0]}'; it has {', '.join(names)}")
     for number, row in enumerate(rows):
         place = table.place(number) if file.suffix == ".jsonl" else f"row {number} of {file}"
-        yield _question(place, str(row.get("id") or f"{file.name}:{number}"), row)
+        yield _question(place, _id_of(row, f"{unnamed}:{number}"), row)
+
+
+def _id_of(row: Mapping[str, Any], unnamed: str) -> str:
+    given = row.get("id")
+    return unnamed if given is None or given == "" else str(given)
 
 
 def _answers(stored: Any, place: str) -> dict[str, list[Any]]:
@@ -146,16 +158,18 @@ def _short(value: Any) -> str:
     return json.dumps(value, default=str)[:60]
 
 
-def _stored(files: Sequence[Path], questions: Sequence[Question]) -> "Dataset":
-    """The questions in a file of the cache: what is made of them is kept on disk as well."""
-    from datasets import Dataset, Features, List, Value
-    from datasets.config import HF_DATASETS_CACHE
+def _stored(files: Iterable[tuple[str, str]], questions: Sequence[Question]) -> "Dataset":
+    """The questions in a file of the cache: what is made of them is kept on disk as well.
 
-    contents = ",".join(of_path(file) for file in files)
-    key = hashlib.sha256(contents.encode()).hexdigest()[:32]
-    target = Path(HF_DATASETS_CACHE) / "adaptive-lr-toolkit" / f"questions-1-{key}.parquet"
+    Args:
+        files: the names of the files that they are of, and SHA-256 of each.
+        questions: of all of them.
+    """
+    from datasets import Dataset, Features, List, Value
+
+    key = hashlib.sha256(repr(("questions 2", *files)).encode()).hexdigest()
+    target = our_cache() / f"{key}.parquet"
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
         answers = {"text": List(Value("string")), "answer_start": List(Value("int32"))}
         texts = {name: Value("string") for name in ("id", "title", "context", "question")}
         rows = [{**one._asdict()} for one in questions]
@@ -166,5 +180,5 @@ def _stored(files: Sequence[Path], questions: Sequence[Question]) -> "Dataset":
         )
         partial.replace(target)
     with reading(target):
-        stored: Dataset = Dataset.from_parquet(str(target))
-    return stored
+        stored: Dataset = Dataset.from_parquet(str(target), cache_dir=cache_of(key))
+    return known_by(stored, key)

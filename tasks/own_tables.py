@@ -2,14 +2,16 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from toolkit.data import cache_of, known_by
 from toolkit.errors import ConfigError
 
-from .own_data import files_by_split, reading
+from .own_data import files_by_split, reading, unchanged
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -18,6 +20,8 @@ SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 SEPARATORS = (",", ";", "\t")
 ENCODING = "utf-8-sig"
 """UTF-8, with or without the mark that spreadsheets put before it."""
+SWALLOWED = 3
+"""A row of so many lines, each of which has as many separators as a row, is none."""
 csv.field_size_limit(2**31 - 1)  # a text may be longer than the 131,072 characters of the default
 
 
@@ -28,10 +32,12 @@ class Table:
     Attributes:
         rows: their columns.
         files: the files that they are from, in order, with their numbers of rows.
+        notes: what is to be said of them.
     """
 
     rows: "Dataset"
     files: tuple[tuple[Path, int], ...]
+    notes: tuple[str, ...] = ()
 
     def place(self, row: int) -> str:
         """Where a row stands: its line in a file of lines, else its number from 0."""
@@ -58,12 +64,12 @@ def read_tables(path: Path) -> dict[str, Table]:
             first.
     """
     return {
-        split: _joined([(file, read_table(file)) for file in files])
+        split: _joined([read_table(file) for file in files])
         for split, files in files_by_split(path, SUFFIXES).items()
     }
 
 
-def read_table(file: Path) -> "Dataset":
+def read_table(file: Path) -> Table:
     """The rows of one file.
 
     Raises:
@@ -72,16 +78,17 @@ def read_table(file: Path) -> "Dataset":
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
         raise ConfigError(f"{file} ends in none of {', '.join(SUFFIXES)}: its format is not known")
-    with reading(file):
+    notes: tuple[str, ...] = ()
+    with reading(file), unchanged([file]) as (content,):
         if suffix in (".csv", ".tsv"):
-            rows = _read_csv(file, suffix)
+            rows, notes = _read_csv(file, suffix, cache_of(content))
         elif suffix == ".parquet":
-            rows = _read_parquet(file)
+            rows = _read_parquet(file, cache_of(content))
         else:
-            rows = _read_json(file, suffix)
+            rows = _read_json(file, suffix, cache_of(content))
     if not len(rows):
         raise ConfigError(f"{file} has no row")
-    return rows
+    return Table(known_by(rows, "table 1", suffix, content), ((file, len(rows)),), notes)
 
 
 def line_of(file: Path, row: int) -> int | None:
@@ -92,11 +99,69 @@ def line_of(file: Path, row: int) -> int | None:
             filled = (number for number, line in enumerate(lines, 1) if line.strip())
             return next((number for i, number in enumerate(filled) if i == row), None)
     if suffix in (".csv", ".tsv"):
-        with file.open(encoding=ENCODING, newline="") as lines:
-            reader = csv.reader(lines, delimiter=_separator(file, suffix))
-            filled = (reader.line_num for cells in reader if cells)
-            return next((number for i, number in enumerate(filled, -1) if i == row), None)
+        rows = enumerate(_csv_rows(file, _form_of(file, suffix)), -1)
+        return next((one.last for i, one in rows if i == row), None)
     return None
+
+
+class _Form(NamedTuple):
+    """How the cells of CSV or TSV are told apart: the separator, and ``csv.QUOTE_...``."""
+
+    delimiter: str
+    quoting: int
+
+
+class _Row(NamedTuple):
+    """A row of CSV or TSV: its cells, and the first and last of its lines, counted from 1."""
+
+    cells: list[str]
+    first: int
+    last: int
+    lines: Sequence[str]
+    """As they stand in the file."""
+
+
+def _csv_rows(file: Path, form: _Form) -> Iterator[_Row]:
+    """The rows of CSV or TSV, the head first, without those that are empty.
+
+    Raises:
+        ConfigError: for a cell in quotation marks with something after the closing one, or without
+            a closing one: readers make anything of them, at the worst one cell of many rows.
+    """
+    lines: list[str] = []
+    with file.open(encoding=ENCODING, newline="") as opened:
+        reader = csv.reader(_noted(opened, lines), strict=True, **form._asdict())
+        first = 1
+        try:
+            for cells in reader:
+                if cells:
+                    yield _Row(cells, first, reader.line_num, lines)
+                lines.clear()
+                first = reader.line_num + 1
+        except csv.Error as error:
+            raise ConfigError(
+                f"line {first} of {file} has a quotation mark at the beginning of a cell that does "
+                f"not end it where a cell ends (line {reader.line_num}: {error}): a cell that "
+                "begins with one must be in such marks, with those inside doubled"
+            ) from error
+
+
+def _noted(lines: Iterable[str], seen: list[str]) -> Iterator[str]:
+    for line in lines:
+        seen.append(line)
+        yield line
+
+
+def _form_of(file: Path, suffix: str) -> _Form:
+    """In TSV a quotation mark is a character like others, unless all that begin a cell end it."""
+    form = _Form(_separator(file, suffix), csv.QUOTE_MINIMAL)
+    if suffix != ".tsv":
+        return form
+    try:
+        quoted = all(row.first == row.last for row in _csv_rows(file, form))
+    except ConfigError:
+        quoted = False
+    return form if quoted else form._replace(quoting=csv.QUOTE_NONE)
 
 
 def _separator(file: Path, suffix: str) -> str:
@@ -108,65 +173,86 @@ def _separator(file: Path, suffix: str) -> str:
     return max(SEPARATORS, key=head.count)
 
 
-def _joined(parts: list[tuple[Path, "Dataset"]]) -> Table:
+def _joined(parts: Sequence[Table]) -> Table:
     from datasets import concatenate_datasets
 
-    (first, rows), *others = parts
-    for file, more in others:
-        if more.features.type != rows.features.type:
+    first, *others = parts
+    for one in others:
+        mine, theirs = one.rows.features, first.rows.features
+        if mine.type != theirs.type:
             raise ConfigError(
-                f"{file} has other columns than {first}: {', '.join(map(str, more.features))}"
-                f" and {', '.join(map(str, rows.features))}, or of other types"
+                f"{one} has other columns than {first}: {', '.join(map(str, mine))}"
+                f" and {', '.join(map(str, theirs))}, or of other types"
             )
-    whole = concatenate_datasets([part for _, part in parts]) if others else rows
-    return Table(whole, tuple((file, len(part)) for file, part in parts))
+    if not others:
+        return first
+    whole = concatenate_datasets([part.rows for part in parts])
+    files = chain.from_iterable(part.files for part in parts)
+    return Table(whole, tuple(files), tuple(chain.from_iterable(part.notes for part in parts)))
 
 
-def _read_csv(file: Path, suffix: str) -> "Dataset":
-    """Cells as they stand: ``NA`` is a text, and 007 is not 7."""
+def _read_csv(file: Path, suffix: str, cache: str) -> tuple["Dataset", tuple[str, ...]]:
+    """Cells as they stand, ``NA`` is a text, and 007 is not 7; and what is to be said of them."""
     from datasets import Dataset, Features, Value
 
-    separator = _separator(file, suffix)
-    with file.open(encoding=ENCODING, newline="") as lines:
-        names = next(csv.reader(lines, delimiter=separator), [])
+    form = _form_of(file, suffix)
+    head = next(_csv_rows(file, form), None)
+    if head is None:
+        raise ConfigError(f"{file} is empty")
+    names = head.cells
     if len(set(names)) < len(names) or not all(name.strip() for name in names):
         raise ConfigError(
             f"line 1 of {file} must name the columns, each once; it is {', '.join(names)[:80]}"
         )
-    if not names:
-        raise ConfigError(f"{file} is empty")
-    settings: dict[str, Any] = {"sep": separator, "encoding": ENCODING, "keep_default_na": False}
+    notes = _check_cells(file, form, len(names))
+    settings: dict[str, Any] = {"sep": form.delimiter, "quoting": form.quoting}
+    settings |= {"encoding": ENCODING, "keep_default_na": False, "cache_dir": cache}
     features = Features({name: Value("string") for name in names})
-    _check_cells(file, separator, len(names))
-    return cast("Dataset", Dataset.from_csv(str(file), features=features, **settings))
+    return cast("Dataset", Dataset.from_csv(str(file), features=features, **settings)), notes
 
 
-def _check_cells(file: Path, separator: str, width: int) -> None:
+def _check_cells(file: Path, form: _Form, width: int) -> tuple[str, ...]:
+    """Refuse rows that are not what they seem; what is to be said of those of several lines."""
     # The reader would take the first column of a table that is wider than its head for an index.
-    with file.open(encoding=ENCODING, newline="") as lines:
-        reader, rows = csv.reader(lines, delimiter=separator), 0
-        for cells in reader:
-            rows += bool(cells)
-            if cells and len(cells) != width:
+    rows, broken = 0, list[tuple[int, int]]()
+    for row in _csv_rows(file, form):
+        rows += 1
+        if len(row.cells) != width:
+            raise ConfigError(
+                f"line {row.last} of {file} has {len(row.cells)} cells, and line 1 has {width}"
+            )
+        if row.last > row.first:
+            broken.append((row.first, row.last))
+            if len(row.lines) >= SWALLOWED and all(
+                len(line.split(form.delimiter)) == width for line in row.lines
+            ):
                 raise ConfigError(
-                    f"line {reader.line_num} of {file} has {len(cells)} cells, and line 1 has "
-                    f"{width}"
+                    f"lines {row.first} to {row.last} of {file} are one row, for a quotation mark "
+                    f"begins a cell and ends {row.last - row.first} lines later, but each looks "
+                    "like a row: double such marks, and put the cell in such marks, too"
                 )
     if rows < 2:
         raise ConfigError(f"{file} has no row")
+    if not broken:
+        return ()
+    first, last = max(broken, key=lambda lines: lines[1] - lines[0])
+    return (
+        f"{len(broken):,} of the {rows - 1:,} rows of {file.name} have cells of several lines, the "
+        f"longest goes from line {first} to {last}",
+    )
 
 
-def _read_parquet(file: Path) -> "Dataset":
+def _read_parquet(file: Path, cache: str) -> "Dataset":
     from datasets import Dataset
 
-    return cast("Dataset", Dataset.from_parquet(str(file)))
+    return cast("Dataset", Dataset.from_parquet(str(file), cache_dir=cache))
 
 
-def _read_json(file: Path, suffix: str) -> "Dataset":
+def _read_json(file: Path, suffix: str, cache: str) -> "Dataset":
     from datasets import Dataset
 
     _check_json(file, suffix)
-    return cast("Dataset", Dataset.from_json(str(file)))
+    return cast("Dataset", Dataset.from_json(str(file), cache_dir=cache))
 
 
 def _check_json(file: Path, suffix: str) -> None:

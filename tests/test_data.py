@@ -1,5 +1,6 @@
 """Data that is there, data that is not, and data that is broken."""
 
+import os
 import socket
 import time
 from pathlib import Path
@@ -28,6 +29,18 @@ def test_a_local_folder_reads_as_the_hub_does(root: Path) -> None:
     splits = load_splits("mine", "somebody/mine", COLUMNS, SPLITS)
     assert set(splits) == {"train", "test"}
     assert splits["train"][1] == {"text": "b", "label": 1}
+
+
+def test_a_changed_file_is_read_anew_whatever_its_time(root: Path) -> None:
+    """Neither its rows nor what was made of them are those of the old one."""
+    file = root / "mine/train.parquet"
+    for text, tokens in (("one", 3), ("seven", 5)):
+        write_split(file, {"text": [text] * 4, "label": [0] * 4})
+        os.utime(file, (1_577_836_800, 1_577_836_800))
+        rows = load_splits("mine", "nobody/mine", ["text"], ["train"])["train"]
+        assert rows["text"][:] == [text] * 4
+        made = rows.map(lambda row: {"size": len(row["text"])}, new_fingerprint=rows._fingerprint)
+        assert made["size"][:] == [tokens] * 4
 
 
 def test_a_missing_folder_is_named(root: Path) -> None:

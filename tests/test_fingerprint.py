@@ -157,6 +157,26 @@ def test_a_task_file_changed_between_choice_and_training_is_one_line(tmp_path: P
         build(config, tmp_path / "runs")
 
 
+@pytest.mark.parametrize("when", ["before they are read", "while they are read"])
+def test_data_changed_between_choice_and_training_are_one_line(tmp_path: Path, when: str) -> None:
+    """A run is of the data that it is named by: not of others, nor of some of both."""
+    command = own_task(tmp_path)
+    data, file = tmp_path / "points.txt", tmp_path / "mine.py"
+    data.write_text("1")
+    names = "    def data_sources(self, name, recipe):\n        return [Path('points.txt')]\n\n"
+    text = file.read_text().replace("    def model(", names + "    def model(")
+    change = "        Path('points.txt').write_text('2')\n" * (when == "while they are read")
+    head = next(line for line in text.splitlines() if line.startswith("    def splits("))
+    file.write_text("from pathlib import Path\n" + text.replace(head, f"{head}\n{change}"))
+    config = with_fingerprint(resolve(parse(command)))
+    if not change:
+        data.write_text("2")
+    with pytest.raises(
+        ConfigError, match=r"the data of mine\.py/net@field were changed after this"
+    ):
+        build(config, tmp_path / "runs")
+
+
 def test_a_schedule_is_what_its_file_was_when_it_was_loaded(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text("from toolkit.schedules import Cosine\nclass Mine(Cosine):\n    pass\n")
@@ -199,6 +219,12 @@ def test_the_hubs_revision_is_known_offline(
     assert hub_revision("somebody/mine") == "0123abc"
 
 
+@pytest.fixture
+def exact_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of the file system shows every change: a hash is remembered at once."""
+    monkeypatch.setattr(fingerprint, "SETTLED_NS", 0)
+
+
 def settled(file: Path, text: str, seconds: int) -> Path:
     """Write a file as if so long ago."""
     file.write_text(text)
@@ -206,6 +232,7 @@ def settled(file: Path, text: str, seconds: int) -> Path:
     return file
 
 
+@pytest.mark.usefixtures("exact_clock")
 def test_a_file_is_read_once_and_again_when_it_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Callable[[], None]
 ) -> None:
@@ -228,6 +255,35 @@ def test_a_file_is_read_once_and_again_when_it_has_changed(
     assert fingerprint.of_path(file) != first
 
 
+@pytest.mark.usefixtures("exact_clock")
+def test_other_content_of_the_same_size_and_time_is_other_data(
+    tmp_path: Path, cache: Callable[[], None]
+) -> None:
+    first = fingerprint.of_path(settled(tmp_path / "x", "one", 100))
+    when = (tmp_path / "x").stat().st_mtime_ns
+    assert fingerprint.of_path(tmp_path / "x") == first
+    cache()
+    (tmp_path / "x").write_text("two")
+    os.utime(tmp_path / "x", ns=(when, when))
+    assert fingerprint.of_path(tmp_path / "x") != first
+    cache()
+    settled(tmp_path / "y", "one", 100).replace(tmp_path / "x")  # and the file of another
+    os.utime(tmp_path / "x", ns=(when, when))
+    assert fingerprint.of_path(tmp_path / "x") == first
+
+
+def test_a_folder_is_walked_through_its_links_and_once(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/a").write_text("1")
+    (tmp_path / "data/.hidden").mkdir(parents=True)
+    (tmp_path / "data/.hidden/b").write_text("2")
+    (tmp_path / "data/link").symlink_to(tmp_path / "real")
+    (tmp_path / "data/up").symlink_to(tmp_path)
+    (tmp_path / "data/self").symlink_to(tmp_path / "data")
+    assert fingerprint.files_of(tmp_path / "data") == [tmp_path / "data/link/a"]
+
+
+@pytest.mark.usefixtures("exact_clock")
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"%s": 3}', '{"%s": [1, 2, "x"]}'])
 def test_a_broken_cache_is_ignored(tmp_path: Path, content: str, cache: Callable[[], None]) -> None:
     file = settled(tmp_path / "x", "one", 100)

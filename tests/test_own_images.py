@@ -1,6 +1,8 @@
 """Images of the user's own: folders and parquet, timm's own transform, each fault in one line."""
 
 import io
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,15 @@ from timm.data import create_transform, resolve_data_config
 from tests import hub
 from tests.own import config_of, refused, splits_of, train
 from toolkit import task
+from toolkit.cli import main
 from toolkit.config import parse
 from toolkit.errors import ConfigError
 
 own: Any = task.load("images")
 MODEL, SMALL = "test_resnet", ("--recipe.image-size", "32")
-LEVELS = {"dark": 40, "grey": 120, "light": 210}
+LEVELS = {"dark": 40, "grey": 120, "light": 210, "train": 70}
 """Class -> the mean level of its images."""
+CLASSES = ("dark", "grey", "light")
 
 
 def picture(level: int, seed: int = 0, size: tuple[int, int] = (40, 30)) -> Image.Image:
@@ -28,7 +32,7 @@ def picture(level: int, seed: int = 0, size: tuple[int, int] = (40, 30)) -> Imag
     return Image.fromarray((level + noise).astype(np.uint8))
 
 
-def write_folder(folder: Path, count: int, suffix: str = "png", classes: Any = LEVELS) -> Path:
+def write_folder(folder: Path, count: int, suffix: str = "png", classes: Any = CLASSES) -> Path:
     """So many images a class, of different sizes."""
     for name in classes:
         (folder / name).mkdir(parents=True)
@@ -88,8 +92,55 @@ def test_folders_of_splits_are_taken_as_they_are(tmp_path: Path) -> None:
     assert len(own.model(MODEL, config_of("images", MODEL, classes).recipe).fc.bias) == 2
 
 
+def test_pixels_are_those_of_the_files_whatever_lies_beside_them(tmp_path: Path) -> None:
+    """A hidden folder, such as .ipynb_checkpoints, is no class; a link to a folder is one."""
+    data = write_folder(tmp_path / "mine", 10)
+
+    def read() -> list[int]:
+        splits = splits_of(config_of("images", MODEL, data, *SMALL))
+        means = []
+        for split in splits[:3]:
+            batch = split.__getitems__(list(range(len(split))))
+            means += [*zip(batch["image"].float().mean((1, 2, 3)), batch["label"], strict=True)]
+        levels = [
+            LEVELS[name] for name in sorted(p.name for p in data.iterdir() if p.name[0] != ".")
+        ]
+        assert all(abs(mean - levels[label]) < 15 for mean, label in means)
+        return [len(split) for split in splits[:3]]
+
+    write_folder(data / ".ipynb_checkpoints", 2, classes=("dark",))
+    picture(90).save(data / ".ipynb_checkpoints/loose.png")
+    assert read() == [24, 3, 3]
+    shutil.rmtree(data / ".ipynb_checkpoints")
+    assert read() == [24, 3, 3]
+    (data / "light").rename(tmp_path / "elsewhere")
+    (data / "light").symlink_to(tmp_path / "elsewhere")
+    assert read() == [24, 3, 3]
+    (data / "dark/000.png").rename(data / "dark/zzz.png")  # the same files in another order
+    assert read() == [24, 3, 3]
+
+
+def test_the_same_image_is_in_one_split(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "mine", 10)
+    for name in CLASSES:
+        for i in range(10):
+            for more in range(2):
+                shutil.copy(data / name / f"{i:03}.png", data / name / f"{i:03}-{more}.png")
+    splits = splits_of(config_of("images", MODEL, data, *SMALL))
+    means = [
+        {
+            float(mean)
+            for mean in split.__getitems__([*range(len(split))])["image"].double().mean((1, 2, 3))
+        }
+        for split in splits[:3]
+    ]
+    assert [len(split) for split in splits[:3]] == [72, 9, 9]
+    assert [*map(len, means)] == [24, 3, 3]
+    assert len(set.union(*means)) == 30
+
+
 def test_parquet_is_read_as_the_hub_stores_it(tmp_path: Path) -> None:
-    levels = [*LEVELS.values()]
+    levels = [*LEVELS.values()][:3]
     few = [hub.png(np.asarray(picture(levels[i % 3], i))) for i in range(30)]
     columns: dict[str, list[Any]] = {"picture": few, "kind": [i % 3 for i in range(30)]}
     hub.write_split(tmp_path / "a.parquet", columns, ("picture",))
@@ -121,6 +172,17 @@ def test_the_example_trains_and_its_model_is_exported(tmp_path: Path) -> None:
         image = transform(opened.convert("RGB"))[None]
     with torch.no_grad():
         assert torch.equal(loaded(image), run.model.eval()(image))
+
+
+@pytest.mark.long
+def test_names_of_classes_are_those_that_were_trained_on(tmp_path: Path) -> None:
+    """Whatever the folders are called by the time of the export."""
+    data = write_folder(tmp_path / "mine", 5)
+    run, _ = train(config_of("images", MODEL, data, *SMALL), tmp_path / "runs")
+    (data / "dark").rename(data / "night")
+    assert main(["export", str(run.folder), str(tmp_path / "exported")]) == 0
+    config = json.loads((tmp_path / "exported/config.json").read_text())
+    assert config["label_names"] == ["dark", "grey", "light"]
 
 
 def own_example() -> Path:

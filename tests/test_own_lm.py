@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from tests.own import config_of, refused, splits_of, train
 from toolkit import task
+from toolkit.cli import main
 from toolkit.config import parse
 from toolkit.errors import ConfigError
 from toolkit.training.build import build
@@ -103,6 +104,18 @@ def test_the_example_is_learnt_and_its_model_is_exported(tmp_path: Path) -> None
     assert tokenizer.decode(ids[0]) == "The ferry"
     with torch.no_grad():
         assert torch.equal(loaded(ids).logits, run.model.eval()(ids).logits)
+
+
+@pytest.mark.long
+def test_characters_are_those_that_were_trained_on(tmp_path: Path, file: Path) -> None:
+    """Whatever the text is by the time of the export."""
+    run, _ = train(own_config(file), tmp_path / "runs")
+    file.write_text(file.read_text().translate(str.maketrans("abc", "xyz")) + "0123")
+    assert main(["export", str(run.folder), str(tmp_path / "exported")]) == 0
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
+    assert {*tokenizer.get_vocab()} == {*TEXT, "\x00", "\ufffd"}
 
 
 def test_a_folder_has_its_splits_and_its_files_are_kept_apart(tmp_path: Path) -> None:

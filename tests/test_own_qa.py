@@ -79,6 +79,24 @@ def test_articles_are_kept_in_one_split(encoder: Path) -> None:
     )
 
 
+def test_questions_of_two_files_are_told_apart(tmp_path: Path, encoder: Path) -> None:
+    """By the ids that they have, which no two of a split may share, or else by file and number."""
+    bare = [{key: row[key] for key in ("context", "question", "answers")} for row in flat()]
+    for name in ("train", "dev", "test/a/q", "test/b/q"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / f"{name}.jsonl", bare[:12])
+    test = splits_of(config_of("qa", encoder, tmp_path, *SHORT)).test
+    ids = list(test.questions["id"])
+    assert ids[0] == "test/a/q.jsonl:0"
+    assert len(set(ids)) == len(ids) == 24
+    write(tmp_path / "test/a/q.jsonl", flat()[:12])
+    again = write(tmp_path / "test/b/q.jsonl", flat()[11:20])
+    with pytest.raises(
+        ConfigError, match=rf"line 1 of {again} has the id of line 12 of .*a/q.jsonl"
+    ):
+        splits_of(config_of("qa", encoder, tmp_path, *SHORT))
+
+
 def test_files_of_splits_are_taken_as_they_are(tmp_path: Path, encoder: Path) -> None:
     articles = nested()["data"]
     for name, some in (("train-v2.0", articles[:5]), ("dev-v2.0", articles[5:7])):

@@ -1,6 +1,7 @@
 """Texts of the user's own: every format, every kind of label, and each fault in one line."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import pearsonr
+from transformers import AutoTokenizer
 
 from tests.own import config_of, refused, splits_of, tiny_encoder, train
 from toolkit import task
+from toolkit.cli import main
 from toolkit.config import parse, run_id
 from toolkit.errors import ConfigError
 from toolkit.identity import with_fingerprint
@@ -29,7 +32,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows(count: int, labels: tuple[Any, ...] = ("bad", "good", "fine")) -> pd.DataFrame:
-    texts = [f"The film was {labels[i % len(labels)]}{' very' * (i % 4)}" for i in range(count)]
+    """Of these labels in turn; no text is there twice."""
+    texts = [f"The film {i} was {labels[i % len(labels)]}{' very' * (i % 4)}" for i in range(count)]
     return pd.DataFrame({"text": texts, "label": [labels[i % len(labels)] for i in range(count)]})
 
 
@@ -305,12 +309,159 @@ def test_a_decoder_without_padding_and_a_head_of_another_size_are_handled(tmp_pa
         splits_of(config_of("text", folder, data))
 
 
-def test_a_changed_file_is_read_anew(tmp_path: Path, encoder: Path) -> None:
-    """Of the same name and size: neither the rows nor the tokens of the old one are used."""
+def words_of(config: Any, folder: Path) -> list[str]:
+    """The texts that are trained on, as the tokenizer reads them."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    split = splits_of(config).train
+    ids = split.__getitems__(list(range(len(split))))["input_ids"]
+    return [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_a_changed_file_is_read_anew(tmp_path: Path, encoder: Path, suffix: str) -> None:
+    """At the same time of change: neither the rows nor the tokens of the old one are used."""
+    for word in ("good", "very very dull", "so fine", "so dull"):  # two of them of one size
+        table = rows(40)
+        table["text"] = [f"{i} {word}" for i in range(40)]
+        data = write(tmp_path / f"a.{suffix}", table)
+        os.utime(data, (1_577_836_800, 1_577_836_800))
+        assert set(words_of(config_of("text", encoder, data), encoder)) == {word}
+
+
+def test_each_column_has_tokens_of_its_own(tmp_path: Path, encoder: Path) -> None:
+    table = rows(40)
+    table["other"] = [f"{i} so dull" for i in range(40)]
+    data = write(tmp_path / "a.csv", table)
+    for column, word in (("text", "film"), ("other", "dull"), ("text", "film")):
+        config = config_of("text", encoder, data, "--recipe.text-column", column)
+        assert all(word in text for text in words_of(config, encoder))
+
+
+def test_a_folder_that_is_a_link_is_read(tmp_path: Path, encoder: Path) -> None:
+    write(tmp_path / "real/test/a.csv", rows(12))
+    write(tmp_path / "data/train/a.csv", rows(40))
+    (tmp_path / "data/test").symlink_to(tmp_path / "real/test")
+    splits = splits_of(config_of("text", encoder, tmp_path / "data"))
+    assert [len(split) for split in splits[:3]] == [36, 4, 12]
+
+
+def lines_with(*texts: str, mark: str = "\t") -> str:
+    return "".join(f"{text}{mark}{'pos' if i % 2 else 'neg'}\n" for i, text in enumerate(texts))
+
+
+def test_a_quotation_mark_in_tsv_is_a_character(tmp_path: Path, encoder: Path) -> None:
+    """As GLUE's files have them; where all cells that begin with one end with one, they quote."""
+    texts = [f"the film {i}" for i in range(40)]
+    texts[3], texts[30] = '"so good they say', 'they say "very dull"'
+    data = tmp_path / "a.tsv"
+    data.write_text("text\tlabel\n" + lines_with(*texts))
+    assert sum(map(len, splits_of(config_of("text", encoder, data))[:3])) == 40
+    data.write_text(data.read_text().replace("the film 11\tpos", "the film 11\t"))
+    with pytest.raises(ConfigError, match=r"line 13 of .*a\.tsv has no label"):
+        splits_of(config_of("text", encoder, data))
+    pd.DataFrame({"text": ['a "good" film', "so\tdull"] * 10, "label": [*range(2)] * 10}).to_csv(
+        data, sep="\t", index=False
+    )
+    assert {cell.replace("\t", " ") for cell in own_tables().read_table(data).rows["text"]} == {
+        'a "good" film',
+        "so dull",
+    }
+
+
+def own_tables() -> Any:
+    import toolkit_tasks.own_tables as tables
+
+    return tables
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "said"),
+    [
+        ('"so good they say', 'they say "very dull', r"^line 5 of .*a\.csv has a quotation mark"),
+        ('"so good they say', "the end", r"^line 5 of .*\(line 41: unexpected end of data\)"),
+        ('"so good they say', 'the end"', r"^lines 5 to 32 of .*a\.csv are one row"),
+        ('"so good" they say', "the end", r"^line 5 of .*a\.csv has a quotation mark"),
+    ],
+)
+def test_quotation_marks_in_csv_swallow_no_rows(
+    tmp_path: Path, encoder: Path, begins: str, ends: str, said: str
+) -> None:
+    texts = [f"the film {i}" for i in range(40)]
+    texts[3], texts[30] = begins, ends
     data = tmp_path / "a.csv"
-    data.write_text("text,label\n" + "the film,good\nso dull,fine\n" * 10)
-    first = splits_of(config_of("text", encoder, data))
-    data.write_text("text,label\n" + "the dull,fine\nso film,good\n" * 10)
-    again = splits_of(config_of("text", encoder, data))
-    rows = [split.train.__getitems__([0, 1])["input_ids"] for split in (first, again)]
-    assert not torch.equal(*rows)
+    data.write_text("text,label\n" + lines_with(*texts, mark=","))
+    with pytest.raises(ConfigError, match=said):
+        splits_of(config_of("text", encoder, data))
+
+
+def test_cells_of_several_lines_are_said(tmp_path: Path, encoder: Path) -> None:
+    table = rows(40)
+    table.loc[7, "text"] = "so\nvery, very\nfine"
+    splits = splits_of(config_of("text", encoder, write(tmp_path / "a.csv", table)))
+    assert sum(map(len, splits[:3])) == 40
+    said = (
+        "1 of the 40 rows of a.csv have cells of several lines, the longest goes from line 9 to 11"
+    )
+    assert said in splits.notes
+
+
+def test_the_same_text_is_in_one_split(tmp_path: Path, encoder: Path) -> None:
+    table = pd.concat([rows(40)] * 5)
+    source = own_source(config_of("text", encoder, write(tmp_path / "a/a.csv", table)))
+    texts = source.tables["train"].rows["text"][:]
+    found = [{texts[row] for row in source.rows[split][1]} for split in ("train", "test")]
+    assert len(source.rows["test"][1]) == 20
+    assert not found[0] & found[1]
+    assert not [note for note in source.notes if "in training, too" in note]
+    write(tmp_path / "b/train.csv", rows(40))
+    write(tmp_path / "b/test.csv", rows(50).tail(13))
+    notes = own_source(config_of("text", encoder, tmp_path / "b")).notes
+    assert "3 of the 13 rows of test are in training, too" in notes
+
+
+def own_source(config: Any) -> Any:
+    import toolkit_tasks.own_text as own_text
+
+    return own_text._source(config.recipe)
+
+
+@pytest.mark.long
+def test_names_of_classes_are_those_that_were_trained_on(
+    tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the data call them by the time of the export."""
+    data = write(tmp_path / "a.csv", rows(40, ("bad", "good")))
+    run, _ = train(config_of("text", encoder, data), tmp_path / "runs")
+
+    def exported(folder: str) -> Any:
+        assert main(["export", str(run.folder), str(tmp_path / folder)]) == 0
+        return json.loads((tmp_path / folder / "config.json").read_text())["id2label"]
+
+    assert exported("before") == {"0": "bad", "1": "good"}
+    write(data, rows(40, ("zero", "aye")))
+    assert exported("after") == {"0": "bad", "1": "good"}
+    data.unlink()
+    assert exported("gone") == {"0": "bad", "1": "good"}
+    (run.folder / "weights/vocabulary.json").unlink()  # as earlier versions left it
+    capsys.readouterr()
+    assert main(["export", str(run.folder), str(tmp_path / "x")]) == 2
+    assert "has not kept the names of its classes or tokens: no data" in capsys.readouterr().err
+    write(data, rows(40, ("zero", "aye")))
+    assert main(["export", str(run.folder), str(tmp_path / "x")]) == 2
+    assert "and its data are others now" in capsys.readouterr().err
+    write(data, rows(40, ("bad", "good")))
+    assert exported("again") == {"0": "bad", "1": "good"}
+
+
+def test_the_folder_of_a_model_belongs_to_the_run_id(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.csv", rows(40))
+
+    def id_of(folder: Path) -> str:
+        return run_id(with_fingerprint(config_of("text", folder, data)))
+
+    folder = tiny_encoder(tmp_path / "enc", WORDS)
+    first = id_of(folder)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    second = id_of(folder)
+    (folder / "model.safetensors").write_bytes(b"WEIGHTS")
+    assert len({first, second, id_of(folder)}) == 3

@@ -244,10 +244,26 @@ def test_sizes_are_the_published_ones(root: Path, name: str, published: int) -> 
     assert model.num_parameters() == published
 
 
+def test_an_id_that_is_there_twice_is_refused(root: Path) -> None:
+    """Scores pair answers and questions by it."""
+    rows = {name: values * 2 for name, values in ROWS.items()}
+    write_split(root / "squad_v2/train.parquet", ROWS)
+    write_split(root / "squad_v2/validation.parquet", rows)
+    with pytest.raises(
+        ConfigError, match=r"row 2 of .*validation\.parquet has the id of row 0 of "
+    ):
+        squad.splits("roberta-base", parse(["squad_v2/roberta-base"]).recipe)
+    one = {"id": "a", "prediction_text": "x", "no_answer_probability": 0.0}
+    gold = {"id": "a", "answers": ["x"]}
+    with pytest.raises(ValueError, match="is there twice"):
+        SquadV2(keep_in_memory=True).compute(predictions=[one] * 2, references=[gold] * 2)
+
+
 def test_answerable_questions_alone(root: Path) -> None:
     none: dict[str, list[Any]] = {"text": [], "answer_start": []}
     rows = {name: values * 2 for name, values in ROWS.items()} | {
-        "answers": ROWS["answers"] + [none] * 2
+        "answers": ROWS["answers"] + [none] * 2,
+        "id": list("abcd"),
     }
     long = [context + " And so on." * 40 for context in rows["context"]]
     write_split(root / "squad_v2/train.parquet", {**rows, "context": long})

@@ -5,11 +5,13 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import ConfigError, MissingDataError, first_line, outcome
+from toolkit.fingerprint import files_of, of_path
 from toolkit.hints import shown
 
 if TYPE_CHECKING:
@@ -39,20 +41,57 @@ def load_splits(
     datasets = _loaders(source)
     if isinstance(source, Path):
         _check_files(source, columns)
+        content = of_path(source)
     # Of broken files its readers raise whatever comes up in them.
-    splits, error = outcome(lambda: datasets.load_dataset(str(source)))
+    folder_of = {"cache_dir": cache_of(content)} if isinstance(source, Path) else {}
+    splits, error = outcome(lambda: datasets.load_dataset(str(source), **folder_of))
     if splits is None:
         if not isinstance(source, Path):
             raise _nowhere(folder, hub_id) from error
         reason = _broken_line(source) or _reason((error and error.__cause__) or error)
         raise ConfigError(f"the data in {source} cannot be read: {reason}") from error
     _check(splits, str(source), columns, names)
+    if isinstance(source, Path):
+        for name, rows in splits.items():
+            known_by(rows, content, name)
     for name in names:
         for column in columns:
             if splits[name].data.column(column).null_count:
                 row = splits[name][column][:].index(None)
                 raise ConfigError(f"{place_of(folder, hub_id, name, row)} has no {column}")
     return splits
+
+
+def our_cache() -> Path:
+    """The folder for what is made of data, in the cache of ``datasets``."""
+    from datasets.config import HF_DATASETS_CACHE
+
+    folder = Path(HF_DATASETS_CACHE) / "adaptive-lr-toolkit"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def cache_of(content: str) -> str:
+    """``cache_dir`` for a reader of ``datasets``, which knows a file by its path and time alone.
+
+    Args:
+        content: SHA-256 of what is read.
+    """
+    return str(our_cache() / "read" / content[:32])
+
+
+def known_by(rows: "Dataset", *key: object) -> "Dataset":
+    """The same rows, with what ``datasets`` knows them by made of their content.
+
+    All that is made of them is kept under a name that is made of this one, so that nothing made of
+    other content can be taken for it.
+
+    Args:
+        rows: as they were read.
+        key: all that they depend on: SHA-256 of the content, and how it was read.
+    """
+    rows._fingerprint = sha256(repr(key).encode()).hexdigest()[:32]
+    return rows
 
 
 def source_of(folder: str, hub_id: str) -> Path | str:
@@ -164,8 +203,8 @@ def _rows_in(file: Path) -> int | None:
 
 def _broken_line(folder: Path) -> str | None:
     """The first line of a JSON lines or CSV file that cannot be read as one; None if all can."""
-    for file in sorted(folder.rglob("*")):
-        if file.suffix not in (".jsonl", ".csv") or not file.is_file():
+    for file in files_of(folder):
+        if file.suffix not in (".jsonl", ".csv"):
             continue
         try:
             with file.open(encoding="utf-8-sig", newline="") as lines:
@@ -243,7 +282,7 @@ def _check_files(folder: Path, columns: Collection[str]) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    for file in sorted(folder.rglob("*.parquet")):
+    for file in (file for file in files_of(folder) if file.suffix == ".parquet"):
         try:
             metadata = pyarrow.parquet.read_metadata(file)
         except (pyarrow.ArrowException, OSError) as error:

@@ -13,22 +13,27 @@ from typing import TYPE_CHECKING
 
 from toolkit.command_line import Parser
 from toolkit.config import WEIGHTS, RunConfig, from_json, schedule_to_json
-from toolkit.errors import ConfigError, first_line
+from toolkit.errors import ConfigError, MissingDataError, first_line
+from toolkit.identity import data_now
 from toolkit.process import DONE, run_command
 from toolkit.records.config_file import CONFIG, read_config
 from toolkit.records.result import RESULT
+from toolkit.records.vocabulary import VOCABULARY, read_vocabulary
 from toolkit.schedules import Constant
-from toolkit.task import load, parse_target
+from toolkit.task import Task, load, parse_target
 
 if TYPE_CHECKING:
     from torch import nn
+
+LACKING = "the names of its classes or tokens"
 
 
 def trained(run: str | Path, task: str | None = None) -> "nn.Module":
     """The model of a finished run with its trained weights: on the CPU, in evaluation mode.
 
     It is made again, so what its task needs for that must be at hand: the task's file, a model's
-    folder or configuration, for ``lstm-glove`` the reviews and the word vectors.
+    folder or configuration, for ``lstm-glove`` the reviews and the word vectors. The names of
+    classes are those that the run was trained on, whatever its data are now.
 
     Args:
         run: the run's folder, or one that ``toolkit export`` wrote.
@@ -38,7 +43,36 @@ def trained(run: str | Path, task: str | None = None) -> "nn.Module":
         ConfigError: if the folder has no weights, the model cannot be made again, or the task is of
             a file that was not named.
     """
-    return _model(_config(Path(run), task), Path(run) / WEIGHTS)
+    config = _config(Path(run), task)
+    return _model(config, task_of(Path(run), config), Path(run) / WEIGHTS)
+
+
+def task_of(run: Path, config: RunConfig) -> Task:
+    """The task of a finished run, with the words that its data had when it was trained.
+
+    What predicts with the run's weights, or writes them elsewhere, asks this task and no other: the
+    data may name their classes otherwise by now.
+
+    Raises:
+        ConfigError: if the run is of a version that did not keep them, and its data are others now,
+            or gone.
+    """
+    target = parse_target(config.target)
+    task, stored = load(target.task), read_vocabulary(run)
+    if stored is not None:
+        return task.with_vocabulary(stored)
+    try:
+        if not task.vocabulary(target.model, config.recipe):
+            return task
+        now = data_now(config)
+    except MissingDataError as error:
+        raise ConfigError(f"{run} has not kept {LACKING}: {error}") from error
+    if not f"{now},".startswith(f"{config.data},"):  # earlier, a model's folder was not in it
+        raise ConfigError(
+            f"{run} has not kept {LACKING}, and its data are others now: toolkit train with "
+            "--fresh keeps them"
+        )
+    return task
 
 
 def export(run: Path, folder: Path, task: str | None = None) -> str:
@@ -58,16 +92,18 @@ def export(run: Path, folder: Path, task: str | None = None) -> str:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there already: name a new folder, or an empty one")
     config = _config(run, task)
-    model, target = _model(config, run / WEIGHTS), parse_target(config.target)
+    its_task, target = task_of(run, config), parse_target(config.target)
+    model = _model(config, its_task, run / WEIGHTS)
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     done = False
     try:
-        loads = load(target.task).export(model, target.model, config.recipe, folder)
+        loads = its_task.export(model, target.model, config.recipe, folder)
         if loads is None:
             (folder / WEIGHTS).parent.mkdir()
-            for name in (CONFIG, RESULT, WEIGHTS):
-                shutil.copyfile(run / name, folder / name)
+            for name in (CONFIG, RESULT, WEIGHTS, VOCABULARY):
+                if name != VOCABULARY or (run / name).exists():
+                    shutil.copyfile(run / name, folder / name)
             own = "" if task is None else f", task={task!r}"
             loads = f"toolkit.trained({str(folder)!r}{own})"
         done = True
@@ -94,7 +130,7 @@ def _command(argv: Sequence[str] | None) -> int:
     return DONE
 
 
-def _model(config: RunConfig, weights: Path) -> "nn.Module":
+def _model(config: RunConfig, task: Task, weights: Path) -> "nn.Module":
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -102,7 +138,7 @@ def _model(config: RunConfig, weights: Path) -> "nn.Module":
 
     target = parse_target(config.target)
     recipe = replace(config.recipe, init="random")  # the weights are at hand
-    model = fresh_model(load(target.task), target, recipe)
+    model = fresh_model(task, target, recipe)
     try:
         model.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:

@@ -57,6 +57,29 @@ def check_task_file(config: RunConfig) -> None:
         )
 
 
+def data_now(config: RunConfig) -> str | None:
+    """The fingerprint of the data as they are now, whatever they were.
+
+    Raises:
+        MissingDataError: if the data cannot be had.
+    """
+    return with_fingerprint(replace(config, data=None)).data
+
+
+def check_data(config: RunConfig) -> None:
+    """The data are still those that this run was named by.
+
+    Raises:
+        ConfigError: if they were changed meanwhile.
+        MissingDataError: if they are gone.
+    """
+    if (found := data_now(config)) != config.data:
+        raise ConfigError(
+            f"the data of {config.target} were changed after this command had begun, which makes "
+            f"its runs others: start the command again (they were {config.data}, and are {found})"
+        )
+
+
 def _fingerprint(source: Path | str) -> str:
     if isinstance(source, Path):
         return f"sha256:{of_path(source)}"

@@ -82,6 +82,8 @@ class SquadV2(evaluate.Metric):
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         answered = {row["id"]: row for row in predictions}
+        if not len(answered) == len(predictions) == len({row["id"] for row in references}):
+            raise ValueError("an id of predictions or references is there twice, or in one alone")
         rows = [(answered[row["id"]], squad_golds(row["answers"])) for row in references]
         exact, f1 = (
             np.array([score(row["prediction_text"], golds) for row, golds in rows])

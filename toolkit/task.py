@@ -231,7 +231,8 @@ class Task(Protocol):
 
         A ``Path`` is a file or folder, known by its content; a ``str`` is the id of a data set on
         the hub, known by its revision. Other content is another run: a task that reads files, and
-        does not name them here, shows the result of the first data for any other.
+        does not name them here, shows the result of the first data for any other. The folder of
+        a model, its weights and tokenizer, is among them.
 
         Raises:
             MissingDataError: if there are none.
@@ -277,6 +278,17 @@ class Task(Protocol):
         self, predictions: "np.ndarray", labels: "np.ndarray", split: Split
     ) -> dict[str, float]:
         """The metrics over a whole split, its samples in any order; the first is the headline."""
+
+    def vocabulary(self, name: str, recipe: Any) -> Mapping[str, Sequence[str]]:
+        """The words of the data that the model is made for, such as the names of the classes.
+
+        They are kept with a run, for the data may be others when its model is made again.
+        """
+        return {}
+
+    def with_vocabulary(self, stored: Mapping[str, Sequence[str]]) -> "Task":
+        """The task with the words that ``vocabulary`` returned in place of those of the data."""
+        return self
 
     def export(self, model: "nn.Module", name: str, recipe: Any, folder: Path) -> str | None:
         """Write a trained model in the format of the library that it comes from.

@@ -8,7 +8,7 @@ own, and the schedule is given the optimizer that Accelerate has prepared, for t
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from toolkit import signals, userfile
 from toolkit.config import RUNS, RunConfig, resolve, run_folder
 from toolkit.errors import ConfigError
-from toolkit.identity import check_task_file, with_fingerprint
+from toolkit.identity import check_data, check_task_file, with_fingerprint
 from toolkit.process import set_threads, world_size
 from toolkit.records.provenance import code
 from toolkit.records.recorder import Recorder
@@ -90,6 +90,8 @@ class Run:
     splits: Splits
     scales: Mapping[str, Scale]
     """How the metrics of the task are to be read, the headline first; empty if it does not say."""
+    vocabulary: Mapping[str, Sequence[str]]
+    """The words of the data that the model is made for, as the names of the classes."""
     evaluation_loaders: dict[str, "DataLoader[Batch]"]
     """This rank's batches of the splits ``validation`` and ``test``."""
     budget: int
@@ -222,6 +224,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     accelerator = make_accelerator(recipe, batch_split)
     folder = run_folder(config, runs)
     check_same_run(folder.name, config.data)
+    together(lambda: check_data(config))
     seed_host(derive_seed(SPLIT_STREAM))
     splits = one_first(accelerator, lambda: task_call(target, "splits", task, recipe))
     lengths = getattr(splits.train, "lengths", None)
@@ -230,6 +233,9 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     torch.manual_seed(derive_seed(config.seed, INIT_STREAM))
     seed_host(derive_seed(config.seed, INIT_STREAM))
     model = together(lambda: fresh_model(task, target, recipe))
+    scales = scales_of(task, recipe, splits)
+    vocabulary = together(lambda: task_call(target, "vocabulary", task, recipe))
+    together(lambda: check_data(config))  # nothing reads them after this
     set_threads(sum(weight.numel() for weight in model.parameters()))
     initial_weights_sha = weights_sha(model.state_dict())
     infinite_at_start = infinite_buffers(model)
@@ -251,7 +257,8 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         meter=LossMeter(accelerator, lr),
         batch_plan=plan,
         splits=splits,
-        scales=scales_of(task, recipe, splits),
+        scales=scales,
+        vocabulary=vocabulary,
         evaluation_loaders=_evaluation_loaders(accelerator, splits, recipe),
         budget=budget,
         batch_split=batch_split,
@@ -286,7 +293,11 @@ def fresh_model(task: Task, target: Target, recipe: Recipe) -> nn.Module:
 
 
 def task_call(target: Target, function: str, task: Task, recipe: Recipe) -> Any:
-    """What ``splits`` or ``model`` of a task returns; an error of a user's file names its line."""
+    """What ``splits``, ``model`` or ``vocabulary`` of a task returns.
+
+    Raises:
+        ConfigError: as the task does; for an error of a user's file, naming its line.
+    """
     call = partial(getattr(task, function), target.model, recipe)
     if not target.task.endswith(".py"):
         return call()

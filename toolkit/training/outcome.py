@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from toolkit.config import WEIGHTS, schedule_name, to_json
 from toolkit.records.result import Code, FoundLR, Metrics, Result, Timing
+from toolkit.records.vocabulary import keep_vocabulary
 from toolkit.task import data_fields, parse_target
 from toolkit.training import checkpoint, divergence
 from toolkit.training.build import Run, weights_sha
@@ -98,6 +99,7 @@ def last_weights(run: Run) -> tuple[str, list[str]]:
         sha = weights_sha(state) if run.accelerator.is_main_process else ""
         if sha and run.config.keep_weights and not run.diverged:
             try:
+                keep_vocabulary(run.folder, run.vocabulary)
                 checkpoint.keep_weights(state, run.folder / WEIGHTS)
             except OSError as error:  # hours of training are not lost to a full disk
                 notes.append(f"the weights could not be kept: {error}; {LEFT}")

@@ -39,6 +39,7 @@ class Declaration(TypedDict, total=False):
     runs: int
     pairs: dict[str, int]
     source: str
+    command: str
 
 
 def read_declaration(file: Path) -> Mapping[str, Any]:

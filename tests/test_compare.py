@@ -171,7 +171,7 @@ def test_what_other_processes_could_not_find_is_refused() -> None:
         Study.grid(DIGITS, [lambda progress: 1.0, Cosine()])
     shell: dict[str, object] = {"__name__": "a_session_without_a_file"}
     exec(f"{OWN}\nmine = Mine()", shell)  # as a prompt does  # noqa: S102
-    with pytest.raises(ConfigError, match=r"Mine of .* is in no file: other processes, and"):
+    with pytest.raises(ConfigError, match=r"Mine of .* is in no file: other processes"):
         Study.grid(DIGITS, [shell["mine"], Cosine()])
     with pytest.raises(ConfigError, match="unknown setting of the recipe 'epoch': did you mean"):
         Study.grid(DIGITS, recipe={"epoch": 3})
@@ -200,7 +200,7 @@ def test_one_command_trains_reports_and_goes_on(
     (folder,) = Path("runs").iterdir()
     assert f"report: {folder}/report/index.html" in told
     assert "own.py:half - cosine" in told
-    assert "digits/vit_micro at base LR 0.01: own.py:half" in told
+    assert "digits/vit_micro at base LR 0.01" in told
     assert (folder / "report/index.html").exists()
     declared = json.loads((folder / "study.json").read_text())
     assert declared["command"] == shlex.join(["toolkit", *command])
@@ -214,13 +214,15 @@ def test_one_command_trains_reports_and_goes_on(
     assert again.keys() == results.keys()
     assert sum(again[file] != results[file] for file in results) == 1
     # Any worker can take part, as of other studies.
-    study = shipped.load(str(folder))
+    study = shipped.load(str(folder), files=["own.py"])
     assert study.configs == parse(command[1:])[0].configs
     assert study.family == parse(command[1:])[0].family
-    assert cli.main(["sweep", str(folder), "--dry-run"]) == 0
+    assert cli.main(["sweep", str(folder), "--dry-run"]) == 2  # no code that a file names
+    assert f"{folder} is of the file own.py: name it, --files own.py" in capsys.readouterr().err
+    assert cli.main(["sweep", str(folder), "--dry-run", "--files", "own.py"]) == 0
     assert "12 runs, 0 to go" in capsys.readouterr().out
     Path("own.py").write_text(f"{OWN}# changed\n")
-    assert cli.main(["sweep", str(folder)]) == 2
+    assert cli.main(["sweep", str(folder), "--files", "own.py"]) == 2
     assert "the file of own.py:half was changed since" in capsys.readouterr().err
 
 

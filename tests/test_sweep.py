@@ -377,7 +377,7 @@ def test_a_study_refuses_what_it_cannot_judge() -> None:
     endless = replace(config, schedule=OpenEnded())
     with pytest.raises(ConfigError, match="open-ended, which begins its last anneal where cuts"):
         Study("demo", "?", (endless,))
-    with pytest.raises(ConfigError, match=r"greedy \(arm 0\) on .* of which there is no run"):
+    with pytest.raises(ConfigError, match=r"greedy on .* of which there is no run"):
         Study("demo", "?", study.configs, (Contrast(config.target, 0.01, "greedy", "cosine"),))
     with pytest.raises(ConfigError, match="has study = 'demo'"):
         Study("mine", "?", study.configs)

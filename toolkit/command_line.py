@@ -15,7 +15,7 @@ import shutil
 import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from itertools import pairwise
 from types import NoneType, UnionType
@@ -172,7 +172,8 @@ def flags_of(kind: type, prefix: str = "", default: Any = None) -> Iterator[Flag
         hints = {}
     for item in fields(kind):
         hint = hints.get(item.name, Any)
-        value = _default_of(item) if default is None else getattr(default, item.name)
+        own = None if item.default is MISSING else item.default
+        value = own if default is None else getattr(default, item.name)
         name = prefix + item.name.replace("_", "-")
         if is_dataclass(hint) and isinstance(hint, type):
             yield from flags_of(hint, f"{name}.", value)
@@ -383,10 +384,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return " ".join(map(_shown, value)) if isinstance(value, tuple) else str(value)
-
-
-def _default_of(item: "Field[Any]") -> Any:
-    return None if item.default is MISSING else item.default
 
 
 def budget_of(recipe: Recipe, argv: Sequence[str]) -> Recipe:

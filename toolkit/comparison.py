@@ -134,7 +134,11 @@ def compare_schedules(
         )
     study = Study.grid(target, schedules, lrs, seeds, recipe=recipe, **settings)
     options = sweep.options_of(
-        f"runs/{study.name}", output_dir=Path(output_dir), slots_per_device=slots_per_device
+        f"{RUNS}/{study.name}",
+        output_dir=Path(output_dir),
+        slots_per_device=slots_per_device,
+        progress=study.configs[0].progress,
+        files=stored.files_of(study),
     )
     code, found = _carry_out(study, options, "")
     if found is None:
@@ -190,6 +194,8 @@ def parse(argv: Sequence[str], prog: str = "toolkit compare") -> tuple[Study, An
         output_dir=Path(own["output_dir"]),
         slots_per_device=own["slots_per_device"],
         dry_run=own["dry_run"],
+        progress=study.configs[0].progress,
+        files=stored.files_of(study),
     )
 
 

@@ -100,7 +100,7 @@ def _groups(
         and f"{flag.name}s" not in {one.name for one in own}
     ]
     words = summary_of(type(recipe))
-    groups = {"run": [*run, *own]}
+    groups = {"run": [*run, *own] if kind is not None else [*own, *run]}
     groups[f"recipe (--recipe.NAME): {words}"] = [
         *command_line.flags_of(type(recipe), "recipe.", recipe)
     ]

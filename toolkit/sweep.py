@@ -63,7 +63,7 @@ def runs_of(options: argparse.Namespace) -> Path:
 
 def _command(argv: Sequence[str] | None) -> int:
     options = _parser().parse_args(argv)
-    return carry_out(shipped.load(options.study, options.output_dir), options)
+    return carry_out(shipped.load(options.study, options.output_dir, options.files), options)
 
 
 def carry_out(study: Study, options: argparse.Namespace, announced: bool = False) -> int:
@@ -113,7 +113,7 @@ def _sweep(
             _slurm(options),
             runs_of(options) / "slurm",
         )
-    with _bar(study, items) as bar:
+    with _bar(study, items, options.progress) as bar:
 
         def done() -> None:
             bar.update(sum(item.finished for item in items) - bar.n)
@@ -145,9 +145,13 @@ def _parser(prog: str = "toolkit sweep", study: str = "") -> Parser:
     else:
         names = f"{', '.join(shipped.STUDIES)}; a function, path/file.py:function; "
         add("study", help=f"{names}or the folder of a comparison, runs/NAME")
+    add(
+        "--files", nargs="+", metavar="FILE", default=[], help="your own files that runs/NAME is of"
+    )
     add("--output-dir", type=Path, metavar="DIR", default=Path(), help="where runs/ lies")
     add("--only", metavar="TEXT", help="only runs whose target has this in it")
     add("--run", metavar="ID", help="only this run")
+    add("--no-progress", dest="progress", action="store_false", help="show no bar of the runs")
     add("--dry-run", action="store_true", help="print the commands and what they will cost")
     add(
         "--measure",
@@ -224,7 +228,7 @@ def declare(
         declaration.declare(study, source, items, runs, command)
 
 
-def _bar(study: Study, items: Sequence[Item]) -> Any:
+def _bar(study: Study, items: Sequence[Item], shown: bool) -> Any:
     interval = 0.5 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
     return tqdm(
         total=len(items),
@@ -233,7 +237,7 @@ def _bar(study: Study, items: Sequence[Item]) -> Any:
         desc=study.name,
         mininterval=interval,
         smoothing=0.05,  # kinds of runs take turns
-        disable=not is_rank_zero(),
+        disable=not (shown and is_rank_zero()),
     )
 
 
@@ -297,11 +301,13 @@ def _show_costs(options: argparse.Namespace, study: Study, items: Sequence[Item]
 
 def _command_of(options: argparse.Namespace, item: Item) -> str:
     words = ["python", "-m", "toolkit.sweep", options.study, "--run", item.folder.name]
-    return shlex.join([*words, *_output_flags(options)])
+    return shlex.join([*words, *_place(options)])
 
 
-def _output_flags(options: argparse.Namespace) -> list[str]:
-    return [] if options.output_dir == Path() else ["--output-dir", str(options.output_dir)]
+def _place(options: argparse.Namespace) -> list[str]:
+    """The flags that say where the study lies, and of which files it is."""
+    flags = [] if options.output_dir == Path() else ["--output-dir", str(options.output_dir)]
+    return [*flags, *(["--files", *options.files] if options.files else [])]
 
 
 def _write_wandb_sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> int:
@@ -314,7 +320,7 @@ def _write_wandb_sweep(options: argparse.Namespace, study: Study, items: Sequenc
         "method": "grid",
         "command": [
             *("${env}", "python", "-m", "toolkit.sweep", options.study),
-            *(*_output_flags(options), "${args}"),
+            *(*_place(options), "${args}"),
         ],
         "parameters": {"run": {"values": left}},
     }
@@ -324,7 +330,7 @@ def _write_wandb_sweep(options: argparse.Namespace, study: Study, items: Sequenc
 
 
 def _worker_flags(options: argparse.Namespace) -> list[str]:
-    flags = [options.study, "--worker", "--lease", str(options.lease), *_output_flags(options)]
+    flags = [options.study, "--worker", "--lease", str(options.lease), *_place(options)]
     return [*flags, "--only", options.only] if options.only else flags
 
 

@@ -405,9 +405,8 @@ def listed() -> Iterator[tuple[str, str, list[str]]]:
         words = (ast.get_docstring(ast.parse(file.read_bytes())) or "").partition("\n")[0]
         targets = []
         for model, recipes in models.items():
-            others = [f"@{recipe}" for recipe in recipes if recipe != "field"]
-            optional = f"[{'|'.join(others)}]" if others else ""
-            targets.append(f"{name}/{'MODEL' if model == '*' else model}{optional}")
+            others = "|".join(f"@{recipe}" for recipe in recipes if recipe != "field")
+            targets.append(f"{name}/{model.replace('*', 'MODEL')}{f'[{others}]' * bool(others)}")
         yield name, words.replace("``", ""), targets
 
 

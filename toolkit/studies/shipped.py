@@ -1,6 +1,6 @@
 """The shipped studies: Python functions that return a ``Study``; more are in ``robustness``."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
@@ -152,13 +152,14 @@ STUDIES: Mapping[str, Callable[[], Study]] = {
 """Every shipped study by name."""
 
 
-def load(name: str, output_dir: Path = Path()) -> Study:
+def load(name: str, output_dir: Path = Path(), files: Collection[str] = ()) -> Study:
     """The study of this name.
 
     Args:
         name: of ``STUDIES``; ``path/file.py:function``; or the folder of a study that has written
             down its runs, ``runs/NAME``.
         output_dir: the folder that ``runs/`` lies in.
+        files: the user's files that a study in a folder may execute.
 
     Raises:
         ConfigError: if there is none.
@@ -166,7 +167,7 @@ def load(name: str, output_dir: Path = Path()) -> Study:
     if ".py:" in name:
         return _from_file(*name.rsplit(":", 1))
     if (output_dir / name / stored.CONFIGS).is_file():
-        return stored.read_study(output_dir / name)
+        return stored.read_study(output_dir / name, files)
     if name not in STUDIES:
         raise unknown("study", name, STUDIES)
     return STUDIES[name]()

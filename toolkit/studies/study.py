@@ -180,8 +180,9 @@ class Study:
             for (_, _, side, arm), seeds in self._seeds(one).items():
                 if not seeds:
                     raise ConfigError(
-                        f"study {self.name}: its primary family has {side} (arm {arm}) on "
-                        f"{one.pair} at base LR {one.lr:g}, of which there is no run"
+                        f"study {self.name}: its primary family has {side}"
+                        f"{f' (arm {arm})' if arm else ''} on {one.pair} at base LR {one.lr:g}, of "
+                        "which there is no run"
                     )
 
     def _refuse_unlike(self) -> None:

@@ -50,6 +50,7 @@ def render(analysis: Analysis) -> str:
         machines=_machines(runs),
         commits=Counter(commit for run in runs if (commit := run.result.code.commit)),
         source=shlex.quote(str(analysis.study.plan.get("source", analysis.study.name))),
+        command=analysis.study.plan.get("command"),
         swept=any(_trained_by(run.result) is None for run in runs),
         commands=commands(runs),
         as_json=_as_json,

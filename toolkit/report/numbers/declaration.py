@@ -51,6 +51,7 @@ class Declaration(TypedDict, total=False):
     run_ids: dict[str, str]
     extensions: list[Extension]
     declared_after: int
+    command: str
 
 
 def read_declaration(file: Path) -> Mapping[str, Any]:

@@ -74,6 +74,8 @@ class Run:
     accelerator: Accelerator
     model: nn.Module
     """Prepared: on its device, and wrapped by DDP or DeepSpeed where there are several ranks."""
+    parameters: int
+    """How many numbers the whole model learns."""
     optimizer: Optimizer
     """Prepared, too."""
     evaluates_other_weights: bool
@@ -224,7 +226,8 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     budget = _budget(recipe, plan)
     torch.manual_seed(derive_seed(config.seed, INIT_STREAM))
     model = together(lambda: fresh_model(task, target, recipe))
-    set_threads(sum(weight.numel() for weight in model.parameters()))
+    parameters = sum(weight.numel() for weight in model.parameters())
+    set_threads(parameters)
     dtype = next(model.parameters()).dtype  # prepared, DeepSpeed's may be bfloat16
     initial_weights_sha = weights_sha(model.state_dict())
     infinite_at_start = infinite_buffers(model)
@@ -240,6 +243,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         task=task,
         accelerator=accelerator,
         model=model,
+        parameters=parameters,
         optimizer=optimizer,
         evaluates_other_weights=evaluates_other_weights(built),
         lr=lr,

@@ -157,6 +157,11 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{plural * (number != 1)}"
 
 
+def in_short(result: Result) -> str:
+    """What a run has come to, as one of many: its scores, and the LR where it has searched one."""
+    return "; ".join([scores(result), *([str(result.found)] if result.found else [])])
+
+
 def scores(result: Result) -> str:
     """The test metrics of a run and what they took."""
     test = [metric(name, value, result.scales) for name, value in result.metrics.test.items()]

@@ -152,19 +152,19 @@ def observe(stall: Stall, loss: float, update: int, grown: bool) -> tuple[Stall,
     return stall._replace(probing=True, begun=update), "probe"
 
 
-def decision(before: Stall, seen: Seen, update: int, factor: float) -> Decision:
+def decision(before: Stall, seen: Seen, update: int) -> Decision:
     """What to do about it, with the reason.
 
     Args:
         before: the state before the reading.
         seen: what the reading has brought.
         update: updates made so far.
-        factor: of the LR from now on.
     """
     noise, probed = before.seen, before.probed
     if seen == "probe":
         made = f"no descent in {update - before.begun} updates"
-        reason = f"{made}: does the noise of the loss, {noise.deviation:.3g}, fall with the LR?"
+        quieter = f"whether the noise of the loss, {noise.deviation:.3g}, falls with the LR"
+        reason = f"{made}: a probe {quieter}"
         return Decision("plateau", noise.deviation, "cut", reason)
     if seen in ("descent", "plateau"):
         why = "the loss falls" if seen == "descent" else "the LR does not make the noise"
@@ -173,12 +173,9 @@ def decision(before: Stall, seen: Seen, update: int, factor: float) -> Decision:
         why = (
             "too long for a plateau" if before.patient else "the noise of the loss fell with the LR"
         )
-        reason = (
-            f"no descent, {why}: back to the untouched model, LR x{factor:.3g} of the schedule's"
-        )
-        return Decision(
-            "plateau", (noise if before.patient else probed).deviation, "rollback", reason
-        )
+        statistic = (noise if before.patient else probed).deviation
+        reason = f"no descent, {why}: back to the untouched model"
+        return Decision("plateau", statistic, "rollback", reason)
     return NO_ACTION
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -343,3 +344,24 @@ def test_wind_tunnel(floor: float) -> None:
     assert mean(Adaptive(), tuned) <= 1.3 * best
     for lr in (1e-4, 3e-3, 1.5):
         assert mean(Adaptive(), lr) <= 2 * best
+
+
+@pytest.mark.parametrize(
+    ("schedule", "losses", "facts"),
+    [
+        (Adaptive(search="off"), [*[1.0] * 300, *[9.0] * 40, *[1.0] * 60], run_of(400)),
+        (Adaptive(search="off", warmup=0.1), [*[1.0] * 300, *[9.0] * 100], run_of(400)),
+        (Adaptive(search="off"), [20 * 0.99**i if i < 300 else 1.0 for i in range(1500)], OPEN),
+    ],
+    ids=["a rollback", "with a warm-up", "without a known budget"],
+)
+def test_a_reason_names_the_lr_that_the_next_update_has(
+    schedule: Any, losses: list[float], facts: Any
+) -> None:
+    trace = drive(schedule, losses, facts, lr=0.02)
+    told = 0
+    for (*_, decision), (_, factor, _) in pairwise(trace):
+        if decision.action in ("rollback", "cut", "raise"):
+            assert decision.reason.endswith(f"of the schedule's, to {0.02 * factor:.3g}")
+            told += 1
+    assert told

@@ -241,13 +241,18 @@ def test_a_mirror_follows_what_is_written_and_ends_with_its_run(tmp_path: Path) 
 
 
 def test_runs_can_be_mirrored_afterwards(tmp_path: Path) -> None:
-    done = made_up(tmp_path, "plan", 0)
+    found = {"base_lr": 1e-4, "lr": 0.0178, "updates": 23, "trials": 5}
+    found |= {"grown_lr": 0.05, "seconds": 1.5}
+    done = made_up(tmp_path, "plan", 0, found=found)
     nothing: dict[str, Any] = {"test": {}, "validation": {}}
     lost = made_up(tmp_path, "cosine", 1, status="diverged", metrics=nothing)
     with FakeWandb() as server:
         run(["-m", "toolkit.records.wandb_mirror", str(done), str(lost)], tmp_path, server)
         assert server.runs[done.name].summary["score"] == 90
         assert server.runs[lost.name].summary["score"] == 0
+        for name, value in found.items():
+            assert server.runs[done.name].summary[f"found/{name}"] == value
+        assert not [name for name in server.runs[lost.name].summary if "found" in name]
         (alert,) = server.asked("NotifyScriptableRunAlert")
     assert (alert["runName"], alert["severity"]) == (lost.name, "ERROR")
     assert "diverged" in alert["title"]

@@ -16,10 +16,10 @@ from tests.studies import result_json, write_large_study, write_run, write_study
 from toolkit.config import parse, run_id, to_json
 from toolkit.errors import ConfigError
 from toolkit.records.result import Result
-from toolkit.report import figures
+from toolkit.report import figures, rate_tables
 from toolkit.report.__main__ import main, write_report
 from toolkit.report.figure_data.curves import corners, rate_curves, stack
-from toolkit.report.files import markdown
+from toolkit.report.files import markdown, run_table
 from toolkit.report.html.page import commands, render
 from toolkit.report.marks import legend
 from toolkit.report.numbers.analyse import analyse
@@ -372,3 +372,31 @@ def test_settings_are_compared_as_they_were_carried_out(tmp_path: Path) -> None:
     write_run(study, "cosine", 2, 90.0, recipe_settings={**recipe, "epochs": 1.0})
     with pytest.raises(ConfigError, match="differ in budget"):
         load_study(study)
+
+
+def test_the_lr_that_searches_found_is_told_by_pair_and_base_lr(tmp_path: Path) -> None:
+    study = tmp_path / "mine"
+    for seed, lr in enumerate((0.01, 0.02, 0.04)):
+        found = {"base_lr": 1e-4, "lr": lr, "updates": 20 + seed, "trials": 5}
+        found |= {"grown_lr": 2 * lr, "seconds": 1.5}
+        write_run(study, "adaptive", seed, 90.0 + seed, lr=1e-4, found=found)
+        write_run(study, "cosine", seed, 80.0 + seed, lr=1e-4)
+    analysis = analyse(load_study(study))
+    (row,) = rate_tables.found(analysis).cells
+    assert row == [
+        *("digits/vit_micro@field", "adaptive", "0.0001", "3", "0.02", "0.01 to 0.04"),
+        *("0.04", "0.02 to 0.08", "21", "5", "1.5"),
+    ]
+    assert "0.0001   3     0.02      0.01 to 0.04" in markdown(analysis)
+    assert "0.02 to 0.08" in render(analysis)
+    runs = run_table(analysis)
+    assert list(runs[runs.schedule == "adaptive"].found_lr) == [0.01, 0.02, 0.04]
+    assert runs[runs.schedule == "cosine"].found_lr.isna().all()
+    assert {"found_base_lr", "found_updates", "found_trials", "found_seconds"} <= {*runs.columns}
+
+
+def test_without_a_search_there_is_no_table_of_what_was_found(study: Path) -> None:
+    analysis = analyse(load_study(study))
+    assert not rate_tables.found(analysis).rows
+    assert "The LR found" not in render(analysis)
+    assert "found" not in " ".join(run_table(analysis).columns)

@@ -58,6 +58,9 @@ def test_a_study_is_run_once_and_its_commands_stand_alone(
     whole = python(*SWEEP, f"{STUDIES}:small", timeout=PATIENCE)
     assert whole.returncode == 0, whole.stderr
     assert "4 runs, 3 to go" in whole.stdout
+    told = [line for line in whole.stdout.splitlines() if ": done: accuracy" in line]
+    assert len(told) == 3
+    assert len(whole.stdout.splitlines()) == len(told) + 3  # a run has no other line
     assert (
         "note: 2 seeds alone can call nothing better or worse on digits/vit_micro@field"
         in whole.stdout

@@ -67,7 +67,7 @@ class RunConfig:
     wandb: Literal["auto", "off"] = "auto"
     """auto mirrors the run to W&B: online with a key, else offline; off does not."""
     progress: bool = True
-    """Show a progress bar on rank 0."""
+    """Show how the run goes on rank 0: a bar at a terminal, lines in a log file."""
     data: str | None = field(default=None, metadata={INTRODUCED_AT: None})
     """Fingerprint of the data, of ``toolkit.identity``; None before it is known, and for data that
     are part of the code."""

@@ -191,7 +191,7 @@ def _parser(prog: str = "toolkit sweep", study: str = "") -> Parser:
         default=claims.LEASE,
         help="after which the run of a worker that shows no sign of life is free: %(default)g",
     )
-    add("--worker", action="store_true", help="print nothing, and end when others are at the rest")
+    add("--worker", action="store_true", help="show no bar, and end when others are at the rest")
     return parser
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import RUNS, RunConfig, parse_command, resolve, run_folder
+from toolkit.config import RUNS, RunConfig, parse_command, resolve, run_folder, schedule_name
 from toolkit.errors import ConfigError, MissingDataError, RunError, error_text, outcome
 from toolkit.identity import with_fingerprint
 from toolkit.process import (
@@ -27,11 +27,13 @@ from toolkit.process import (
     world_size,
 )
 from toolkit.records.config_file import check_folder, folders_of_any_data
+from toolkit.records.console import came_to, counted, say
 from toolkit.records.result import RESULT, Result, read_result
 from toolkit.signals import stop_on_signal
 from toolkit.studies import claims
 from toolkit.studies.claims import Hold
-from toolkit.training.checkpoint_folder import CHECKPOINTS, finish, has_any, say
+from toolkit.training.checkpoint_folder import CHECKPOINTS, finish, has_any
+from toolkit.training.checkpoint_folder import say as warn
 
 
 def main(
@@ -180,7 +182,7 @@ def _fit(
     loop.release(run)
     if result is None:
         if is_rank_zero():
-            print(f"stopped after update {updates}: the same command continues")
+            say(f"stopped after update {updates}: the same command continues")
         return PREEMPTED
     _show(result, folder)
     return DONE
@@ -210,7 +212,7 @@ def _finished(folder: Path) -> Result | None:
             raise
         aside = file.with_name(f"damaged-{RESULT}")
         file.replace(aside)
-        say(
+        warn(
             checkpoints,
             f"{file} is broken: kept as {aside.name}, going on from the run's checkpoint",
         )
@@ -236,16 +238,28 @@ def _failure(error: Exception, folder: Path, update: int, rank: int) -> RunError
 
 
 def _announce(run: Any) -> None:
+    """Say what is trained, on what, how and where."""
     import torch
 
-    recipe, split, threads = run.config.recipe, run.batch_split, torch.get_num_threads()
-    print(
-        f"{run.config.target}: {run.budget} updates of {recipe.global_batch} = {split.ranks} "
-        f"ranks x {split.accumulation} micro-batches x {split.micro_batch}, {recipe.precision} "
-        f"on {run.accelerator.device.type}, threads a rank: {threads}; {run.folder}",
+    from toolkit.records.wandb_handle import wanted
+    from toolkit.training.outcome import SPLITS
+
+    config, recipe, split = run.config, run.config.recipe, run.batch_split
+    sizes = ", ".join(f"{name} {len(getattr(run.splits, name)):,}" for name in SPLITS)
+    epochs = run.budget / run.batch_plan.updates_per_epoch
+    threads = counted(torch.get_num_threads(), "thread")
+    mirrored = "mirrored to W&B" if wanted(config) else "not mirrored to W&B"
+    say(
+        f"{config.target}, seed {config.seed}: {schedule_name(config.schedule)} from base LR "
+        f"{recipe.lr:g}, {recipe.optimizer}",
+        f"  samples: {sizes}",
+        f"  model: {run.parameters:,} parameters, {recipe.init} first weights",
+        f"  budget: {epochs:.3g} epochs, {run.budget:,} updates of {recipe.global_batch} samples = "
+        f"{counted(split.ranks, 'rank')} x {counted(split.accumulation, 'micro-batch')} x "
+        f"{split.micro_batch}",
+        f"  on: {run.accelerator.device.type}, {recipe.precision}, {threads} a rank",
+        f"  in: {run.folder}, {mirrored}",
         *(f"note: {note}" for note in run.notes),
-        sep="\n",
-        flush=True,
     )
 
 
@@ -261,26 +275,14 @@ def _show_without_data(config: RunConfig, missing: MissingDataError, runs: Path)
     for folder in finished:
         result = read_result(folder)
         if is_rank_zero():
-            print(f"the data are not here; this is the result of {result.data or 'unknown data'}")
+            say(f"the data are not here; this is the result of {result.data or 'unknown data'}")
         _show(result, folder)
     return DONE
 
 
 def _show(result: Result, folder: Path) -> None:
-    if not is_rank_zero():
-        return
-    test = ", ".join(
-        f"{name} is not a number"
-        if value is None
-        else f"{name} {value:.{result.scale_of(name).decimals}f}"
-        for name, value in result.metrics.test.items()
-    )
-    print(
-        f"{result.status}: {test or 'no test metric'} on test after {result.updates} "
-        f"updates in {result.timing.train_seconds:.1f} s of training"
-        f"{'' if result.found is None else f'; {result.found}'}; {folder / RESULT}",
-        flush=True,
-    )
+    if is_rank_zero():
+        say(*came_to(result, folder))
 
 
 if __name__ == "__main__":

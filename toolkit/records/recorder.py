@@ -1,5 +1,5 @@
 """The recorder writes a run's files while it trains: config.json, events.jsonl, state.json and, at
-the end, result.json; ``wandb_mirror`` follows them.
+the end, result.json; ``wandb_mirror`` follows them. What is shown meanwhile is in ``console``.
 
 Every rank has a recorder and calls it alike; only that of rank 0 writes.
 """
@@ -17,17 +17,18 @@ from typing import IO, Any
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
-from toolkit.config import RunConfig, schedule_name, to_json
+from toolkit.config import RunConfig, to_json
 from toolkit.errors import RunError
 from toolkit.records.config_file import CONFIG
+from toolkit.records.console import Console
 from toolkit.records.events import EVALUATION, EVENTS, LOWER, TIMING, to_event
 from toolkit.records.events_file import cut_back, fingerprint
 from toolkit.records.json_files import read_json, write_json
 from toolkit.records.result import RESULT, SPANS, Result
-from toolkit.records.wandb_handle import Mirror, start_mirror
+from toolkit.records.wandb_handle import Mirror, start_mirror, wanted
 from toolkit.schedules.reading import Decision, Reading
+from toolkit.task import Scale
 
 NOT_TRAINING = ("evaluation", "checkpoint")
 
@@ -89,9 +90,10 @@ class Recorder:
         folder: the run's folder.
         accelerator: rank 0 of it writes.
         config: what is being run.
-        updates: the budget, for the progress bar.
+        updates: the budget, for the console.
         resume_at: update to continue from; later events of an earlier attempt are dropped.
         saved_events: with ``resume_at``, what ``events_state`` returned at that update.
+        scales: metric -> how it is to be read, for the console.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Recorder:
         updates: int,
         resume_at: int = 0,
         saved_events: Mapping[str, Any] | None = None,
+        scales: Mapping[str, Scale] | None = None,
     ) -> None:
         self.folder, self.accelerator = folder, accelerator
         self.stopwatch = Stopwatch()
@@ -119,17 +122,26 @@ class Recorder:
                 every = config.read_every
                 self.problems = cut_back(folder / EVENTS, resume_at, saved_events, every)
             self._events = (folder / EVENTS).open("a", buffering=1)
-            if config.wandb == "auto" and os.environ.get("WANDB_MODE") != "disabled":
+            if wanted(config):
                 self._mirror = start_mirror(folder, (folder / EVENTS).stat().st_size)
         self._update, self._items = resume_at, 0.0  # of the last evaluation; items since then
-        self._bar = tqdm(
-            total=updates,
-            initial=resume_at,
-            desc=f"{config.target} {schedule_name(config.schedule)}",
-            unit="update",
-            disable=not (self._writes and config.progress) or None,
-            leave=False,
+        self._console = Console(
+            shown=self._writes and config.progress,
+            updates=updates,
+            batch=config.recipe.global_batch,
+            scales=scales or {},
+            train_seconds=lambda: self.stopwatch.train_seconds,
         )
+
+    def go_on(self, update: int, stopwatch: Mapping[str, float]) -> None:
+        """Go on counting where an earlier attempt was.
+
+        Args:
+            update: updates that it had made.
+            stopwatch: its state then.
+        """
+        self.stopwatch = Stopwatch(stopwatch)
+        self._console.go_on(update)
 
     def span(self, name: str) -> Any:
         """Time the block; see ``SPANS``."""
@@ -144,8 +156,7 @@ class Recorder:
         event |= {**several, "t": time.time()}
         self._write(event)
         self._items += reading.count
-        self._bar.set_postfix_str(f"loss {reading.loss:.4f}, lr {rates[0]:.2e}", refresh=False)
-        self._bar.update(reading.update - self._bar.n)
+        self._console.reading(reading, decision, rates[0])
 
     def validation_reading(
         self, reading: Reading, decision: Decision, rates: list[float], factor: float
@@ -175,6 +186,7 @@ class Recorder:
         self._write({"kind": EVALUATION, **place, **scores, "t": time.time()})
         if split == "validation":
             self._write({"kind": TIMING, **place, **self._cost(update), "t": time.time()})
+            self._console.validated(update, epoch, metrics)
 
     def event(self, kind: str, update: int, **fields: Any) -> None:
         """Log anything else that happened, such as a resume."""
@@ -223,8 +235,8 @@ class Recorder:
         self.close()
 
     def close(self) -> None:
-        """Close the files, the progress bar and the mirror; safe to call twice."""
-        self._bar.close()
+        """Close the files, the console and the mirror; safe to call twice."""
+        self._console.close()
         if self._events is not None:
             self._events.close()
             self._events = None

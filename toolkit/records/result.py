@@ -70,10 +70,10 @@ class FoundLR(NamedTuple):
 
     def __str__(self) -> str:
         raised = f", raised to {self.grown_lr:.3g} in training" * (self.grown_lr > self.lr)
-        return (
-            f"base LR {self.base_lr:.3g} -> {self.lr:.3g} found in {self.updates} updates "
-            f"({self.trials} trials){raised}"
-        )
+        kept = self.lr == self.base_lr  # the search has ended without an edge
+        how = "kept after a search of" if kept else f"-> {self.lr:.3g} found in"
+        cost = f"{self.updates} updates ({self.trials} trials)"
+        return f"base LR {self.base_lr:.3g} {how} {cost}{raised}"
 
 
 class Code(NamedTuple):

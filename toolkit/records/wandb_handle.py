@@ -5,14 +5,15 @@ files and send what they say, is in ``wandb_mirror``.
 """
 
 import atexit
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from tqdm import tqdm
-
+from toolkit.config import RunConfig
 from toolkit.process import DONE, FAILED
+from toolkit.records.console import say
 from toolkit.records.wandb_mirror import STATUS_PREFIX
 
 STUCK_SECONDS = 10
@@ -93,9 +94,9 @@ class Mirror:
     def report(self) -> None:
         """Say what went wrong, if anything did."""
         if self._process.returncode == FAILED:
-            tqdm.write(f"W&B: {self.status}; the run goes on without it")
+            say(f"W&B: {self.status}; the run goes on without it")
         elif self._process.returncode != DONE:
-            tqdm.write(f"W&B: not all was sent in time: wandb sync {self.folder}/wandb/*run-*")
+            say(f"W&B: not all was sent in time: wandb sync {self.folder}/wandb/*run-*")
 
     def _start(self, *flags: str) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "toolkit.records.wandb_mirror", str(self.folder)]
@@ -107,12 +108,17 @@ class Mirror:
             )
 
 
+def wanted(config: RunConfig) -> bool:
+    """Whether a run is to be mirrored."""
+    return config.wandb == "auto" and os.environ.get("WANDB_MODE") != "disabled"
+
+
 def start_mirror(folder: Path, begin: int) -> Mirror | None:
     """A mirror of a run, or None where the machine starts no process for it."""
     try:
         return Mirror(folder, begin)
     except OSError as error:
-        tqdm.write(f"W&B: {error}; the run goes on without it")
+        say(f"W&B: {error}; the run goes on without it")
         return None
 
 

@@ -295,7 +295,8 @@ def _finish(run: Any, folder: Path, decisions: list[list[Any]], seconds: float, 
         stored = result.to_json()
         configuration = {name: stored[name] for name in CONFIG_FIELDS}
         run.config.update(configuration, allow_val_change=True)
-        run.summary.update({name: stored[name] for name in SUMMARY_FIELDS})
+        found = {f"found/{name}": value for name, value in (stored["found"] or {}).items()}
+        run.summary.update({name: stored[name] for name in SUMMARY_FIELDS} | found)
     diverged = result is not None and result.diverged
     trouble = diverged or state == "failed"
     if trouble:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from toolkit.report import tables, text
-from toolkit.report.columns import escaped, fenced
+from toolkit.report import rate_tables, tables, text
+from toolkit.report.columns import aligned, escaped, fenced
 from toolkit.report.numbers.analyse import Analysis, CoverageRow
 
 
@@ -34,6 +34,9 @@ def run_table(analysis: Analysis) -> pd.DataFrame:
         seconds = {"train_seconds": result.timing.train_seconds, **result.timing.spans}
         row |= {f"seconds_{name}": value for name, value in seconds.items()}
         row |= {"updates": result.updates, "decisions": len(run.actions)}
+        row |= {"rollbacks": result.rollbacks}
+        found = {} if result.found is None else result.found._asdict()
+        row |= {f"found_{name}": value for name, value in found.items()}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -50,6 +53,8 @@ def markdown(analysis: Analysis) -> str:
     lines += [f"* {escaped(sentence)}" for sentence in text.summary(analysis)]
     lines += ["", *(f"* {escaped(sentence)}" for sentence in text.verdict_sentences(analysis))]
     lines += ["", fenced(tables.verdict_table(analysis)), ""]
+    if (found := rate_tables.found(analysis)).rows:
+        lines += [escaped(found.caption), "", fenced(aligned(found)), ""]
     lines += [f"* {escaped(_coverage(row))}" for row in analysis.coverage]
     rest = [f"{len(study.runs)} runs, seeds {', '.join(map(str, seeds))}."]
     for versions in analysis.versions:

@@ -24,7 +24,7 @@ def verdict_table(analysis: Analysis) -> str:
     return "\n\n".join(aligned(table) for table in tables if table.rows)
 
 
-def _number(value: float | None, scale: Scale = POINTS) -> str:
+def number(value: float | None, scale: Scale = POINTS) -> str:
     return "" if value is None else f"{value:.{scale.decimals}f}"
 
 
@@ -48,7 +48,7 @@ def _label(row: Any) -> str:
 def _interval(row: Any) -> str:
     if row.interval is None:
         return "one seed"
-    return " to ".join(_number(end, row.scale) for end in row.interval)
+    return " to ".join(number(end, row.scale) for end in row.interval)
 
 
 def _if_judged(form: str) -> Callable[[ContrastRow], str]:
@@ -207,8 +207,8 @@ def schedules(analysis: Analysis) -> Table:
         Column("seeds", lambda row: str(len(row.scores))),
         Column(metric_of(analysis), MEAN),
         Column("95 % interval", _interval),
-        Column("worst", lambda row: _number(row.scale.worst(row.scores.values()), row.scale)),
-        Column("best", lambda row: _number(row.scale.best(row.scores.values()), row.scale)),
+        Column("worst", lambda row: number(row.scale.worst(row.scores.values()), row.scale)),
+        Column("best", lambda row: number(row.scale.best(row.scores.values()), row.scale)),
         Column("diverged", "{row.diverged}"),
         Column("decisions a run", lambda row: " to ".join(map(str, dict.fromkeys(row.actions)))),
         Column("rollbacks", lambda row: str(rollbacks[row.group])),
@@ -290,34 +290,6 @@ def targets(analysis: Analysis) -> Table:
     return Table("Time to the target", caption, columns, analysis.targets)
 
 
-def rates(analysis: Analysis) -> Table:
-    """The base LR's part in the result."""
-    columns = [
-        Column("pair", "{row.pair}"),
-        Column("schedule", "{row.schedule}"),
-        Column("best LR", "{row.sensitivity.best_rate:g}"),
-        Column("mean of the grid", lambda row: _number(row.sensitivity.average.value, row.scale)),
-        Column("lost by not tuning", lambda row: _number(row.sensitivity.loss.value, row.scale)),
-        Column("95 % interval", _loss_interval),
-        Column("decades", _decades),
-    ]
-    caption = (
-        "Lost by not tuning: between the best base LR's score and the grid's mean. Decades: width "
-        "of the range of base LRs around the best that is within the ROPE of it."
-    )
-    return Table("The base LR", caption, columns, analysis.rates)
-
-
-def _loss_interval(row: Any) -> str:
-    loss = row.sensitivity.loss
-    return f"{_number(loss.low, row.scale)} to {_number(loss.high, row.scale)}"
-
-
-def _decades(row: Any) -> str:
-    decades = row.sensitivity.decades
-    return "no ROPE" if decades is None else f"{decades:.1f}"
-
-
 def times(analysis: Analysis) -> Table:
     """Where the seconds went."""
 
@@ -356,12 +328,12 @@ def seeds(analysis: Analysis) -> Table:
 
 
 def _last_validation(run: RunRecord) -> str:
-    return _number(run.validation.value[-1] if run.validation.value else None, run.scale)
+    return number(run.validation.value[-1] if run.validation.value else None, run.scale)
 
 
 def _best_validation(run: RunRecord) -> str:
     values = run.validation.value
-    return _number(run.scale.best(values) if values else None, run.scale)
+    return number(run.scale.best(values) if values else None, run.scale)
 
 
 def coverage(analysis: Analysis) -> Table:

@@ -30,6 +30,7 @@ from toolkit.process import (
     world_size,
 )
 from toolkit.records.config_file import CONFIG, check_folder, folders_of_any_data
+from toolkit.records.console import in_short, say
 from toolkit.records.json_files import write_json
 from toolkit.records.recorder import write_status
 from toolkit.records.result import RESULT
@@ -254,6 +255,8 @@ def _fit(item: Item, hold: claims.Hold | None) -> str:
             loop.release(run)  # several ranks would wait here for one that failed
     if world_size() > 1:
         loop.release(run)
+    if result is not None and is_rank_zero():
+        say(f"{item}: {in_short(result)}")
     # What has been imported by now stays: there is no need to look at it in every collection,
     # which costs half a second.
     gc.freeze()

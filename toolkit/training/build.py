@@ -76,6 +76,8 @@ class Run:
     accelerator: Accelerator
     model: nn.Module
     """Prepared: on its device, and wrapped by DDP or DeepSpeed where there are several ranks."""
+    parameters: int
+    """How many numbers the whole model learns."""
     optimizer: Optimizer
     """Prepared, too."""
     evaluates_other_weights: bool
@@ -236,7 +238,8 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     scales = scales_of(task, recipe, splits)
     vocabulary = together(lambda: task_call(target, "vocabulary", task, recipe))
     together(lambda: check_data(config))  # nothing reads them after this
-    set_threads(sum(weight.numel() for weight in model.parameters()))
+    parameters = sum(weight.numel() for weight in model.parameters())
+    set_threads(parameters)
     initial_weights_sha = weights_sha(model.state_dict())
     infinite_at_start = infinite_buffers(model)
     built = build_optimizer(model, recipe)
@@ -251,6 +254,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         task=task,
         accelerator=accelerator,
         model=model,
+        parameters=parameters,
         optimizer=optimizer,
         evaluates_other_weights=evaluates_other_weights(built),
         lr=lr,

@@ -30,7 +30,7 @@ from toolkit.errors import ConfigError, RunError, error_text
 from toolkit.records.events import RESUME, START, decision_to_json
 from toolkit.records.json_files import read_json, sync, write_json
 from toolkit.records.provenance import changes, continued, origin
-from toolkit.records.recorder import Recorder, Stopwatch
+from toolkit.records.recorder import Recorder
 from toolkit.training import checkpoint_folder, manifest
 from toolkit.training.build import Run, weights_sha
 from toolkit.training.checkpoint_folder import CHECKPOINTS
@@ -52,7 +52,7 @@ def start_or_resume(run: Run) -> None:
     accelerator, folder = run.accelerator, run.folder / CHECKPOINTS
     path, state = _choose(run)
     at, events = state.get("update", 0), state.get("events")
-    run.record = Recorder(run.folder, accelerator, run.config, run.budget, at, events)
+    run.record = Recorder(run.folder, accelerator, run.config, run.budget, at, events, run.scales)
     if accelerator.is_main_process:
         for problem in run.record.problems:
             checkpoint_folder.say(folder, problem)
@@ -218,7 +218,7 @@ def _set_state(run: Run, state: dict[str, Any], tensors: dict[str, Any]) -> None
     run.nonfinite_readings = state["nonfinite_readings"]
     run.last_metrics = state["last_metrics"]
     run.evaluated = state.get("evaluated", run.update)  # earlier versions evaluated first
-    run.record.stopwatch = Stopwatch(state["stopwatch"])
+    run.record.go_on(run.update, state["stopwatch"])
     run.origin = continued(state.get("origin", run.origin), run.origin)
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from toolkit.records.result import Result
-from toolkit.report import tables, text
+from toolkit.report import rate_tables, tables, text
 from toolkit.report.figure_data import sections
 from toolkit.report.figure_data.panels import CLOCKS
 from toolkit.report.html import plotly
@@ -44,6 +44,7 @@ def render(analysis: Analysis) -> str:
         pairs={pair: sections.of_pair(analysis, pair).values() for pair in analysis.pairs},
         draw_panel=plotly.figure,
         tables=tables,
+        rate_tables=rate_tables,
         seeds=sorted({run.seed for run in runs}),
         notes=_notes(runs),
         settings=_settings(runs),

@@ -58,6 +58,8 @@ SMALLEST_SCALE = 0.125
 CUT = 0.5
 """Factor of the LR at each rollback."""
 
+BLOCKS_PER_RUN, SHORTEST_BLOCK_READINGS, LONGEST_BLOCK_READINGS = 60, 8, 32
+
 
 class Guard(NamedTuple):
     """What the guard remembers.
@@ -120,6 +122,11 @@ class Guard(NamedTuple):
         noise = LIMIT_SE * error
         limit = max(best + share * at_stake, max(self.means) + noise)
         return limit if limit > best else math.inf
+
+
+def block_readings(total: int) -> int:
+    """Readings of a block in a run of ``total`` updates."""
+    return min(max(total // BLOCKS_PER_RUN, SHORTEST_BLOCK_READINGS), LONGEST_BLOCK_READINGS)
 
 
 def observe(guard: Guard, reading: Reading, size: int) -> tuple[Guard, Decision]:

@@ -39,7 +39,6 @@ TOLD_SHARE = 0.1
 """Share by which the estimate raises the LR before a decision says so; less is silent."""
 OPEN_WARMUP_UPDATES, OPEN_SNAPSHOT_UPDATES = 100, 100
 """Updates of the warm-up of a run without a known end, and between its snapshots, at least."""
-BLOCKS_PER_RUN, SHORTEST_BLOCK_READINGS, LONGEST_BLOCK_READINGS = 60, 8, 32
 ACTING = OpenEnded().rules
 """The rules of a run without a known end."""
 NAMING = Rules(ACTING.window, cut=1.0, calm=1.0, lift=1.0, most_raises=0)
@@ -209,7 +208,8 @@ class Adaptive:
             memory = memory._replace(growth=grown)
         safety = NO_ACTION
         if self.guard:
-            state, safety = guarding.observe(memory.guard, reading, _block(memory.total))
+            size = guarding.block_readings(memory.total)
+            state, safety = guarding.observe(memory.guard, reading, size)
             memory = memory._replace(guard=state)
         if safety.action == "rollback":
             return self._back(memory, safety)
@@ -256,6 +256,8 @@ class Adaptive:
             rules = open_ended.forget(memory.rules, ACTING.lift)
             growth = growth._replace(over=True)
             memory = memory._replace(guard=guard, rules=rules, growth=growth)
+        if seen:
+            decision = decision._replace(reason=f"{decision.reason}, {self._now(memory)}")
         return memory, decision
 
     def _judge(
@@ -267,6 +269,8 @@ class Adaptive:
         memory = memory._replace(rules=rules)
         if decision.action == "rollback":
             return self._back(memory, decision)
+        if decision.action in ("raise", "cut"):
+            decision = decision._replace(reason=f"{decision.reason}; {self._now(memory)}")
         if decision.action != "hold":
             return memory, decision
         if safety.pattern == "spike":
@@ -290,7 +294,7 @@ class Adaptive:
         memory = memory._replace(growth=growth._replace(over=True))
         reason = (
             f"{validating.IN_A_ROW} validation losses in a row above the lowest, {state.best:.4g}, "
-            f"the last by {above:.1%}: growth is over, LR x{state.factor:.3g} of the schedule's"
+            f"the last by {above:.1%}: growth is over, {self._now(memory)}"
         )
         return memory, Decision("rising", above, "cut", reason)
 
@@ -312,13 +316,12 @@ class Adaptive:
         if state.edge is not None:
             grown = growing.begin(state.edge_lr, memory.unit, memory.momentum, memory.total)
             memory = memory._replace(growth=grown)
-        lr = memory.lr
-        memory = memory._replace(began=reading.update, snapshot=reading.update)
+        told = memory.growth.distance
+        memory = memory._replace(began=reading.update, snapshot=reading.update, told=told)
         if self.guard:
             left = max(0, memory.total - memory.began)
             memory = memory._replace(stall=stalling.begin(left, memory.began))
-        memory = memory._replace(told=memory.growth.distance)
-        how = f"LR {memory.base_lr:.3g} -> {lr:.3g}"
+        how = f"LR {memory.base_lr:.3g} -> {memory.lr:.3g}"
         if state.edge is None:
             how += ", kept"
         elif not memory.grows:
@@ -333,13 +336,19 @@ class Adaptive:
         else:
             where, decision = "no state to go back to", decision._replace(action="cut")
         rules = open_ended.forget(memory.rules, ACTING.lift)
-        scale = rules.scale * memory.guard.factor
-        reason = f"{decision.reason}: {where}, LR x{scale:.3g} of the schedule's"
         # The estimate is of a path that is left, and only grows: after one lost run it has no say.
         memory = memory._replace(rules=rules, growth=memory.growth._replace(over=True))
         stall = stalling.restarted(memory.stall, memory.update)
         memory = memory._replace(stall=stall)
+        reason = f"{decision.reason}: {where}, {self._now(memory)}"
         return memory, decision._replace(reason=reason)
+
+    def _now(self, memory: AdaptiveMemory) -> str:
+        """What the rules leave of the LR, and what comes next, but for an anneal asked for."""
+        left = memory.guard.factor * memory.stall.factor * memory.validation.factor
+        made = min(memory.update / memory.total, 1.0) if memory.total else 0.0
+        lr = memory.base_lr * self.factor(memory, made)
+        return f"LR x{memory.rules.scale * left:.3g} of the schedule's, to {lr:.3g}"
 
     def _may_snapshot(self, memory: AdaptiveMemory) -> bool:
         if memory.stall.stage != "over":
@@ -347,7 +356,7 @@ class Adaptive:
         early = memory.update - memory.began < (memory.total - memory.began) / 2
         if self.guard and early and memory.guard.passed < UNTOUCHED_BLOCKS:
             return False  # readings may be so seldom that a run has no such number of blocks
-        apart = memory.total / BLOCKS_PER_RUN if memory.total else OPEN_SNAPSHOT_UPDATES
+        apart = memory.total / guarding.BLOCKS_PER_RUN if memory.total else OPEN_SNAPSHOT_UPDATES
         due = memory.update - memory.snapshot >= apart
         return memory.restores and due and not memory.rules.trial
 
@@ -373,9 +382,7 @@ class Adaptive:
         if warm < 1 or not memory.total or self.anneal == "none":
             return warm
         left = (1 - self._after_search(memory, progress)) / (1 - self.warmup)
-        if self.anneal == "linear":
-            return left
-        return 0.5 * (1 - math.cos(math.pi * left))
+        return left if self.anneal == "linear" else 0.5 * (1 - math.cos(math.pi * left))
 
 
 def _told(memory: AdaptiveMemory, decision: Decision) -> tuple[AdaptiveMemory, Decision]:
@@ -387,13 +394,6 @@ def _told(memory: AdaptiveMemory, decision: Decision) -> tuple[AdaptiveMemory, D
     if not told:  # the first reading that has told the unit
         return memory, decision
     before = growing.learning_rate(growth._replace(distance=told))
-    reason = (
-        f"by the estimate of the distance the LR rises {before:.3g} -> {memory.lr:.3g}, before "
-        "warm-up and anneal"
-    )
+    rise = f"the LR rises {before:.3g} -> {memory.lr:.3g}, before warm-up and anneal"
+    reason = f"by the estimate of the distance {rise}"
     return memory, Decision(decision.pattern, growth.distance / told, "raise", reason)
-
-
-def _block(total: int) -> int:
-    """Readings of a block of the guard in a run of ``total`` updates."""
-    return min(max(total // BLOCKS_PER_RUN, SHORTEST_BLOCK_READINGS), LONGEST_BLOCK_READINGS)

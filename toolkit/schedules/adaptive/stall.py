@@ -178,13 +178,13 @@ def decision(before: Stall, seen: Seen, update: int) -> Decision:
     noise = before.seen.deviation
     if seen == "probe":
         made = f"no descent in {update - before.begun} updates"
-        reason = f"{made}: does the noise of the loss, {noise:.3g}, fall with the LR?"
-        return Decision("plateau", noise, "cut", reason)
+        quieter = f"whether the noise of the loss, {noise:.3g}, falls with the LR"
+        return Decision("plateau", noise, "cut", f"{made}: a probe {quieter}")
     if seen in ("descent", "plateau"):
         why = "the loss falls" if seen == "descent" else "the LR does not make the noise"
         return Decision("plateau", noise, "raise", f"{why}: the LR comes back")
     if seen == "lost":
         why = "its noise fell with the LR" if before.stage == "probe" else "too long for a plateau"
         reason = f"no descent of the loss, {why}: back to the untouched model"
-        return Decision("plateau", noise, "rollback", f"{reason}, LR x{CUT} of the schedule's")
+        return Decision("plateau", noise, "rollback", reason)
     return NO_ACTION

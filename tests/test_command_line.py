@@ -1,6 +1,5 @@
 """The command line as a user types it: short flags, any order, errors, help, listings, pipes."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Launch
 from toolkit import cli, task
 from toolkit.config import parse, parse_command, run_id
 from toolkit.errors import ConfigError
@@ -222,16 +220,4 @@ def test_runs_lie_where_one_says(
     assert "else/where/runs/single" in capsys.readouterr().out
     assert cli.main(["report", "runs/single", "--output-dir", "else/where"]) == 0
     assert (tmp_path / "else/where/runs/single/report/index.html").exists()
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.long
-def test_a_sweep_and_its_workers_write_where_one_says(python: Launch, tmp_path: Path) -> None:
-    study = Path(__file__).parent / "programs/small_studies.py"
-    flags = ("--output-dir", "there", "--slots-per-device", "1")
-    done = python("-m", "toolkit.sweep", f"{study}:small", *flags, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("there/runs/small/*/result.json"))) == 4
-    declared = json.loads((tmp_path / "there/runs/small/study.json").read_text())
-    assert declared["runs"] == 4
     assert not (tmp_path / "runs").exists()

@@ -215,8 +215,9 @@ def test_one_command_trains_reports_and_goes_on(
     assert sum(again[file] != results[file] for file in results) == 1
     # Any worker can take part, as of other studies.
     study = shipped.load(str(folder), files=["own.py"])
-    assert study.configs == parse(command[1:])[0].configs
-    assert study.family == parse(command[1:])[0].family
+    asked = parse(command[1:])[0]
+    assert list(map(run_id, study.configs)) == list(map(run_id, asked.configs))
+    assert (study.name, study.family, study.rope) == (asked.name, asked.family, asked.rope)
     assert cli.main(["sweep", str(folder), "--dry-run"]) == 2  # no code that a file names
     assert f"{folder} is of the file own.py: name it, --files own.py" in capsys.readouterr().err
     assert cli.main(["sweep", str(folder), "--dry-run", "--files", "own.py"]) == 0
@@ -256,7 +257,8 @@ class Mine(OpenLoop):
 
 
 found = compare_schedules(
-    "digits/vit_micro", [Mine(), Cosine()], seeds=2, recipe={"updates": 2}, slots_per_device=WORKERS
+    "digits/vit_micro", [Mine(), Cosine()], seeds=2, recipe={"updates": 2},
+    output_dir="there", slots_per_device=1,
 )
 (one,) = found.differences
 print("found", one.candidate, one.lr, one.verdict, found.report)
@@ -264,25 +266,21 @@ print("found", one.candidate, one.lr, one.verdict, found.report)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_script_without_a_guard_compares_its_own_class(
-    workers: int, tmp_path: Path, python: Launch
+def test_a_script_without_a_guard_compares_its_own_class_with_workers(
+    tmp_path: Path, python: Launch
 ) -> None:
     (tmp_path / "beside.py").write_text("HEIGHT = 0.5\n")
-    (tmp_path / "script.py").write_text(SCRIPT.replace("WORKERS", str(workers)))
+    (tmp_path / "script.py").write_text(SCRIPT)
     done = python("script.py", timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
-    (folder,) = (tmp_path / "runs").iterdir()
-    report = f"runs/{folder.name}/report/index.html"
+    (folder,) = (tmp_path / "there/runs").iterdir()
+    report = f"there/runs/{folder.name}/report/index.html"
     assert f"found script.py:Mine 0.01 undecided {report}" in done.stdout
     assert done.stdout.count("executed __main__") == 1
     assert len(list(folder.glob("*/result.json"))) == 4
-    logs = "".join(log.read_text() for log in folder.glob("workers/*.log"))
-    assert ("executed toolkit_user_schedule_script" in logs) == bool(workers)
-    if workers == 0:  # the same run by the command line, and its replay
-        (result, *_) = folder.glob("*/result.json")
-        replayed = python("-m", "toolkit.cli", "replay", str(result.parent), timeout=PATIENCE)
-        assert replayed.returncode == 0, replayed.stderr
+    (log,) = folder.glob("workers/*.log")
+    assert "executed toolkit_user_schedule_script" in log.read_text()
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.processes
@@ -310,3 +308,9 @@ def test_from_python_a_wrong_call_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown task 'digit'"):
         compare_schedules("digit/vit_micro", output_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_from_python_it_is_for_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"launch -m toolkit\.comparison"):
+        compare_schedules(DIGITS)

@@ -122,7 +122,8 @@ def compare_schedules(
         settings: further arguments of ``Study.grid``: ``name``, ``question``, fields of a run.
 
     Raises:
-        ConfigError: if it cannot be carried out as asked.
+        ConfigError: if it cannot be carried out as asked, or under a launcher of several ranks,
+            which ``toolkit compare`` is for.
         RunError: if it was stopped, or if runs were given up.
     """
     if userfile.is_executing():
@@ -132,6 +133,8 @@ def compare_schedules(
             "compare_schedules is called while a process that this script has started imports it: "
             'put the call under if __name__ == "__main__":'
         )
+    if world_size() > 1:
+        raise ConfigError("compare_schedules is for one process: launch -m toolkit.comparison")
     study = Study.grid(target, schedules, lrs, seeds, recipe=recipe, **settings)
     options = sweep.options_of(
         f"{RUNS}/{study.name}",
@@ -141,10 +144,10 @@ def compare_schedules(
         files=stored.files_of(study),
     )
     code, found = _carry_out(study, options, "")
+    if code == FAILED:
+        raise RunError(f"runs of {sweep.runs_of(options) / study.name} were given up: see there")
     if found is None:
         raise RunError(f"{study.name} was stopped: the same call continues")
-    if code == FAILED:
-        raise RunError(f"runs were given up; what there is: {found.report}")
     return found
 
 
@@ -272,7 +275,9 @@ def _reported(folder: Path) -> Comparison:
 def _differences(analysis: "Analysis") -> Iterator[Difference]:
     from toolkit.report.text import verdict_sentences
 
-    for row, sentence in zip(analysis.family, verdict_sentences(analysis), strict=True):
+    # Of a schedule alone there is no comparison, and one sentence that says so.
+    sentences = verdict_sentences(analysis) if analysis.family else []
+    for row, sentence in zip(analysis.family, sentences, strict=True):
         paired, judged = row.paired, row.judged
         yield Difference(
             pair=row.pair,

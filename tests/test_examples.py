@@ -61,6 +61,11 @@ def test_a_bare_loop(capsys: pytest.CaptureFixture[str]) -> None:
     assert "the search ends after" in capsys.readouterr().out
 
 
+@pytest.mark.long
+def test_timms_loop() -> None:
+    assert example("timm_loop").main() > 85
+
+
 @pytest.mark.ranks
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_an_accelerate_loop(ranks: int, python: Launch, launch: Launch) -> None:

@@ -291,8 +291,7 @@ def load(name: str) -> Task:
     if name.endswith(".py"):
         task = userfile.attribute_of("task", name, "TASK")
     elif name in (known := names()):
-        package = _package()
-        task = importlib.import_module(f"{package.__name__}.{package.TASKS[name]}").TASK
+        task = shipped(_package().TASKS[name]).TASK
     else:
         raise unknown("task", name, known)
     return task
@@ -322,6 +321,11 @@ def targets() -> Iterable[str]:
     for name in names():
         for model, recipes in load(name).recipes.items():
             yield from (f"{name}/{model}@{recipe}" for recipe in recipes)
+
+
+def shipped(module: str) -> ModuleType:
+    """A module of the shipped tasks: one of them, or of the blocks that they share."""
+    return importlib.import_module(f"{_package().__name__}.{module}")
 
 
 def _package() -> ModuleType:

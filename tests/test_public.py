@@ -58,6 +58,7 @@ def train(lr: ScheduledLR, run: str) -> None:
     reveal_type(Recipe().lr)
     reveal_type(Study)
     reveal_type(timm_model)
+    reveal_type(ScheduledTrainer)
     reveal_type(ScheduledLR)
 """
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from toolkit.export import trained
-    from toolkit.hf import FeedLoss
+    from toolkit.hf import FeedLoss, ScheduledTrainer, ScheduleMixin
     from toolkit.schedules import (
         WSD,
         Adaptive,
@@ -76,7 +76,9 @@ __all__ = [
     "Reading",
     "Recipe",
     "Schedule",
+    "ScheduleMixin",
     "ScheduledLR",
+    "ScheduledTrainer",
     "Splits",
     "Step",
     "Study",
@@ -105,7 +107,9 @@ _HOMES = {
     "Reading": "toolkit.schedules.reading",
     "Recipe": "toolkit.task",
     "Schedule": "toolkit.schedules",
+    "ScheduleMixin": "toolkit.hf",
     "ScheduledLR": "toolkit.training.lr",
+    "ScheduledTrainer": "toolkit.hf",
     "Splits": "toolkit.task",
     "Study": "toolkit.studies.study",
     "Task": "toolkit.task",

@@ -70,7 +70,8 @@ def test_the_example_killed_and_resumed_ends_with_the_same_weights(tmp_path: Pat
         assert killed.poll() is None, "it ended before its first checkpoint"
         time.sleep(0.02)
     os.kill(killed.pid, signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
+    killed.communicate()  # closes its pipe
+    assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed/model.safetensors").exists()
     ends = [start(out).communicate()[0].splitlines()[-1] for out in ("killed", "whole")]
     assert ends[0].startswith("last LR")

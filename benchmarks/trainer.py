@@ -1,6 +1,6 @@
-"""``adaptive`` beside ``linear`` in the Trainer's example and, on the same data, in a bare loop.
+"""``adaptive`` beside ``linear`` in the Trainer and, on the same data, in a bare loop.
 
-The example's tiny encoder makes 600 updates; what is told is the mean training loss of the last 60,
+A tiny encoder makes 600 updates; what is told is the mean training loss of the last 60,
 by seed. ``adaptive`` begins at LRs that are right and far too low, ``linear`` at several.
 
 usage: python benchmarks/trainer.py [SEEDS]
@@ -20,14 +20,14 @@ from toolkit import Reading, ScheduledLR
 from toolkit.schedules import Adaptive, Linear
 
 EXAMPLE: dict[str, Any] = runpy.run_path(
-    str(Path(__file__).parents[1] / "examples" / "hf_trainer.py"), run_name="example"
+    str(Path(__file__).parents[1] / "tests" / "fed_trainer.py"), run_name="example"
 )
 UPDATES, LAST, PER_EPOCH = 600, 60, 30
 RATES = {"adaptive": (1e-2, 1e-6), "linear": (3e-3, 1e-2, 3e-2)}
 
 
-class Seen(EXAMPLE["ScheduledTrainer"]):  # type: ignore[misc, name-defined, valid-type]
-    """The example's Trainer, which keeps the losses."""
+class Seen(EXAMPLE["FedTrainer"]):  # type: ignore[misc, name-defined, valid-type]
+    """The Trainer of ``tests/fed_trainer.py``, which keeps the losses."""
 
     def on_reading(self, reading: Reading, decision: Any) -> None:
         """Called with each reading."""
@@ -35,7 +35,7 @@ class Seen(EXAMPLE["ScheduledTrainer"]):  # type: ignore[misc, name-defined, val
 
 
 def prepared(seed: int, lr: float, schedule: Any, out: str) -> tuple[Any, ScheduledLR]:
-    """The example's Trainer with weights of this seed, under this schedule."""
+    """The Trainer of ``tests/fed_trainer.py`` with weights of this seed, under this schedule."""
     trainer = EXAMPLE["build"](out, Seen, max_steps=60)
     model = trainer.model
     torch.manual_seed(seed)

@@ -9,18 +9,12 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from toolkit import FeedLoss, ScheduledLR, plateau
+from toolkit import ScheduledTrainer, adaptive
 
-UPDATES, WORDS, LENGTH = 60, 20, 8
-
-
-class ScheduledTrainer(FeedLoss, Trainer):
-    """The Trainer, whose schedule sees the training loss."""
-
-    loss_is_scaled_for_ga = False  # BERT's is a mean over the micro-batch
+UPDATES, WORDS, LENGTH = 300, 20, 8
 
 
 def sentences(count: int) -> list[dict[str, torch.Tensor]]:
@@ -33,14 +27,14 @@ def sentences(count: int) -> list[dict[str, torch.Tensor]]:
 
 
 def arguments(out: str, **changes: object) -> TrainingArguments:
-    """The Trainer's settings: 60 updates, a checkpoint every 20."""
+    """The Trainer's settings: 300 updates, a checkpoint every 100."""
     settings = {
         "output_dir": out,
         "max_steps": UPDATES,
         "per_device_train_batch_size": 16,
-        "save_steps": 20,
-        "logging_steps": 20,
-        "average_tokens_across_devices": False,  # or the Trainer multiplies a mean by the ranks
+        "save_steps": 100,
+        "logging_steps": 100,
+        "learning_rate": 0.01,  # the base LR: where adaptive begins to search
         "use_cpu": not torch.cuda.is_available(),
         "report_to": "none",
         "disable_tqdm": True,
@@ -49,30 +43,22 @@ def arguments(out: str, **changes: object) -> TrainingArguments:
     return TrainingArguments(**{**settings, **changes})
 
 
-def build(
-    out: str, kind: type[ScheduledTrainer] = ScheduledTrainer, **changes: object
-) -> ScheduledTrainer:
-    """A tiny BERT with random weights, its optimizer, its schedule and the Trainer."""
+def model(**changes: object) -> BertForSequenceClassification:
+    """A tiny BERT with random weights."""
     torch.manual_seed(0)
     size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    config = BertConfig(vocab_size=WORDS, intermediate_size=32, **size, **dropout)
-    model = BertForSequenceClassification(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    lr = ScheduledLR(optimizer, plateau(every=5, patience=0, cut=0.5), UPDATES)
-    return kind(
-        model,
-        arguments(out, **changes),
-        train_dataset=sentences(480),
-        optimizers=(optimizer, lr),
-    )
+    config = BertConfig(vocab_size=WORDS, intermediate_size=32, **size, **changes)
+    return BertForSequenceClassification(config)
 
 
 def main(out: str) -> None:
     """Train to the end, or go on."""
     Path(out).mkdir(parents=True, exist_ok=True)
-    trainer = build(out)
+    trainer = ScheduledTrainer(
+        model=model(), args=arguments(out), train_dataset=sentences(480), schedule=adaptive()
+    )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(out))
+    trainer.save_model()
     print(f"last LR {trainer.lr_scheduler.used[0]:g}, from 0.01")
 
 

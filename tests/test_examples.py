@@ -14,6 +14,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 import toolkit
+from tests import fed_trainer
 from tests.conftest import ROOT, Launch
 from toolkit.errors import RunError
 from toolkit.schedules import SCHEDULES, Adaptive, Cosine
@@ -27,8 +28,8 @@ def example(name: str) -> Any:
 
 @pytest.fixture
 def hf() -> Iterator[Any]:
-    """The Trainer's example; what it leaves of Accelerate's state is put away."""
-    yield example("hf_trainer")
+    """A Trainer with FeedLoss; what it leaves of Accelerate's state is put away."""
+    yield fed_trainer
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
 
@@ -36,7 +37,7 @@ def hf() -> Iterator[Any]:
 def watched(hf: Any, out: Path, **changes: Any) -> Any:
     """The example's Trainer, with what its schedule sees in ``seen``."""
 
-    class Watched(hf.ScheduledTrainer):
+    class Watched(hf.FedTrainer):
         def on_reading(self, reading: Reading, decision: Decision) -> None:
             self.seen.append((reading, decision, self.lr_scheduler.used[0]))
 
@@ -59,6 +60,11 @@ def test_every_schedule_is_at_hand_under_its_name() -> None:
 def test_a_bare_loop(capsys: pytest.CaptureFixture[str]) -> None:
     assert example("bare_loop").main() > 0.85
     assert "the search ends after" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_timms_loop() -> None:
+    assert example("timm_loop").main() > 85
 
 
 @pytest.mark.ranks
@@ -115,13 +121,12 @@ def test_the_trainer_accumulates(hf: Any, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_the_trainer_resumes_to_the_same_weights(hf: Any, tmp_path: Path) -> None:
-    hf.main(str(tmp_path))
-    whole = watched(hf, tmp_path / "again")
+    whole = watched(hf, tmp_path)
     whole.train()
-    state = torch.load(tmp_path / "again/checkpoint-20/scheduler.pt", weights_only=True)
+    state = torch.load(tmp_path / "checkpoint-20/scheduler.pt", weights_only=True)
     assert state["updates"] == 20
-    resumed = watched(hf, tmp_path / "again")
-    resumed.train(resume_from_checkpoint=str(tmp_path / "again/checkpoint-20"))
+    resumed = watched(hf, tmp_path)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-20"))
     assert resumed.seen == whole.seen[20:]
     assert resumed.lr_scheduler.state_dict() == whole.lr_scheduler.state_dict()
     assert torch.equal(weights(resumed), weights(whole))
@@ -165,7 +170,7 @@ def test_a_trainer_without_the_mixin_says_that_its_schedule_sees_no_loss(
 
 
 def test_a_training_step_that_leaves_the_mixin_out_is_an_error(hf: Any, tmp_path: Path) -> None:
-    class Own(hf.ScheduledTrainer):
+    class Own(hf.FedTrainer):
         def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
             loss: torch.Tensor = hf.Trainer.training_step(self, *args, **kwargs)
             return loss
@@ -223,7 +228,7 @@ def test_every_trial_in_the_trainer_sees_the_same_batches(hf: Any, tmp_path: Pat
 
 @pytest.mark.long
 def test_seldom_readings_lose_nothing_at_a_checkpoint(hf: Any, tmp_path: Path) -> None:
-    class Seldom(hf.ScheduledTrainer):
+    class Seldom(hf.FedTrainer):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, read_every=7, **kwargs)
             self.seen: list[Reading] = []
@@ -245,10 +250,10 @@ def test_what_the_trainer_cannot_do_is_said(hf: Any, tmp_path: Path) -> None:
         hf.build(str(tmp_path), max_steps=50).train()
     trainer = hf.build(str(tmp_path))
     with pytest.raises(ValueError, match=r"needs optimizers=\(optimizer, ScheduledLR"):
-        hf.ScheduledTrainer(trainer.model, trainer.args)
+        hf.FedTrainer(trainer.model, trainer.args)
     pair = (trainer.optimizer, trainer.lr_scheduler)
     with pytest.raises(ValueError, match="read_every = 0: it must be 1 or above"):
-        hf.ScheduledTrainer(trainer.model, trainer.args, optimizers=pair, read_every=0)
+        hf.FedTrainer(trainer.model, trainer.args, optimizers=pair, read_every=0)
 
 
 @pytest.mark.ranks

@@ -2,6 +2,15 @@
 
 ::
 
+    trainer = ScheduledTrainer(model=model, args=args, train_dataset=data, schedule=adaptive())
+
+A subclass of the Trainer, TRL's ``SFTTrainer`` say, gets the same by the mixin::
+
+    class MyTrainer(ScheduleMixin, SFTTrainer): ...
+
+Whoever builds optimizer and ``ScheduledLR`` alone names ``FeedLoss`` instead, which only hands the
+loss over::
+
     class MyTrainer(FeedLoss, Trainer): ...
 
     lr = ScheduledLR(optimizer, schedule, updates)
@@ -13,11 +22,14 @@ without the mixin trains on as if no loss ever changed; ``ScheduledLR`` says so 
 """
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from toolkit.errors import RunError
+from toolkit.errors import ConfigError, RunError
+from toolkit.schedules import Schedule
 from toolkit.schedules.reading import Decision, Reading
 from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
@@ -58,24 +70,33 @@ class FeedLoss:
         super().__init_subclass__(**kwargs)
         order = cls.__mro__
         if Trainer in order and order.index(Trainer) < order.index(FeedLoss):
+            mixin = next(kind.__name__ for kind in order if kind in (ScheduleMixin, FeedLoss))
             raise TypeError(
-                f"{cls.__name__} names FeedLoss after the Trainer, so the schedule would never see "
-                f"a loss: class {cls.__name__}(FeedLoss, Trainer)"
+                f"{cls.__name__} names {mixin} after the Trainer, so the schedule would never see "
+                f"a loss: class {cls.__name__}({mixin}, Trainer)"
             )
 
     def __init__(self, *args: Any, read_every: int = 1, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if read_every < 1:
+            raise ValueError(f"read_every = {read_every}: it must be 1 or above")
+        self.read_every = read_every
+        self._take_given()
+        self.add_callback(_Reader(self, read_every))  # type: ignore[attr-defined]
+
+    def _take_given(self) -> None:
         if not isinstance(self.lr_scheduler, ScheduledLR):
             raise ValueError(
                 "the Trainer needs optimizers=(optimizer, ScheduledLR(optimizer, ...))"
             )
-        if read_every < 1:
-            raise ValueError(f"read_every = {read_every}: it must be 1 or above")
+        self._connect()
+
+    def _connect(self) -> None:
+        """Tell the schedule what this loop does, and have the meter carry its estimate."""
         if "restore" in self.lr_scheduler.facts.can and not self.lr_scheduler.updates:
             self.lr_scheduler.can_also("rewind")
-        self.lr_scheduler.expect_readings(read_every)
+        self.lr_scheduler.expect_readings(self.read_every)
         self.loss_meter = LossMeter(self.accelerator, lr=self.lr_scheduler)
-        self.add_callback(_Reader(self, read_every))  # type: ignore[attr-defined]
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The Trainer's; in a trial of a search for an LR those of the run's first updates again.
@@ -109,6 +130,141 @@ class FeedLoss:
         """Called on every rank with each reading and what the schedule made of it."""
         if decision.action != "hold":
             logger.info("update %d: %s: %s", reading.update, decision.action, decision.reason)
+
+
+class ScheduleMixin(FeedLoss):
+    """Mixin, to be named before a subclass of ``Trainer``: trains under a schedule.
+
+    The optimizer is the Trainer's (``args.optim``, ``args.learning_rate`` as base LR), or that of
+    ``optimizers=(optimizer, None)``. The budget is the Trainer's: ``max_steps``, or the epochs
+    times the length of the dataloader. A schedule that goes back may do so.
+
+    A model that takes ``num_items_in_batch`` and returns a mean all the same (BERT's classifier
+    does) would be trained with a gradient as many times too large as there are micro-batches in an
+    update, and ranks. So the loss of the first batch is taken twice, with two numbers of items: one
+    that does not change with it is treated as the mean that it is.
+
+    Args:
+        schedule: one of ``toolkit.schedules``, or anything that follows its protocol.
+        pretrained: whether the model's first weights are; by default what the model says: it was
+            loaded by a name.
+        read_every: updates between readings.
+        *args, **kwargs: the Trainer's.
+
+    Raises:
+        ConfigError: for a schedule that is none, for what contradicts it in ``args`` or
+            ``optimizers`` and would be ignored, and under DeepSpeed and FSDP.
+        TypeError: for a class that names it after ``Trainer``.
+        ValueError: from ``train``, if the schedule does not fit, or as ``FeedLoss``.
+    """
+
+    loss_is_scaled_for_ga: bool | None
+
+    def __init__(
+        self,
+        *args: Any,
+        schedule: Schedule[Any],
+        pretrained: bool | None = None,
+        read_every: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        self.schedule, self.pretrained = schedule, pretrained
+        super().__init__(*args, read_every=read_every, **kwargs)
+
+    def _take_given(self) -> None:
+        for problem in _contradictions(self):
+            raise ConfigError(problem)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> ScheduledLR:
+        """The Trainer's, of this schedule; called once the optimizer is prepared."""
+        if self.lr_scheduler is None:
+            model: Any = self.model  # type: ignore[attr-defined]
+            args: Any = self.args  # type: ignore[attr-defined]
+            named = bool(getattr(getattr(model, "config", None), "name_or_path", ""))
+            self.lr_scheduler = ScheduledLR(
+                optimizer or self.optimizer,  # type: ignore[attr-defined]
+                self.schedule,
+                num_training_steps,
+                model,
+                pretrained=named if self.pretrained is None else self.pretrained,
+                epochs=None if args.max_steps > 0 else args.num_train_epochs,
+            )
+            self._created_lr_scheduler = True  # a second call of train begins anew
+            self._connect()
+        return self.lr_scheduler
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """``FeedLoss``'s; with the first batches it is seen what kind of loss the model has."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if items is not None and self.loss_is_scaled_for_ga is None:
+            self.loss_is_scaled_for_ga = self._scales(batches[0], items)
+        return batches, items
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The Trainer's; where the loss is a mean, without the number of items, for which the
+        Trainer would multiply it by the ranks."""
+        items = None if self.loss_is_scaled_for_ga is False else num_items_in_batch
+        return super().compute_loss(model, inputs, return_outputs, items)  # type: ignore[misc]
+
+    def _scales(self, batch: Any, items: Any) -> bool | None:
+        """Whether the loss depends on the number of items; None if this batch cannot tell.
+
+        Two forward passes in evaluation mode, once; the ranks come to one answer.
+        """
+        model: Any = self.model_wrapped  # type: ignore[attr-defined]
+        device = self.accelerator.device
+        model.eval()
+        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            inputs = self._prepare_inputs(dict(batch))  # type: ignore[attr-defined]
+            losses = [
+                self.compute_loss(model, dict(inputs), num_items_in_batch=number)
+                for number in (items, 2 * items)
+            ]
+        model.train()
+        once, halved = (loss.float().mean() for loss in losses)
+        told = once.isfinite() & (once != 0)
+        changes = told & ((once - halved).abs() > 1e-3 * once.abs())
+        found = torch.stack([told, changes]).to(device, torch.float32)
+        told_by, changed_by = self.accelerator.reduce(found, "sum").tolist()
+        return bool(changed_by) if told_by else None
+
+
+def _contradictions(trainer: ScheduleMixin) -> Iterator[str]:
+    """What was asked for beside the schedule and would not be done, a line each."""
+    args: Any = trainer.args  # type: ignore[attr-defined]
+    schedule = trainer.schedule
+    if isinstance(schedule, type) or not hasattr(schedule, "observe"):
+        told = f"{schedule.__name__}()" if isinstance(schedule, type) else "adaptive(), say"
+        yield f"schedule = {schedule!r} is no schedule: it must be an object of one: {told}"
+    if trainer.lr_scheduler is not None:
+        yield (
+            "optimizers names a scheduler beside schedule: give one of them; an optimizer of your "
+            "own goes in as optimizers=(optimizer, None)"
+        )
+    if args.lr_scheduler_type != "linear":  # the Trainer's default
+        kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+        yield f"lr_scheduler_type = {kind} would be ignored: schedule sets the LR; leave it out"
+    if args.lr_scheduler_kwargs:
+        yield f"lr_scheduler_kwargs = {args.lr_scheduler_kwargs} would be ignored: leave it out"
+    if args.warmup_steps:
+        yield (
+            f"warmup_steps = {args.warmup_steps} would be ignored: warm-up is the schedule's, e.g. "
+            "cosine(warmup=0.05)"
+        )
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:  # type: ignore[attr-defined]
+        yield "a schedule in the Trainer takes neither DeepSpeed nor FSDP: one process, or DDP"
+
+
+class ScheduledTrainer(ScheduleMixin, Trainer):
+    """transformers' Trainer under a schedule of the toolkit: ``ScheduleMixin`` says how."""
 
 
 class _Reader(TrainerCallback):

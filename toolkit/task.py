@@ -364,8 +364,7 @@ def load(name: str) -> Task:
     if name.endswith(".py"):
         task = userfile.attribute_of("task", name, "TASK")
     elif name in (known := names()):
-        package = _package()
-        task = importlib.import_module(f"{package.__name__}.{package.TASKS[name]}").TASK
+        task = shipped(_package().TASKS[name]).TASK
     else:
         raise unknown("task", name, known)
     return task
@@ -408,6 +407,11 @@ def listed() -> Iterator[tuple[str, str, list[str]]]:
             others = "|".join(f"@{recipe}" for recipe in recipes if recipe != "field")
             targets.append(f"{name}/{model.replace('*', 'MODEL')}{f'[{others}]' * bool(others)}")
         yield name, words.replace("``", ""), targets
+
+
+def shipped(module: str) -> ModuleType:
+    """A module of the shipped tasks: one of them, or of the blocks that they share."""
+    return importlib.import_module(f"{_package().__name__}.{module}")
 
 
 def _package() -> ModuleType:

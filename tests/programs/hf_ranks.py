@@ -1,13 +1,12 @@
-"""examples/hf_trainer.py on several ranks, with a loss that is lost on rank 1; then once more from
-its first checkpoint, and once under a schedule that tries LRs on the first batches. Every rank
-writes down what it saw.
+"""The Trainer with FeedLoss on several ranks, with a loss that is lost on rank 1; then once
+more from its first checkpoint, and once under a schedule that tries LRs on the first batches. Every
+rank writes down what it saw.
 
 usage: hf_ranks.py OUT
 """
 
 import json
 import os
-import runpy
 import sys
 import zlib
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Any
 
 import torch
 
+from tests import fed_trainer
 from toolkit.process import leave_process_group
 from toolkit.schedules import Adaptive
 from toolkit.training.lr import ScheduledLR
 
-example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "hf_trainer.py"))
-Trainer: Any = example["ScheduledTrainer"]
+Trainer: Any = fed_trainer.FedTrainer
 out, rank = Path(sys.argv[1]), int(os.environ["RANK"])
 
 
@@ -58,7 +57,7 @@ class Searching(Watched):
 
 
 def train(resume_from):
-    trainer = example["build"](str(out / "run"), Watched)
+    trainer = fed_trainer.build(str(out / "run"), Watched)
     trainer.train(resume_from_checkpoint=resume_from)
     weights = torch.cat([weight.detach().flatten() for weight in trainer.model.parameters()])
     return trainer, weights
@@ -67,7 +66,7 @@ def train(resume_from):
 def main():
     whole, weights = train(None)
     resumed, again = train(str(out / "run" / "checkpoint-20"))
-    searching = example["build"](str(out / "searching"), Searching, save_strategy="no")
+    searching = fed_trainer.build(str(out / "searching"), Searching, save_strategy="no")
     searching.train()
     (out / f"rank{rank}.json").write_text(
         json.dumps(

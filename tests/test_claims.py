@@ -169,8 +169,7 @@ def test_a_lease_that_makes_no_sense_is_refused(
         claims.take(tmp_path, lease),
     ):
         pass
-    with pytest.raises(SystemExit):
-        sweep.main(["demo", f"--lease={lease}"])
+    assert sweep.main(["demo", f"--lease={lease}"]) == 2
     assert "it must be from 0.5 to 86400" in capsys.readouterr().err
 
 

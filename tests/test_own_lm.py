@@ -44,8 +44,8 @@ def test_every_character_is_predicted_once_and_decodes_to_the_text(file: Path) -
         "cut off from the end of the training text for validation: 176 tokens",
     )
     tokens = np.concatenate([split.tokens for split in splits[:3]])
-    module: Any = __import__("toolkit_tasks.own_lm", fromlist=["_tokenizer"])
-    assert module._tokenizer("gpt2", config.recipe).decode(tokens) == TEXT
+    lm: Any = task.load("lm")
+    assert lm._tokenizer("gpt2", config.recipe).decode(tokens) == TEXT
     batch = splits.train.__getitems__([0, 1, 2])
     assert torch.equal(batch["input_ids"].flatten()[1:], batch["label"].flatten()[:-1])
     assert batch["input_ids"].flatten().tolist() == splits.train.tokens[:48].tolist()

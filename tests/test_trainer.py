@@ -158,6 +158,7 @@ def test_what_contradicts_a_schedule_is_said_in_a_line(tmp_path: Path) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     torch_lr = torch.optim.lr_scheduler.ConstantLR(optimizer)
     says("optimizers names a scheduler", model=model, optimizers=(optimizer, torch_lr))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     own = built(tmp_path, constant(), model=model, optimizers=(optimizer, None), max_steps=1)
     own.train()
     assert own.lr_scheduler.base_lr == 0.1

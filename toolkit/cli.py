@@ -70,10 +70,14 @@ def _launch_config(argv: Sequence[str]) -> int:
     from toolkit.process import run_command
 
     names = sorted(file.stem for file in folder().glob("*.yaml"))
+    usage = f"usage: toolkit launch-config NAME, one of {', '.join(names)}"
+    if {"-h", "--help"} & {*argv}:
+        print(f"{usage}\n\nPrints the path of a file for accelerate launch --config_file.")
+        raise SystemExit(0)
 
     def show() -> int:
         if len(argv) != 1:
-            raise ConfigError(f"usage: toolkit launch-config NAME, one of {', '.join(names)}")
+            raise ConfigError(usage)
         print(path_of(argv[0]))
         return 0
 

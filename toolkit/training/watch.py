@@ -25,6 +25,8 @@ from toolkit.training.build import Run
 
 LOOKS = 10
 """Looks without progress after which a rank is hung."""
+LOOKS_TO_SPEAK = 2
+"""Looks that the others wait for the rank that says what has happened, before they end."""
 LOOKS_ALIVE = 5
 """Looks without a sign of life after which a rank's process is dead or suspended."""
 _TORCH = str(Path(torch.__file__).parent)
@@ -178,6 +180,10 @@ class Watch:
             if self.looks.stuck:
                 alive = set(ranks) - set(self.looks.silent())
                 speaks = not alone and self.rank == min(alive, default=self.rank)
+                if not (speaks or alone):
+                    # That rank looks within the time of one look; before it has spoken, the end of
+                    # this one would be an error of its own in the collective where it waits.
+                    self.over.wait(LOOKS_TO_SPEAK * self.timeout / LOOKS)
                 end(self.looks.message(self.timeout), speaks)
                 return
 

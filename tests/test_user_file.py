@@ -9,7 +9,10 @@ import pytest
 from toolkit import userfile
 from toolkit.config import parse, run_id, to_json
 from toolkit.errors import ConfigError
+from toolkit.run_arguments import parse_schedule
+from toolkit.schedules import Cosine
 from toolkit.schedules.reading import Facts
+from toolkit.user_schedule import name_of
 
 DIGITS = "digits/vit_micro"
 MINE = """
@@ -118,3 +121,28 @@ def test_a_function_that_is_no_schedule_is_one_line(
     assert message in str(error.value)
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_shipped_schedule_that_a_file_imports_stays_itself(tmp_path: Path) -> None:
+    (tmp_path / "alias.py").write_text("from toolkit.schedules import Cosine\n")
+    alias = parse_schedule([f"{tmp_path}/alias.py:Cosine"], "test")
+    assert name_of(alias) == name_of(Cosine()) == "cosine"
+
+
+def test_a_subclass_of_ones_own_schedule_has_a_name_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "two.py"
+    file.write_text(
+        "from dataclasses import dataclass\n"
+        "from toolkit.schedules.open_loop import OpenLoop\n\n\n"
+        "@dataclass(frozen=True)\n"
+        "class A(OpenLoop):\n"
+        "    def shape(self, progress: float) -> float:\n        return 1.0\n\n\n"
+        "@dataclass(frozen=True)\n"
+        "class B(A):\n"
+        "    def shape(self, progress: float) -> float:\n        return 0.5\n"
+    )
+    first = parse_schedule([f"{file}:A"], "test")
+    other = parse_schedule([f"{file}:B"], "test")
+    assert name_of(first) == f"{file}:A"
+    assert name_of(other) == f"{file}:B"
+    assert name_of(first) == f"{file}:A"

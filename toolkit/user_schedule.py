@@ -106,6 +106,9 @@ def source_sha(schedule: object) -> str | None:
 
 
 def _known_as(kind: type, source: str) -> type:
+    """The class, which remembers its file; a shipped one that a file only imports stays itself."""
+    if kind in SCHEDULES.values():
+        return kind
     kind.toolkit_source = source  # type: ignore[attr-defined]
     kind.toolkit_sha = userfile.sha256(source.rpartition(":")[0])  # type: ignore[attr-defined]
     return kind

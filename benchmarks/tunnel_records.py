@@ -277,10 +277,39 @@ def main() -> None:
             print(f"| {total} | {name} | {fmean(plain):+.2f} | {min(plain):+.1f} | {each} |")
     print("| workload left out | divisor | power | loses with these | with 20 and 0.4 |")
     print("|---|---|---|---|---|")
-    rows = list(left_out({total: list(workloads(total)) for total in (300, 1000, 4000)}))
+    lengths = {total: list(workloads(total)) for total in (300, 1000, 4000)}
+    rows = list(left_out(lengths))
     for name, (divisor, power), anew, usual in rows:
         print(f"| {name} | {divisor:g} | {power:g} | {anew:+.2f} | {usual:+.2f} |")
     print(f"| mean | | | {fmean(r[2] for r in rows):+.2f} | {fmean(r[3] for r in rows):+.2f} |")
+    found = found_errors(lengths)
+    print("| toolkit find on | error in decades | its size |\n|---|---|---|")
+    for name, errors in found.items():
+        print(f"| {name} | {fmean(errors):+.2f} | {fmean(map(abs, errors)):.2f} |")
+    sizes = [abs(error) for errors in found.values() for error in errors]
+    near, far = (fmean(float(size <= limit) for size in sizes) for limit in (0.5, 1))
+    mean = fmean(fmean(map(abs, errors)) for errors in found.values())
+    print(f"size {mean:.2f} in the mean over workloads; of {len(sizes)} cells {near:.0%} within")
+    print(f"half a decade, {far:.0%} within one")
+
+
+def found_errors(loads: Mapping[int, Sequence[Workload]]) -> dict[str, list[float]]:
+    """How far the LR of ``toolkit find`` is from the tuned one, by workload.
+
+    Args:
+        loads: length in updates -> workloads.
+
+    Returns:
+        Decades from the tuned to the found LR, for each length, seed and start of the search.
+    """
+    errors = defaultdict[str, list[float]](list)
+    for total, row in loads.items():
+        rule = _divided(EDGE_DIVISOR * (total / HORIZON_UPDATES) ** HORIZON_POWER)
+        for load in row:
+            for seed, start in product(load.runs["const"], STARTS):
+                place, _ = rule(load, seed, load.tuned + start)
+                errors[load.name].append((place - load.tuned) / 2)
+    return dict(errors)
 
 
 def left_out(

@@ -181,6 +181,8 @@ def result_of_a_search(result: Any) -> tuple[float, ...]:
     found = result.found
     assert 0 < found.seconds < result.timing.train_seconds
     assert found.base_lr == 0.1
+    assert found.trials == len(found.tried)
+    assert found.updates == sum(trial.updates for trial in found.tried)
     return (found.lr, found.updates, found.trials, found.grown_lr)
 
 

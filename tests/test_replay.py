@@ -202,6 +202,24 @@ def test_what_is_not_reproduced_is_told(tmp_path: Path, capsys: pytest.CaptureFi
     assert "is not reproduced: at update 20 factor is 1.0, was 0.5" in capsys.readouterr().err
 
 
+def test_a_reason_in_other_words_is_no_other_decision(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Versions word reasons differently; what a reason rests on is another matter."""
+    events = run_folder(tmp_path, "plan") / "events.jsonl"
+    lines = [json.loads(line) for line in events.read_text().splitlines()]
+    acted = next(line for line in lines if line.get("reason"))
+    acted["reason"] = "as an older version put it"
+    events.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main([str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "are reproduced, bit for bit\n1 of their reasons are in other words" in told
+    acted["statistic"] += 1e-12
+    events.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main([str(tmp_path)]) == 1
+    assert "is not reproduced: at update" in capsys.readouterr().err
+
+
 def test_the_same_losses_from_every_format_give_the_same_decisions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

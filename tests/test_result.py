@@ -35,6 +35,11 @@ LATER: dict[str, Any] = {
         "trials": 5,
         "grown_lr": 0.05,
         "seconds": 1.5,
+        "edge_lr": 0.356,
+        "tried": [
+            {"lr": 1e-4, "updates": 5, "first_loss": 2.3, "last_loss": 2.2, "harmful": False},
+            {"lr": 1.0, "updates": 3, "first_loss": 2.3, "last_loss": None, "harmful": True},
+        ],
     },
     "snapshots": {"taken": 3, "bytes": 10, "seconds": 0.5},
     "notes": ["one thing"],

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from toolkit.comparison import compare_schedules
     from toolkit.export import trained
+    from toolkit.finding import find_lr
     from toolkit.hf import FeedLoss, ScheduledTrainer, ScheduleMixin
     from toolkit.schedules import (
         WSD,
@@ -89,6 +90,7 @@ __all__ = [
     "compare_schedules",
     "constant",
     "cosine",
+    "find_lr",
     "greedy",
     "greedy_paper",
     "linear",
@@ -116,6 +118,7 @@ _HOMES = {
     "Study": "toolkit.studies.study",
     "Task": "toolkit.task",
     "compare_schedules": "toolkit.comparison",
+    "find_lr": "toolkit.finding",
     "trained": "toolkit.export",
 }
 """Name -> the module that it is imported from; the schedules are beside it."""

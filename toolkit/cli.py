@@ -16,6 +16,12 @@ def _compare(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _find(argv: Sequence[str]) -> int:
+    from toolkit.finding import main
+
+    return main(argv)
+
+
 def _sweep(argv: Sequence[str]) -> int:
     from toolkit.sweep import main
 
@@ -87,6 +93,7 @@ def _launch_config(argv: Sequence[str]) -> int:
 VERBS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (_train, "train one run"),
     "compare": (_compare, "train one target under several schedules, and judge them"),
+    "find": (_find, "find a learning rate, and train nothing"),
     "sweep": (_sweep, "run a study, or go on with it"),
     "report": (_report, "write the report of a study"),
     "replay": (_replay, "judge recorded losses once more, under any schedule"),

@@ -177,7 +177,9 @@ def prepare(
 
 
 def check(replay: Replay, judged: Sequence[Replayed]) -> None:
-    """Compare with what a run has written down, to the bit.
+    """Compare with what a run has written down, to the bit; the words of reasons may be others.
+
+    Versions word them differently. What they rest on, the statistic, must be the same.
 
     Raises:
         RunError: if readings are missing, or naming the first update and field that differs.
@@ -189,11 +191,17 @@ def check(replay: Replay, judged: Sequence[Replayed]) -> None:
         )
     for recorded, again in zip(replay.losses.events, replay.events(judged), strict=True):
         for field, value in again.items():
-            if recorded.get(field) != value:
+            if field != "reason" and recorded.get(field) != value:
                 raise RunError(
                     f"{replay.losses.file} is not reproduced: at update {recorded['update']} "
                     f"{field} is {value}, was {recorded.get(field)}"
                 )
+
+
+def reworded(replay: Replay, judged: Sequence[Replayed]) -> int:
+    """How many reasons of a run are in other words than those that this version finds."""
+    pairs = zip(replay.losses.events, replay.events(judged), strict=True)
+    return sum(recorded.get("reason") != again["reason"] for recorded, again in pairs)
 
 
 def missing_readings(replay: Replay) -> list[Gap]:
@@ -270,6 +278,8 @@ def _print_decisions(replay: Replay, judged: Sequence[Replayed], seconds: float)
 def _notes(replay: Replay, judged: Sequence[Replayed]) -> Iterator[str]:
     if replay.own:
         yield f"all {len(judged)} decisions and LRs of the run are reproduced, bit for bit"
+        if others := reworded(replay, judged):
+            yield f"{others} of their reasons are in other words than the run's, of another version"
         return
     yield from replay.losses.notes
     if replay.losses.run is None:

@@ -46,6 +46,7 @@ def values_of(
     prog: str,
     kind: type | None = None,
     own: Sequence[Flag] = OF_THE_COMMAND,
+    takes: str = "",
     **defaults: Any,
 ) -> dict[str, Any]:
     """The fields of a run and the flags of a command, as its arguments set them.
@@ -59,6 +60,7 @@ def values_of(
         kind: the class of the run's schedule; None for a command of which it is no setting.
         own: the flags of the command itself. A field of a run whose name begins with one of theirs
             and an s, as ``seed`` and ``seeds``, is none.
+        takes: what follows the target, for ``--help``; by default one schedule or several.
         defaults: of fields of the run, where they are others for this command.
 
     Raises:
@@ -68,7 +70,7 @@ def values_of(
     groups = _groups(config, recipe, kind, own, defaults)
     if asked := command_line.HELP & {name for name, _ in words.all_flags}:
         several = "[SCHEDULE] [flags]" if kind else "[SCHEDULE ...] [flags]"
-        print(f"usage: {prog} {target} {several}      (--help-all: every word)")
+        print(f"usage: {prog} {target} {takes or several}      (--help-all: every word)")
         print_help = command_line.full_help if "help-all" in asked else command_line.help_lines
         print(*print_help(groups), sep="\n")
         raise SystemExit(0)

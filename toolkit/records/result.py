@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, get_type_hi
 from toolkit.errors import ConfigError
 from toolkit.hints import misfits
 from toolkit.records.json_files import read_json
+from toolkit.schedules.reading import Trial
 from toolkit.task import POINTS, Scale
 
 RESULT = "result.json"
@@ -59,6 +60,8 @@ class FoundLR(NamedTuple):
         updates, trials: of the search.
         grown_lr: what ``lr`` had been raised to at the run's end.
         seconds: training seconds of the search.
+        edge_lr: the smallest LR that did harm; None where there is none, and in older versions.
+        tried: each trial with its verdict; empty in older versions.
     """
 
     base_lr: float
@@ -67,6 +70,22 @@ class FoundLR(NamedTuple):
     trials: int
     grown_lr: float
     seconds: float
+    edge_lr: float | None = None
+    tried: tuple[Trial, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "FoundLR":
+        """The inverse of ``to_json``, for results of this version and of older ones."""
+        tried = tuple(Trial(**_known(Trial, trial)) for trial in data.get("tried", ()))
+        return cls(**{**_known(cls, data), "tried": tried})
+
+    def to_json(self) -> dict[str, Any]:
+        """The object in ``result.json``."""
+        return {**self.numbers(), "tried": [trial._asdict() for trial in self.tried]}
+
+    def numbers(self) -> dict[str, float | None]:
+        """All of it but the single trials."""
+        return {name: value for name, value in self._asdict().items() if name != "tried"}
 
     def __str__(self) -> str:
         raised = f", raised to {self.grown_lr:.3g} in training" * (self.grown_lr > self.lr)
@@ -196,7 +215,7 @@ class Result:
             "timing": {"train_seconds": self.timing.train_seconds, **self.timing.spans},
             "scales": {name: scale._asdict() for name, scale in self.scales.items()},
             "snapshots": self.snapshots._asdict(),
-            "found": None if self.found is None else self.found._asdict(),
+            "found": None if self.found is None else self.found.to_json(),
             "code": self.code._asdict(),
         }
 
@@ -226,7 +245,7 @@ class Result:
                     for name, scale in data.get("scales", {}).items()
                 },
                 "snapshots": Snapshots(**_known(Snapshots, data.get("snapshots", {}))),
-                "found": FoundLR(**_known(FoundLR, found)) if found else None,
+                "found": FoundLR.from_json(found) if found else None,
                 "code": Code(code.get("commit"), tuple(code.get("uncommitted", ()))),
                 "notes": tuple(data.get("notes", ())),
                 "data_fields": tuple(data.get("data_fields", ())),
@@ -253,6 +272,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:.1f} days"
 
 
+class _Trial(TypedDict):
+    lr: float
+    updates: int
+    first_loss: float | None
+    last_loss: float | None
+    harmful: bool
+
+
 class _Metrics(TypedDict, total=False):
     test: dict[str, float | None]
     validation: dict[str, float | None]
@@ -262,6 +289,17 @@ class _Recipe(TypedDict):
     lr: float
     epochs: NotRequired[float | None]
     updates: NotRequired[int | None]
+
+
+class _Found(TypedDict):
+    base_lr: float
+    lr: float
+    updates: int
+    trials: int
+    grown_lr: float
+    seconds: float
+    edge_lr: NotRequired[float | None]
+    tried: NotRequired[list[_Trial]]
 
 
 class _Code(TypedDict, total=False):
@@ -287,7 +325,7 @@ _KINDS: Mapping[str, Any] = {
     "machine": dict[str, str | int],
     "code": _Code,
     "snapshots": TypedDict("_Snapshots", get_type_hints(Snapshots), total=False),  # type: ignore
-    "found": TypedDict("_Found", get_type_hints(FoundLR)) | None,  # type: ignore
+    "found": _Found | None,
     "data": str | None,
     **dict.fromkeys(("argv", "notes", "data_fields"), list[str]),
 }

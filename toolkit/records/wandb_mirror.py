@@ -295,8 +295,9 @@ def _finish(run: Any, folder: Path, decisions: list[list[Any]], seconds: float, 
         stored = result.to_json()
         configuration = {name: stored[name] for name in CONFIG_FIELDS}
         run.config.update(configuration, allow_val_change=True)
-        found = {f"found/{name}": value for name, value in (stored["found"] or {}).items()}
-        run.summary.update({name: stored[name] for name in SUMMARY_FIELDS} | found)
+        found = {} if result.found is None else result.found.numbers()
+        summary = {name: stored[name] for name in SUMMARY_FIELDS}
+        run.summary.update(summary | {f"found/{name}": value for name, value in found.items()})
     diverged = result is not None and result.diverged
     trouble = diverged or state == "failed"
     if trouble:

@@ -35,7 +35,7 @@ def run_table(analysis: Analysis) -> pd.DataFrame:
         row |= {f"seconds_{name}": value for name, value in seconds.items()}
         row |= {"updates": result.updates, "decisions": len(run.actions)}
         row |= {"rollbacks": result.rollbacks}
-        found = {} if result.found is None else result.found._asdict()
+        found = {} if result.found is None else result.found.numbers()
         row |= {f"found_{name}": value for name, value in found.items()}
         rows.append(row)
     return pd.DataFrame(rows)

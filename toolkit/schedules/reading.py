@@ -118,6 +118,24 @@ class Facts(NamedTuple):
         return cls(**{**values, "can": frozenset(data["can"]), "momentum": momentum})
 
 
+class Trial(NamedTuple):
+    """One trial of a search for an LR, from the untouched model.
+
+    Attributes:
+        lr: what was tried.
+        updates: how many it took; fewer than usual where harm showed before.
+        first_loss, last_loss: of its first update, which is the untouched model's, and of its last;
+            None where it was not finite.
+        harmful: the verdict.
+    """
+
+    lr: float
+    updates: int
+    first_loss: float | None
+    last_loss: float | None
+    harmful: bool
+
+
 class Found(NamedTuple):
     """What a search for an LR has found.
 
@@ -127,6 +145,8 @@ class Found(NamedTuple):
         updates: updates that all trials took.
         trials: how many there were.
         grown_lr: what ``lr`` had been raised to at the end.
+        edge_lr: the smallest LR that did harm; None where the search has found no such thing.
+        tried: the trials in their order; empty where the schedule does not keep them.
     """
 
     base_lr: float
@@ -134,6 +154,8 @@ class Found(NamedTuple):
     updates: int
     trials: int
     grown_lr: float
+    edge_lr: float | None = None
+    tried: tuple[Trial, ...] = ()
 
 
 PATTERNS = (

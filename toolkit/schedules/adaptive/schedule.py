@@ -101,8 +101,9 @@ class AdaptiveMemory(NamedTuple):
         """What the search has found; None before its end, and without one."""
         if self.search.stage != "done":
             return None
-        first = self.growth.first_lr or self.base_lr
-        return Found(self.base_lr, first, self.began, self.search.trials, self.lr)
+        search, first = self.search, self.growth.first_lr or self.base_lr
+        told = (search.edge_lr or None, search.tried)
+        return Found(self.base_lr, first, self.began, search.trials, self.lr, *told)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ half a decade of the one found from there, after 17 updates in the mean
 from typing import NamedTuple
 
 from toolkit.schedules.adaptive.detect import robust_sd
-from toolkit.schedules.reading import NO_ACTION, Decision, Reading
+from toolkit.schedules.reading import NO_ACTION, Decision, Reading, Trial
 
 TRIAL_UPDATES = 5
 """Updates of a trial that does no harm."""
@@ -61,6 +61,8 @@ class Search(NamedTuple):
         harmless, harmful: exponents of the trials that are over.
         ended: the last loss of each harmless trial.
         edge: the exponent of the edge; None before the search has ended, and where it found none.
+        record: of each trial that is over its exponent, updates, first and last loss (None where
+            not finite) and whether it did harm, for people; nothing is decided by it.
     """
 
     stage: str = "none"
@@ -74,6 +76,7 @@ class Search(NamedTuple):
     harmful: tuple[int, ...] = ()
     ended: tuple[float, ...] = ()
     edge: int | None = None
+    record: tuple[tuple[int, int, float | None, float | None, bool], ...] = ()
 
     @property
     def edge_lr(self) -> float:
@@ -88,6 +91,14 @@ class Search(NamedTuple):
     def trials(self) -> int:
         """Trials that are over."""
         return len(self.harmless) + len(self.harmful)
+
+    @property
+    def tried(self) -> tuple[Trial, ...]:
+        """The trials that are over, in their order."""
+        return tuple(
+            Trial(self.lr(exponent), made, first, last, harmful)
+            for exponent, made, first, last, harmful in self.record
+        )
 
     @property
     def below(self) -> tuple[int, ...]:
@@ -129,7 +140,9 @@ def observe(search: Search, reading: Reading, allowance: int) -> tuple[Search, D
         f"LR {search.lr(search.exponent):.3g} is {'harmful' if harmful else 'harmless'}: loss "
         f"{'not finite' if lost else f'{search.losses[-1]:.4g}'} after {made} updates"
     )
-    search = _conclude(search, harmful)
+    before = search.losses[0] if search.losses else None
+    outcome = (search.exponent, made, before, None if lost else search.losses[-1], harmful)
+    search = _conclude(search, harmful)._replace(record=(*search.record, outcome))
     following = _next(search)
     if following is None or reading.update + TRIAL_UPDATES > allowance:
         return _end(search, said, reading.update)

@@ -287,7 +287,7 @@ def main() -> None:
     for name, errors in found.items():
         print(f"| {name} | {fmean(errors):+.2f} | {fmean(map(abs, errors)):.2f} |")
     sizes = [abs(error) for errors in found.values() for error in errors]
-    near, far = (fmean(float(size <= limit) for size in sizes) for limit in (0.5, 1))
+    near, far = (fmean(float(size <= limit) for size in sizes) for limit in (0.5, 1.0))
     mean = fmean(fmean(map(abs, errors)) for errors in found.values())
     print(f"size {mean:.2f} in the mean over workloads; of {len(sizes)} cells {near:.0%} within")
     print(f"half a decade, {far:.0%} within one")

@@ -172,7 +172,8 @@ def test_the_command_finds_the_edge_of_adaptive_and_leaves_a_picture_alone(
     lr = re.search(r"over 300 updates: (\S+) \(edge", out)
     assert edge
     assert lr
-    assert f"use it: toolkit train digits/vit_micro cosine --lr {lr[1]}" in out
+    assert f"use it: toolkit train digits/vit_micro cosine --lr {lr[1]}, other flags as here" in out
+    assert max(map(len, out.splitlines())) <= 80
 
     run = build(parse([*FLAGS, "adaptive", "--wandb", "off", "--progress", "False"]), tmp_path)
     run.after_update.append(lambda run: None if run.lr.searching else run.ask_to_stop())

@@ -272,7 +272,7 @@ def _find(config: RunConfig, figure: Path, drawn: bool) -> int:
         found = _result(run.lr)
         loop.release(run)
     if is_rank_zero():
-        console.say(_setting(config, found), *found.lines(), *_advice(config, found))
+        console.say(*_setting(config, found), *found.lines(), *_advice(config, found))
     if drawn and is_rank_zero():
         from toolkit.report.found_figure import write_figure
 
@@ -314,29 +314,24 @@ def _result(lr: "ScheduledLR") -> SearchResult:
     return SearchResult(best, edge, memory.search.tried, memory.began, total)
 
 
-def _setting(config: RunConfig, found: SearchResult) -> str:
+def _setting(config: RunConfig, found: SearchResult) -> Iterator[str]:
+    """What was searched on, and by what."""
     recipe = config.recipe
     clip = f", clipped to {recipe.clip:g}" if recipe.clip is not None else ""
-    return (
-        f"{one_line(config.target)}: {len(found.trials)} trials in {found.updates} updates, by "
-        f"{recipe.optimizer}, weight decay {recipe.weight_decay:g}{clip}, batches of "
+    yield f"{one_line(config.target)}: {len(found.trials)} trials in {found.updates} updates"
+    yield (
+        f"by {recipe.optimizer}, weight decay {recipe.weight_decay:g}{clip}, batches of "
         f"{recipe.global_batch} samples"
     )
 
 
 def _advice(config: RunConfig, found: SearchResult) -> Iterator[str]:
-    """What the number is good for."""
+    """What the number is good for, in lines that a narrow terminal shows whole."""
     target = one_line(config.target).removesuffix("@field")
-    yield (
-        "it is of this optimizer, batch and budget; on recorded runs it is off by a factor of 2.4 "
-        "in the mean, and ten times too high for some nets that are hard to begin with: compare it "
-        "with a tenth of it; toolkit find --help says more"
-    )
+    yield "on recorded runs off by a factor of 2.4 in the mean (toolkit find --help)"
+    yield "ten times too high for some nets that are hard to begin with: try a tenth, too"
     yield f"use it: toolkit train {target} cosine --lr {found.lr:.3g}, other flags as here"
-    yield (
-        f"or: toolkit train {target} adaptive, which searches by itself, raises the LR while it "
-        "trains, and goes back when a run is lost"
-    )
+    yield f"or: toolkit train {target} adaptive, which searches by itself"
 
 
 def _check_budget(updates: int) -> None:

@@ -63,6 +63,8 @@ SEARCH = Adaptive(search_share=0.5, growth=False)
 """What searches. It trains nothing afterwards, so trials may take half of a short budget."""
 OF_TORCH = ("step", "_opt_called")
 """What torch's LR schedulers set on an optimizer."""
+CLOSED = 4.0
+"""A ratio of two LRs above that of half a decade, 3.2, and below that of a decade."""
 FEWEST_UPDATES = math.ceil(FEWEST_TRIALS * TRIAL_UPDATES / SEARCH.search_share)
 """The shortest budget that pays for a search."""
 
@@ -73,7 +75,7 @@ class SearchResult:
 
     Attributes:
         lr: the base LR for a cosine or linear run.
-        edge_lr: the smallest LR that did harm within five updates, known to half a decade.
+        edge_lr: the smallest LR that does harm within five updates, or what was taken for it.
         trials: the evidence, in the order in which it came.
         updates: that the trials took together.
         total_updates: of the run that the LR is for.
@@ -85,11 +87,6 @@ class SearchResult:
     updates: int
     total_updates: int
 
-    @property
-    def harmed(self) -> bool:
-        """Whether any trial did harm; if not, the edge is where the loss was behind the best."""
-        return any(trial.harmful for trial in self.trials)
-
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
@@ -100,12 +97,24 @@ class SearchResult:
             before, after = (_loss(loss) for loss in (trial.first_loss, trial.last_loss))
             verdict = "harmful" if trial.harmful else "harmless"
             yield f"{trial.lr:>9.3g}  {trial.updates:>7}  {before:>11}  {after:>10}  {verdict}"
-        what = "the smallest LR that does harm" if self.harmed else "no trial did harm, taken to be"
-        yield f"edge: {self.edge_lr:.3g}, {what}, known to half a decade"
+        yield f"edge: {self.edge_lr:.3g}, {self._how_known()}"
         yield (
             f"base LR for cosine or linear over {self.total_updates:,} updates: {self.lr:.3g} "
             f"(edge / {self.edge_lr / self.lr:.3g})"
         )
+
+    def _how_known(self) -> str:
+        """What the edge rests on: trials may end before the gap is closed, or find none."""
+        harmful = [trial.lr for trial in self.trials if trial.harmful]
+        harmless = [t.lr for t in self.trials if not t.harmful and t.lr < min(harmful, default=0)]
+        if not harmful:
+            return "a guess: no trial did harm"
+        if not harmless:
+            return "a guess: every trial did harm"
+        low, high = max(harmless), min(harmful)
+        if high < CLOSED * low:
+            return "the smallest LR that does harm, known to half a decade"
+        return f"the smallest LR that does harm, which lies between {low:.3g} and {high:.3g}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -192,6 +192,7 @@ def test_the_command_finds_the_edge_of_adaptive_and_leaves_a_picture_alone(
     assert edge
     assert lr
     assert f"use it: toolkit train digits/vit_micro cosine --lr {lr[1]}, other flags as here" in out
+    assert "beyond what was measured" not in out  # 300 updates
     assert max(map(len, out.splitlines())) <= 80
 
     run = build(parse([*FLAGS, "adaptive", "--wandb", "off", "--progress", "False"]), tmp_path)

@@ -61,6 +61,8 @@ OWN = (Flag("figure", str, "", "The picture, PNG, SVG or PDF; by default lr-TASK
 """Flags beside those of a run."""
 SEARCH = Adaptive(search_share=0.5, growth=False)
 """What searches. It trains nothing afterwards, so trials may take half of a short budget."""
+RECORDED = (300, 4000)
+"""Shortest and longest budget, in updates, of the runs that the rule was measured on."""
 OF_TORCH = ("step", "_opt_called")
 """What torch's LR schedulers set on an optimizer."""
 CLOSED = 4.0
@@ -74,7 +76,7 @@ class SearchResult:
     """What a search has found.
 
     Attributes:
-        lr: the base LR for a cosine or linear run.
+        lr: the base LR for a cosine or linear run: that of the first parameter group with one.
         edge_lr: the smallest LR that does harm within five updates, or what was taken for it.
         trials: the evidence, in the order in which it came.
         updates: that the trials took together.
@@ -338,6 +340,9 @@ def _advice(config: RunConfig, found: SearchResult) -> Iterator[str]:
     """What the number is good for, in lines that a narrow terminal shows whole."""
     target = one_line(config.target).removesuffix("@field")
     yield "on recorded runs off by a factor of 2.4 in the mean (toolkit find --help)"
+    low, high = RECORDED
+    if not low <= found.total_updates <= high:
+        yield f"those are of {low:,} to {high:,} updates: this budget is beyond what was measured"
     yield "ten times too high for some nets that are hard to begin with: try a tenth, too"
     yield f"use it: toolkit train {target} cosine --lr {found.lr:.3g}, other flags as here"
     yield f"or: toolkit train {target} adaptive, which searches by itself"

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from toolkit import cli, find_lr
 from toolkit.config import parse
 from toolkit.errors import ConfigError, RunError
+from toolkit.finding import SearchResult
 from toolkit.report.found_figure import write_figure
 from toolkit.schedules.adaptive.growth import EDGE_DIVISOR, horizon
 from toolkit.schedules.reading import Trial
@@ -134,6 +135,24 @@ def test_the_number_and_its_evidence(batches: Any) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("harmless", "harmful", "said"),
+    [
+        ((0.1, 0.32), (1.0,), "the smallest LR that does harm, known to half a decade"),
+        ((0.1,), (1.0, 10.0), "the smallest LR that does harm, which lies between 0.1 and 1"),
+        ((0.1, 1.0), (), "a guess: no trial did harm"),
+        ((), (0.1, 0.01), "a guess: every trial did harm"),
+    ],
+)
+def test_it_says_how_well_the_edge_is_known(
+    harmless: tuple[float, ...], harmful: tuple[float, ...], said: str
+) -> None:
+    trials = [Trial(lr, 5, 2.3, 2.0, False) for lr in harmless]
+    trials += [Trial(lr, 1, 2.3, None, True) for lr in harmful]
+    found = SearchResult(0.01, 0.2, tuple(trials), 20, 1000)
+    assert str(found).splitlines()[-2] == f"edge: 0.2, {said}"
+
+
 def test_few_batches_come_over_again_and_a_clip_is_applied(batches: Any) -> None:
     """Clipped to almost nothing, plain SGD takes an LR a hundred times as high."""
     model = small_net()
@@ -173,6 +192,7 @@ def test_the_command_finds_the_edge_of_adaptive_and_leaves_a_picture_alone(
     assert edge
     assert lr
     assert f"use it: toolkit train digits/vit_micro cosine --lr {lr[1]}, other flags as here" in out
+    assert "beyond what was measured" not in out  # 300 updates
     assert max(map(len, out.splitlines())) <= 80
 
     run = build(parse([*FLAGS, "adaptive", "--wandb", "off", "--progress", "False"]), tmp_path)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.own import train
 from tests.studies import result_json, write_run, write_study
 from toolkit.config import RunConfig, parse
 from toolkit.errors import ConfigError
@@ -17,8 +18,6 @@ from toolkit.report.numbers.load import load_study
 from toolkit.schedules import Constant, Cosine
 from toolkit.studies import shipped
 from toolkit.studies.study import Contrast, Study
-from toolkit.training.build import build
-from toolkit.training.loop import fit, release
 
 PAIR = "digits/vit_micro@field"
 ERROR = {"scales": {"error": {"higher_is_better": False, "diverged": 100.0}}}
@@ -204,9 +203,6 @@ def test_a_run_writes_the_declared_headline_first(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text(OWN)
     config = parse([f"{file}/vit_micro", "--recipe.updates", "2", "--wandb", "off"])
-    run = build(replace(config, progress=False), tmp_path)
-    result = fit(run)
-    release(run)
-    assert result is not None
+    _, result = train(replace(config, progress=False), tmp_path)
     assert next(iter(result.metrics.test)) == result.headline == "error"
     assert np.isclose(sum(result.metrics.test.values()), 100)  # type: ignore[arg-type]

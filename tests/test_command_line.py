@@ -179,7 +179,7 @@ def test_the_list_needs_no_torch_and_names_everything() -> None:
 
 
 def test_the_list_of_targets_is_that_of_the_tasks() -> None:
-    package = task._package()
+    package = task.package()
     listed = {
         f"{name}/{model}@{recipe}"
         for name, models in package.TARGETS.items()

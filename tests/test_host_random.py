@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.own import train
 from toolkit.config import parse
 from toolkit.records.result import Result
-from toolkit.training.build import build
-from toolkit.training.loop import fit, release
 
 OWN = """
 import random
@@ -42,10 +41,7 @@ def test_the_same_command_draws_the_same(tmp_path: Path) -> None:
         random.seed(place)
         np.random.seed(len(place))
         own = replace(config, seed=seed, progress=False, save_every=0)
-        run = build(own, tmp_path / place)
-        result = fit(run)
-        release(run)
-        assert result is not None
+        run, result = train(own, tmp_path / place)
         return result, run.task.drawn[-1]  # type: ignore[attr-defined]
 
     first, second, other = weights("a", 0), weights("ab", 0), weights("abc", 1)

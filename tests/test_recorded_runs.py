@@ -77,6 +77,23 @@ def test_the_edge_does_not_depend_on_where_the_search_begins(real_data: Path) ->
     assert near >= 0.95 * cells
 
 
+def up_to_the_tuned_lr(
+    folder: Path,
+) -> Iterator[tuple[tuple[str, str, int, int, int], dict, float]]:
+    """Whole runs of at least 300 updates: (workload, kind, updates, seed, half decades of the LR),
+    the run, and the best accuracy at any LR."""
+    for name, runs in records(folder):
+        tuned = tuned_of(runs)
+        for (kind, total, seed, exponent), run in runs.items():
+            losses = run["losses"]
+            if kind not in ("lin", "cos") or exponent > tuned or None in losses:
+                continue
+            if len(losses) != total or total < 300:
+                continue
+            best = max(r["acc"] or 0 for key, r in runs.items() if key[:3] == (kind, total, seed))
+            yield (name, kind, total, seed, exponent), run, best
+
+
 def stream(means: tuple[float, ...], per_epoch: int) -> list[float]:
     noise = random.Random(0)
     each = [means[min(epoch, 2)] for epoch in range(12) for _ in range(per_epoch)]
@@ -104,19 +121,10 @@ def test_one_that_falls_back_at_once_goes_back_to_the_untouched_model() -> None:
 
 def test_no_healthy_recorded_run_is_rolled_back(real_data: Path) -> None:
     judged = 0
-    for name, runs in records(real_data):
-        tuned = tuned_of(runs)
-        for (kind, total, seed, exponent), run in runs.items():
-            losses = run["losses"]
-            if kind not in ("lin", "cos") or exponent > tuned or None in losses:
-                continue
-            if len(losses) != total or total < 300:
-                continue
-            judged += 1
-            state = guard.Guard()
-            for update, loss in enumerate(losses, 1):
-                state, _ = guard.observe(
-                    state, Reading.of(update, 0.0, loss), max(8, min(total // 60, 32))
-                )
-            assert state.rollbacks == 0, (name, kind, total, seed, exponent)
+    for key, run, _ in up_to_the_tuned_lr(real_data):
+        judged += 1
+        state, size = guard.Guard(), max(8, min(key[2] // 60, 32))
+        for update, loss in enumerate(run["losses"], 1):
+            state, _ = guard.observe(state, Reading.of(update, 0.0, loss), size)
+        assert state.rollbacks == 0, key
     assert judged > 50

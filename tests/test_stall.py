@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.driving import drive, run_of
-from tests.test_recorded_runs import records, tuned_of
+from tests.test_recorded_runs import up_to_the_tuned_lr
 from toolkit.schedules import Adaptive
 from toolkit.schedules.adaptive import stall as stalling
 from toolkit.schedules.adaptive.stall import CUT, Moments, Seen, Stall
@@ -144,25 +144,16 @@ def test_without_the_guard_nothing_goes_back() -> None:
 def test_no_recorded_run_that_came_to_something_is_called_lost(real_data: Path) -> None:
     """Up to the tuned LR; in a probe the recorded losses say what the noise is at least."""
     judged, probed = 0, 0
-    for name, runs in records(real_data):
-        tuned = tuned_of(runs)
-        for (kind, total, seed, exponent), run in runs.items():
-            losses = run["losses"]
-            if kind not in ("lin", "cos") or exponent > tuned or None in losses:
-                continue
-            best = max(
-                other["acc"] or 0
-                for (kind_, total_, seed_, _), other in runs.items()
-                if (kind_, total_, seed_) == (kind, total, seed)
-            )
-            if len(losses) != total or total < stalling.SHORTEST_RUN or run["acc"] < best - 3:
-                continue
-            judged += 1
-            stall, told = stalling.begin(total), []
-            for update, loss in enumerate(losses, 1):
-                stall, seen = stalling.observe(stall, loss, update, grown=False)
-                told += [seen] if seen else []
-            probed += bool(told)
-            assert "lost" not in told, (name, kind, total, seed, exponent)
+    for key, run, best in up_to_the_tuned_lr(real_data):
+        total = key[2]
+        if total < stalling.SHORTEST_RUN or run["acc"] < best - 3:
+            continue
+        judged += 1
+        stall, told = stalling.begin(total), []
+        for update, loss in enumerate(run["losses"], 1):
+            stall, seen = stalling.observe(stall, loss, update, grown=False)
+            told += [seen] if seen else []
+        probed += bool(told)
+        assert "lost" not in told, key
     assert judged > 50
     assert 0 < probed < judged / 4

@@ -169,10 +169,7 @@ def parse(argv: Sequence[str], prog: str = "toolkit compare") -> tuple[Study, An
         ConfigError: for whatever is wrong with it, in one line.
         SystemExit: after ``--help``.
     """
-    if command_line.HELP & {*argv[:1]}:
-        print(f"{__doc__}\nflags: {prog} TARGET --help")
-        raise SystemExit(0)
-    target, recipe = run_arguments.target_of(argv, prog)
+    target, recipe = run_arguments.target_of(argv, prog, __doc__ or "")
     switches = run_arguments.switches(RunConfig, recipe, OWN)
     words = command_line.words_of(argv[1:], SCHEDULES, switches)
     shared, schedules = _told_apart(words, command_line.flags_of(type(recipe), "recipe."))

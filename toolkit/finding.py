@@ -138,10 +138,7 @@ def parse(argv: Sequence[str], prog: str = "toolkit find") -> tuple[RunConfig, P
         ConfigError: for whatever is wrong with it, in one line.
         SystemExit: after ``--help``.
     """
-    if command_line.HELP & {*argv[:1]}:
-        print(f"{__doc__}\nflags: {prog} TARGET --help")
-        raise SystemExit(0)
-    target, recipe = run_arguments.target_of(argv, prog)
+    target, recipe = run_arguments.target_of(argv, prog, __doc__ or "")
     words = command_line.words_of(
         argv[1:], SCHEDULES, run_arguments.switches(RunConfig, recipe, OWN)
     )

@@ -1,8 +1,10 @@
 """What there is to train, to train under, and to run: ``toolkit list``. Imports no torch."""
 
+import ast
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from toolkit import task
 from toolkit.command_line import Parser
@@ -27,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _lines() -> Iterator[str]:
     yield "tasks: train TASK/MODEL, or TASK/MODEL@RECIPE for another recipe than that of the field"
-    for name, words, targets in task.listed():
+    for name, words, targets in _tasks():
         yield _line(name, words)
         yield from (f"{'':{NAME_WIDTH}}{target}" for target in targets)
     yield _line("path/task.py/MODEL", "a task of your own")
@@ -38,6 +40,19 @@ def _lines() -> Iterator[str]:
     for name, make in shipped.STUDIES.items():
         yield _line(name, (make.__doc__ or "").partition("\n")[0].replace("``", ""))
     yield _line("path/file.py:NAME", "a function of your own that returns a Study")
+
+
+def _tasks() -> Iterator[tuple[str, str, list[str]]]:
+    """Each shipped task with what it is in a line of words, and its targets. Imports none."""
+    package = task.package()
+    for name, models in package.TARGETS.items():
+        file = Path(str(package.__file__)).with_name(f"{package.TASKS[name]}.py")
+        words = (ast.get_docstring(ast.parse(file.read_bytes())) or "").partition("\n")[0]
+        targets = []
+        for model, recipes in models.items():
+            others = "|".join(f"@{recipe}" for recipe in recipes if recipe != "field")
+            targets.append(f"{name}/{model.replace('*', 'MODEL')}{f'[{others}]' * bool(others)}")
+        yield name, words.replace("``", ""), targets
 
 
 def _line(name: str, words: str) -> str:

@@ -20,13 +20,21 @@ NO_FLAGS = ("target", "recipe", "schedule", "data", "task-sha")
 """Fields of a run that no flag of their name sets."""
 
 
-def target_of(argv: Sequence[str], prog: str) -> tuple[Target, Recipe]:
+def target_of(argv: Sequence[str], prog: str, about: str = "") -> tuple[Target, Recipe]:
     """The target that a command line begins with, and its recipe.
+
+    Args:
+        argv: the arguments of the command.
+        prog: the command.
+        about: what ``--help`` without a target prints of it; by default the usage and the tasks.
 
     Raises:
         ConfigError: if it does not begin with one that exists.
         SystemExit: after ``--help`` without a target.
     """
+    if about and command_line.HELP & {*argv[:1]}:
+        print(f"{about}\nflags: {prog} TARGET --help")
+        raise SystemExit(0)
     usage = f"{prog} TASK/MODEL[@RECIPE] [SCHEDULE] [flags]"
     if not argv or argv[0].startswith(("-", command_line.PREFIX)):
         if command_line.HELP & set(argv):

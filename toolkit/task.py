@@ -1,10 +1,9 @@
 """What a task is: data, model, loss and metrics of one data set, and the recipes to train on it."""
 
-import ast
 import importlib
 import math
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -364,7 +363,7 @@ def load(name: str) -> Task:
     if name.endswith(".py"):
         task = userfile.attribute_of("task", name, "TASK")
     elif name in (known := names()):
-        task = shipped(_package().TASKS[name]).TASK
+        task = shipped(package().TASKS[name]).TASK
     else:
         raise unknown("task", name, known)
     return task
@@ -372,7 +371,7 @@ def load(name: str) -> Task:
 
 def names() -> tuple[str, ...]:
     """The shipped tasks."""
-    return tuple(_package().TASKS)
+    return tuple(package().TASKS)
 
 
 def recipe_of(task: Task, target: Target) -> Recipe:
@@ -396,25 +395,13 @@ def targets() -> Iterable[str]:
             yield from (f"{name}/{model}@{recipe}" for recipe in recipes)
 
 
-def listed() -> Iterator[tuple[str, str, list[str]]]:
-    """Each shipped task with what it is in a line of words, and its targets. Imports none."""
-    package = _package()
-    for name, models in package.TARGETS.items():
-        file = Path(str(package.__file__)).with_name(f"{package.TASKS[name]}.py")
-        words = (ast.get_docstring(ast.parse(file.read_bytes())) or "").partition("\n")[0]
-        targets = []
-        for model, recipes in models.items():
-            others = "|".join(f"@{recipe}" for recipe in recipes if recipe != "field")
-            targets.append(f"{name}/{model.replace('*', 'MODEL')}{f'[{others}]' * bool(others)}")
-        yield name, words.replace("``", ""), targets
-
-
 def shipped(module: str) -> ModuleType:
     """A module of the shipped tasks: one of them, or of the blocks that they share."""
-    return importlib.import_module(f"{_package().__name__}.{module}")
+    return importlib.import_module(f"{package().__name__}.{module}")
 
 
-def _package() -> ModuleType:
+def package() -> ModuleType:
+    """The shipped tasks, by name, without any of their modules."""
     # Under a name of our own: an installed toolkit must not shadow a user's package `tasks`.
     name = "toolkit_tasks"
     if name not in sys.modules:

@@ -44,7 +44,7 @@ from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
 from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
 from toolkit.training.optim import build_optimizer, evaluates_other_weights
-from toolkit.training.random_state import seed_host
+from toolkit.training.random_state import seed_all, seed_host
 from toolkit.training.ranks import (
     BatchSplit,
     check_engine,
@@ -232,8 +232,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     lengths = getattr(splits.train, "lengths", None)
     plan = BatchPlan(len(splits.train), recipe.global_batch, config.seed, lengths)
     budget = _budget(recipe, plan)
-    torch.manual_seed(derive_seed(config.seed, INIT_STREAM))
-    seed_host(derive_seed(config.seed, INIT_STREAM))
+    seed_all(derive_seed(config.seed, INIT_STREAM))
     model = together(lambda: fresh_model(task, target, recipe))
     scales = scales_of(task, recipe, splits)
     vocabulary = together(lambda: task_call(target, "vocabulary", task, recipe))
@@ -245,9 +244,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     built = build_optimizer(model, recipe)
     model, optimizer = accelerator.prepare(model, built)
     check_engine(model, recipe, batch_split)
-    of_rank = derive_seed(config.seed, config.arm, DROPOUT_STREAM, accelerator.process_index)
-    torch.manual_seed(of_rank)
-    seed_host(of_rank)
+    seed_all(derive_seed(config.seed, config.arm, DROPOUT_STREAM, accelerator.process_index))
     lr = _scheduled(config, model, optimizer, budget, plan.updates_per_epoch)
     return Run(
         config=config,

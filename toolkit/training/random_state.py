@@ -18,6 +18,12 @@ def seed_host(seed: int) -> None:
     np.random.seed(seed % 2**32)
 
 
+def seed_all(seed: int) -> None:
+    """Seed torch's generators, too."""
+    torch.manual_seed(seed)
+    seed_host(seed)
+
+
 def random_state(device: torch.device) -> dict[str, Any]:
     """The states of Python's, numpy's and torch's global generators, and of the device's.
 

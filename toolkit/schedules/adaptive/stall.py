@@ -51,6 +51,7 @@ FEWEST_READINGS = 20
 CUT = 0.1
 """Factor of the LR when training begins anew."""
 MOST = 1e150
+"""Size of a difference of losses at most: its square, and sums of squares, stay finite."""
 
 Stage = Literal["over", "watch", "probe", "plateau"]
 SHARES = {"watch": WATCH, "probe": PROBE, "plateau": PLATEAU}
@@ -67,7 +68,7 @@ class Moments(NamedTuple):
     square: float = 0.0
 
     def added(self, value: float) -> "Moments":
-        """With one more, of at most ``MOST`` in size: the sums stay finite."""
+        """With one more, of at most ``MOST`` in size."""
         value = max(-MOST, min(MOST, value))
         return Moments(self.number + 1, self.total + value, self.square + value * value)
 
@@ -122,9 +123,9 @@ def begin(total: int, begun: int = 0) -> Stall:
 
 def restarted(stall: Stall, update: int) -> Stall:
     """The state after the guard has gone back to the untouched model: the stage begins anew."""
-    return (
-        stall if stall.stage == "over" else stall._replace(begun=update, first=None, seen=Moments())
-    )
+    if stall.stage == "over":
+        return stall
+    return stall._replace(begun=update, first=None, seen=Moments())
 
 
 def observe(stall: Stall, loss: float, update: int, grown: bool) -> tuple[Stall, Seen]:

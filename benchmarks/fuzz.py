@@ -43,6 +43,7 @@ from toolkit.process import OWN_FAULT  # noqa: E402
 
 LIMIT_SECONDS = 120
 """Of one case; the slowest takes about one on a free core, and the first ones import libraries."""
+PROGRESS_EVERY = 2_500
 KINDS: Mapping[str, tuple[Callable[[Path], Kind], int]] = {
     "command line": (fuzz_kinds.Command, 18),
     "config.json": (fuzz_kinds.Config, 18),
@@ -241,7 +242,9 @@ def _report(fuzzer: Fuzzer, seed: int, todo: list[tuple[str, int]], markdown: bo
     failures: dict[str, list[tuple[str, int, str]]] = {}
     counts, seconds = Counter[str](), Counter[str]()
     failed = Counter[str]()
-    for kind, number in todo:
+    for done, (kind, number) in enumerate(todo):
+        if done and done % PROGRESS_EVERY == 0:
+            print(f"{done:,} of {len(todo):,}, {sum(failed.values())} failed", file=sys.stderr)
         begin = time.perf_counter()
         text = fuzzer.run(kind, seed, number)
         seconds[kind] += time.perf_counter() - begin  # type: ignore[assignment]

@@ -3,7 +3,7 @@
 import math
 from typing import Literal, NamedTuple
 
-from toolkit.schedules.reading import Reading
+from toolkit.schedules.reading import Decision, Reading
 
 Every = int | Literal["epoch"]
 """How long a period is: so many readings, or an epoch."""
@@ -51,6 +51,11 @@ def accumulate(period: Period, reading: Reading, every: Every) -> tuple[Period, 
 def finite(statistic: float) -> float | None:
     """A statistic for the log, which knows only finite numbers; None for any other."""
     return statistic if math.isfinite(statistic) else None
+
+
+def reaching(decision: Decision, lr: float) -> Decision:
+    """The decision, its reason ending with the LR that it leads to."""
+    return decision._replace(reason=f"{decision.reason}, to {lr:.3g}")
 
 
 def is_length(every: Every) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
-from toolkit.schedules._common import check, finite
+from toolkit.schedules._common import check, finite, reaching
 from toolkit.schedules.adaptive.detect import (
     BLOCKS,
     Oscillation,
@@ -70,6 +70,7 @@ class OpenEndedMemory(NamedTuple):
         unpaid: cuts in a row after which the loss did not fall enough to the next plateau.
         since: readings since the last judgement.
         annealing: whether the rules have begun the final anneal; they cut no more then.
+        base_lr: the LR at the start; 0 where another schedule, which knows it, uses the rules.
     """
 
     losses: tuple[float, ...] = ()
@@ -81,6 +82,7 @@ class OpenEndedMemory(NamedTuple):
     unpaid: int = 0
     since: int = 0
     annealing: bool = False
+    base_lr: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -151,17 +153,19 @@ class OpenEnded:
         )
 
     def start(self, base_lr: float, facts: Facts) -> tuple[OpenEndedMemory, Decision]:
-        return OpenEndedMemory(), NO_ACTION
+        return OpenEndedMemory(base_lr=base_lr), NO_ACTION
 
     def observe(
         self, memory: OpenEndedMemory, reading: Reading
     ) -> tuple[OpenEndedMemory, Decision]:
         if reading.nonfinite or reading.count == 0:
             return memory, Decision("nonfinite", None, "hold", "")
-        memory, decision = observe(memory, reading, self.rules)
+        before, (memory, decision) = memory, observe(memory, reading, self.rules)
         if decision.action == "rollback":  # the raise is taken back, and nothing else
             reason = f"{decision.reason}: LR x{1 / self.lift:.3g}"
             decision = decision._replace(action="cut", reason=reason)
+        if memory.scale != before.scale:
+            decision = reaching(decision, memory.base_lr * memory.scale)
         return memory, decision
 
     def factor(self, memory: OpenEndedMemory, progress: float) -> float:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import ClassVar, NamedTuple
 
-from toolkit.schedules._common import Period, accumulate, check, finite
+from toolkit.schedules._common import Period, accumulate, check, finite, reaching
 from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Reading
 
 
@@ -17,11 +17,13 @@ class PlanMemory(NamedTuple):
     """What the rule remembers.
 
     Attributes:
+        base_lr: the LR at the start.
         period: the readings of the epoch in progress.
         losses: mean losses of the last epochs, oldest first; None for one that is not finite.
         scale: the factor of the base LR that the rule has made.
     """
 
+    base_lr: float
     period: Period = Period()
     losses: tuple[float | None, ...] = ()
     scale: float = 1.0
@@ -80,7 +82,7 @@ class Plan:
         )
 
     def start(self, base_lr: float, facts: Facts) -> tuple[PlanMemory, Decision]:
-        return PlanMemory(), NO_ACTION
+        return PlanMemory(base_lr), NO_ACTION
 
     def observe(self, memory: PlanMemory, reading: Reading) -> tuple[PlanMemory, Decision]:
         period, loss = accumulate(memory.period, reading, "epoch")
@@ -92,6 +94,8 @@ class Plan:
         decision = self.judge(losses)
         cut, raise_ = self.multipliers
         scale = memory.scale * {"cut": cut, "raise": raise_}.get(decision.action, 1.0)
+        if scale != memory.scale:
+            decision = reaching(decision, memory.base_lr * scale)
         return memory._replace(losses=losses, scale=scale), decision
 
     def factor(self, memory: PlanMemory, progress: float) -> float:

@@ -250,6 +250,7 @@ def _report(fuzzer: Fuzzer, seed: int, todo: list[tuple[str, int]], markdown: bo
         seconds[kind] += time.perf_counter() - begin  # type: ignore[assignment]
         counts[kind] += 1
         if text is not None:
+            print(f"failed: --kind '{kind}' --number {number}: {text}", file=sys.stderr, flush=True)
             failed[kind] += 1
             failures.setdefault(text.split(":  ")[0][:90], []).append((kind, number, text))
     for same in sorted(failures.values(), key=len, reverse=True):

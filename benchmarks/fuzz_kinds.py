@@ -199,7 +199,13 @@ class Config(OfRuns):
     def read_back(self, folder: Path) -> None:
         """Refused, or understood in every field."""
         stored = read_config(folder)
-        again = json.loads(json.dumps(config.to_json(config.from_json(stored))))
+        understood = config.from_json(stored)
+        again = json.loads(json.dumps(config.to_json(understood)))
+        # A field that came later has the value that it was introduced with where it is not stored.
+        later = config.introduced_settings(type(understood.recipe))
+        stored["recipe"] = {**json.loads(json.dumps(later)), **stored["recipe"]}
+        later = config.introduced_settings(type(understood.schedule))
+        stored["schedule"]["fields"] = {**later, **stored["schedule"]["fields"]}
         for name, found in stored.items():
             if again[name] != found or type(again[name]) is not type(found):
                 raise Swallowed(f"{name} = {found!r} was read as {again[name]!r}")

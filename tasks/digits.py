@@ -25,6 +25,10 @@ class DigitsRecipe(Recipe):
     """Share of the features that are dropped before the classifier. Where it is above 0, two arms
     of a seed, which draw it apart, differ."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._below_one("dropout")
+
 
 PLAN = DigitsRecipe(optimizer="adam", lr=0.01, weight_decay=1e-4, epochs=50)
 FIELD = DigitsRecipe(optimizer="adamw", lr=0.01, weight_decay=1e-4, epochs=20)

@@ -73,13 +73,12 @@ class TextRecipe(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._positive("max_length", "first_layers", "width")
+        self._below_one("dropout")
         if self.width is not None and (self.width % HEAD or self.init != "random"):
             raise ValueError(
                 f"recipe.width = {self.width}: it must be a multiple of {HEAD}, and is for "
                 "recipe.init = random"
             )
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise ValueError(f"recipe.dropout = {self.dropout:g}: it must be at least 0, below 1")
 
 
 def fitting_tokenizer(name: str, recipe: TextRecipe) -> "PreTrainedTokenizerBase":

@@ -22,7 +22,9 @@ def write_run(
     """One run folder. ``changes`` overwrite fields of its result."""
     folder = study / f"{schedule.replace('/', '-')}-{lr:g}-{seed}-{changes.get('arm', 0)}"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
+    stored = {"target": "digits/vit_micro@field", "recipe": {"lr": lr}}
+    stored |= {"schedule": {"name": schedule, "fields": {}}}
+    (folder / "config.json").write_text(json.dumps(stored))
     (folder / "state.json").write_text('{"status": "done"}')
     changes = {"study": study.name, "run_id": folder.name, "updates": updates, **changes}
     result = result_json(schedule, seed, score, lr, **changes)

@@ -36,9 +36,9 @@ def write_two(study: Path, plan: dict[str, Any], cosine: dict[str, Any], **decla
 
 
 def configured(study: Path, pattern: str, config: dict[str, Any]) -> Path:
-    """A study in which the runs of a pattern have this ``config.json``."""
-    for folder in study.glob(pattern):
-        (folder / "config.json").write_text(json.dumps(config))
+    """A study in which the runs of a pattern have this in their ``config.json``."""
+    for file in study.glob(f"{pattern}/config.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), **config}))
     return study
 
 

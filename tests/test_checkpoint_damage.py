@@ -174,6 +174,9 @@ def test_any_bit_of_a_manifest_is_found(saved: Callable[[str], Path]) -> None:
         file.write_bytes(flipped)
         with pytest.raises(ValueError, match=r"manifest\.json is not as it was written"):
             manifest.read(file.parent)
+    file.write_bytes(text.replace(b"\n", b"\r\n"))
+    with pytest.raises(ValueError, match=r"manifest\.json is not as it was written"):
+        manifest.read(file.parent)
     file.write_bytes(text)
     assert not manifest.verify(file.parent)
 

@@ -83,6 +83,8 @@ def test_a_value_is_no_schedule_even_if_it_is_called_like_one() -> None:
         ("--optimizer torch.optim", "or module:Class, such as torch.optim:RMSprop"),
         ("--optimizer sgd --betas 0.9 0.9", "recipe.betas = (0.9, 0.9): sgd has no such setting"),
         ("--nesterov", "recipe.nesterov = True: adamw has no such setting"),
+        ("--dropout 1.5", "recipe.dropout = 1.5: it must be at least 0, below 1"),
+        ("--momentum -1", "recipe.momentum = -1: it must be at least 0, below 1"),
         ("--betas 0.9 1", "recipe.betas = (0.9, 1.0): they must be two numbers, at least 0"),
     ],
 )
@@ -107,13 +109,14 @@ def test_an_error_is_one_line_that_names_the_flag(
         ("list all", "'all' is one word too many; toolkit list --help says more"),
         ("replay x.csv --base 3", "unknown flag '--base': did you mean --base-lr"),
         ("replay x.csv cosin", "unknown schedule 'cosin': did you mean cosine?"),
+        ("sweep demo {empty}", "'' is one word too many; toolkit sweep --help says more"),
         ("explain runs/a/b", "the following arguments are required: --update"),
     ],
 )
 def test_the_other_verbs_say_it_in_one_line_too(
     argv: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(argv.split()) == 2
+    assert cli.main([word.format(empty="") for word in argv.split()]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -231,6 +231,10 @@ def test_an_arm_is_a_group_of_its_own(study: Path) -> None:
     assert "plan (arm 1)" in page_of(study)
 
 
+def change(file: Path, **fields: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
@@ -245,6 +249,14 @@ def test_an_arm_is_a_group_of_its_own(study: Path) -> None:
             "line 1 is not JSON",
         ),
         (lambda s: (s / "plan-0.01-0-0/events.jsonl").unlink(), "events.jsonl cannot be read"),
+        (
+            lambda s: change(s / "plan-0.01-0-0/config.json", schedule="plan"),
+            "config.json is not the configuration of a run: config.schedule = 'plan' is not an obj",
+        ),
+        (
+            lambda s: change(s / "plan-0.01-0-0/result.json", epoch=5e-324),
+            "result.json is not what a run writes: 40 updates in 4.94066e-324 epochs",
+        ),
         (lambda s: (s / "study.json").write_text("{"), r"study.json is not JSON: .*toolkit sweep"),
         (lambda s: (s / "plan-0.01-0-0").rename(s / "x") and write_run(s, "plan", 0, 9.0), "both"),
     ],
@@ -366,7 +378,7 @@ def test_settings_are_compared_as_they_were_carried_out(tmp_path: Path) -> None:
     write_run(study, "cosine", 0, 90.0, recipe_settings=recipe)
     write_run(study, "cosine", 1, 90.0, recipe_settings={**recipe, "epochs": None, "updates": 40})
     own = write_run(study, "plateau", 0, 90.0, sees="validation")
-    (own / "config.json").write_text('{"eval_every": 20}')
+    change(own / "config.json", eval_every=20)
     write_run(study, "plateau", 1, 90.0, sees="validation")  # once an epoch, which has 20
     assert len(load_study(study).runs) == 4
     write_run(study, "cosine", 2, 90.0, recipe_settings={**recipe, "epochs": 1.0})

@@ -146,3 +146,10 @@ def test_a_subclass_of_ones_own_schedule_has_a_name_of_its_own(tmp_path: Path) -
     assert name_of(first) == f"{file}:A"
     assert name_of(other) == f"{file}:B"
     assert name_of(first) == f"{file}:A"
+
+
+def test_a_task_that_is_none_is_refused_by_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("TASK = 3\n")
+    with pytest.raises(ConfigError, match=r"TASK in task file '.*mine.py' is 3: it must be a task"):
+        parse([f"{file}/small"])

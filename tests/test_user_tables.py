@@ -184,6 +184,10 @@ def test_answers_of_another_form_are_refused(answers: Any, root: Path) -> None:
         ("train.csv", "text,label\na,0\nb,\n", r"row 1 of .*train.csv has no label"),
         ("train.jsonl", '{"text": "a", "label": 0}\n{"te\n', r"train.jsonl, line 2 is not JSON: "),
         ("train.jsonl", '{"text": "a", "label": 0}\n[]\n', r"line 2 is not a JSON object"),
+        ("train.jsonl", "null", r"line 1 is not a JSON object"),
+        ("train.json", "null", r"line 1 is not a JSON object"),
+        ("train.json", '[{"text": "a", "label": 0}, null]', r"row 1 is not a JSON object"),
+        ("train.json", '{"text": "a", "label": 0}\n3', r"line 2 is not a JSON object"),
         ("train.jsonl", '{"text": "a", "label": 0}\n{"text": "b"}\n', r"row 1 of .* has no label"),
     ],
 )

@@ -111,7 +111,7 @@ class Parser(argparse.ArgumentParser):
         """
         before, mark, argument = message.partition("unrecognized arguments: ")
         if mark and not before:
-            first = argument.split()[0]
+            first = argument.split(" ")[0]
             if first.startswith("-"):
                 raise unknown("flag", first, self.flags)
             message = f"'{first}' is one word too many"

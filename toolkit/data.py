@@ -41,6 +41,9 @@ def load_splits(
     datasets = _loaders(source)
     if isinstance(source, Path):
         _check_files(source, columns)
+        # pyarrow ends the process, by a memory fault, at a file that begins with null.
+        if reason := _broken(source, ".json", ".jsonl"):
+            raise ConfigError(f"the data in {source} cannot be read: {reason}")
         content = of_path(source)
     # Of broken files its readers raise whatever comes up in them.
     folder_of = {"cache_dir": cache_of(content)} if isinstance(source, Path) else {}
@@ -48,7 +51,7 @@ def load_splits(
     if splits is None:
         if not isinstance(source, Path):
             raise _nowhere(folder, hub_id) from error
-        reason = _broken_line(source) or _reason((error and error.__cause__) or error)
+        reason = _broken(source, ".csv") or _reason((error and error.__cause__) or error)
         raise ConfigError(f"the data in {source} cannot be read: {reason}") from error
     _check(splits, str(source), columns, names)
     if isinstance(source, Path):
@@ -201,14 +204,18 @@ def _rows_in(file: Path) -> int | None:
     return None
 
 
-def _broken_line(folder: Path) -> str | None:
-    """The first line of a JSON lines or CSV file that cannot be read as one; None if all can."""
-    for file in files_of(folder):
-        if file.suffix not in (".jsonl", ".csv"):
-            continue
+def _broken(folder: Path, *suffixes: str) -> str | None:
+    """The first place of a JSON or CSV file that cannot be read as one; None if all can."""
+    for file in (file for file in files_of(folder) if file.suffix in suffixes):
         try:
             with file.open(encoding="utf-8-sig", newline="") as lines:
-                found = _bad_object(lines) if file.suffix == ".jsonl" else _bad_row(lines)
+                if file.suffix == ".csv":
+                    found = _bad_row(lines)
+                elif file.suffix == ".json" and (whole := _json_or_none(lines.read())) is not None:
+                    found = _bad_whole(whole)
+                else:
+                    lines.seek(0)
+                    found = _bad_object(lines)
         except UnicodeDecodeError as error:
             found = f"byte {error.start} is not UTF-8"
         except OSError as error:
@@ -216,6 +223,20 @@ def _broken_line(folder: Path) -> str | None:
         if found is not None:
             return f"{file}, {found}"
     return None
+
+
+def _json_or_none(text: str) -> Any:
+    """What a file of one JSON value holds; None for JSON lines, and for null."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _bad_whole(whole: Any) -> str | None:
+    rows = whole if isinstance(whole, list) else [whole]
+    bad = (f"row {i} is not a JSON object" for i, row in enumerate(rows) if type(row) is not dict)
+    return next(bad, None if rows else "it is empty")
 
 
 def _bad_object(lines: Iterable[str]) -> str | None:

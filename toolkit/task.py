@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from toolkit import userfile
 from toolkit.errors import ConfigError, unknown
+from toolkit.hints import shown
 from toolkit.vision_compat import repair_torchvision
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ class Recipe:
             value = getattr(self, item.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"recipe.{item.name} = {value:g}: it must be a finite number")
+        self._below_one("momentum")
         if self.weight_decay < 0:
             raise ValueError(f"recipe.weight_decay = {self.weight_decay}: it must be 0 or above")
         self._check_optimizer()
@@ -170,6 +172,12 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"recipe.{name} = {value:g}: it must be a number above 0")
+
+    def _below_one(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"recipe.{name} = {value:g}: it must be at least 0, below 1")
 
 
 NAMES_DATA = "names_data"
@@ -362,6 +370,11 @@ def load(name: str) -> Task:
     task: Task
     if name.endswith(".py"):
         task = userfile.attribute_of("task", name, "TASK")
+        if not isinstance(getattr(task, "recipes", None), Mapping):
+            raise ConfigError(
+                f"TASK in task file '{name}' is {shown(task)}: it must be a task, an object of a "
+                "subclass of toolkit.Task with recipes"
+            )
     elif name in (known := names()):
         task = shipped(package().TASKS[name]).TASK
     else:

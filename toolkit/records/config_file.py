@@ -45,16 +45,22 @@ class StoredConfig(TypedDict):
     data: NotRequired[str | None]
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, advice: str = "") -> dict[str, Any]:
     """The stored configuration of a run: what ``toolkit.config.to_json`` returned.
+
+    Args:
+        folder: the run's.
+        advice: what a user can do about a broken one; ends the message of an error.
 
     Raises:
         ConfigError: if there is none, or it is no run's, naming the file.
     """
     file = folder / CONFIG
-    data = read_json(file)
+    data = read_json(file, advice)
     if wrong := list(misfits(data, StoredConfig, "config")):
-        raise ConfigError(f"{file} is not the configuration of a run: {'; '.join(wrong[:3])}")
+        ending = f"; {advice}" if advice else ""
+        wrongs = "; ".join(wrong[:3])
+        raise ConfigError(f"{file} is not the configuration of a run: {wrongs}{ending}")
     return data
 
 

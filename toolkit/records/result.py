@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, get_type_hints
 
 from toolkit.errors import ConfigError
-from toolkit.hints import misfits
+from toolkit.hints import LARGEST, misfits
 from toolkit.records.json_files import read_json
 from toolkit.schedules.reading import Trial
 from toolkit.task import POINTS, Scale
@@ -354,6 +354,10 @@ def _check(data: Mapping[str, Any], file: Path) -> None:
         positive = {"updates": data["updates"], "epoch": data["epoch"]}
         positive["timing.train_seconds"] = data["timing"]["train_seconds"]
         wrong += [f"{name} = {n} is not above 0" for name, n in positive.items() if n <= 0]
+    if not wrong and data["epoch"] > 0:
+        of_one, epochs = data["updates"] / data["epoch"], data["recipe_settings"].get("epochs") or 1
+        if of_one * max(1, epochs) > LARGEST:
+            wrong = [f"{data['updates']} updates in {data['epoch']:g} epochs of {epochs:g}"]
     if wrong:
         raise ConfigError(f"{file} is not what a run writes: {'; '.join(wrong[:3])}; {REPEAT}")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ConfigError
-from toolkit.records.config_file import CONFIG
+from toolkit.records.config_file import CONFIG, read_config
 from toolkit.records.events import (
     EVENTS,
     RESUME,
@@ -66,10 +66,8 @@ def _is_run(folder: Path) -> bool:
 
 
 def _load_run(folder: Path) -> RunRecord:
-    config = folder / CONFIG
-    run = RunRecord(
-        folder, read_result(folder), read_json(config, REPEAT) if config.exists() else {}
-    )
+    stored = read_config(folder, REPEAT) if (folder / CONFIG).exists() else {}
+    run = RunRecord(folder, read_result(folder), stored)
     begin, last = None, 0.0
     for event in _events(folder / EVENTS):
         begin = event.time if begin is None else begin

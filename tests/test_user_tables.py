@@ -198,3 +198,23 @@ def test_a_bad_row_of_csv_and_json_lines_is_named(
     (root / "mine" / name).write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_splits("mine", "x/mine", ["text", "label"], ["train"])
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_true_and_false_in_one_file_and_numbers_in_another_are_refused(
+    kind: str, root: Path
+) -> None:
+    (root / "mine").mkdir()
+    for split, labels in (("train", [True, False]), ("test", [0, -1])):
+        frame = pd.DataFrame({"text": ["a", "b"], "label": labels})
+        file = root / "mine" / f"{split}.{kind}"
+        if kind == "jsonl":
+            frame.to_json(file, orient="records", lines=True)
+        elif kind == "csv":
+            frame.to_csv(file, index=False)
+        else:
+            frame.to_parquet(file)
+    with pytest.raises(
+        ConfigError, match=r"test\.\w+ has the label 0, and other files of .* have t"
+    ):
+        load_splits("mine", "x/mine", ["text", "label"], ["train", "test"])

@@ -108,6 +108,9 @@ def launch(request: dict[str, Any]) -> int:
 
     folder, out, err = request["files"]
     os.chdir(folder)
+    # As in the foreground, whatever the shell that started the tests has them ignore.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, file in enumerate((os.devnull, out, err)):
         flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND
         opened = os.open(file, flags, 0o600)

@@ -55,14 +55,24 @@ def load_splits(
         raise ConfigError(f"the data in {source} cannot be read: {reason}") from error
     _check(splits, str(source), columns, names)
     if isinstance(source, Path):
+        _check_truths(source, splits, columns)
         for name, rows in splits.items():
             known_by(rows, content, name)
+    _check_nulls(splits, columns, names, lambda name, row: place_of(folder, hub_id, name, row))
+    return splits
+
+
+def _check_nulls(
+    splits: "DatasetDict",
+    columns: Collection[str],
+    names: Collection[str],
+    place: Callable[[str, int], str],
+) -> None:
     for name in names:
         for column in columns:
             if splits[name].data.column(column).null_count:
                 row = splits[name][column][:].index(None)
-                raise ConfigError(f"{place_of(folder, hub_id, name, row)} has no {column}")
-    return splits
+                raise ConfigError(f"{place(name, row)} has no {column}")
 
 
 def our_cache() -> Path:
@@ -311,6 +321,35 @@ def _check_files(folder: Path, columns: Collection[str]) -> None:
         _check_columns(str(file), metadata.schema.to_arrow_schema().names, columns)
         if not metadata.num_rows:
             raise ConfigError(f"{file} is empty: it has columns and no row")
+
+
+def _check_truths(folder: Path, splits: "DatasetDict", columns: Collection[str]) -> None:
+    """Refuse a column that is true or false in one file and something else in another.
+
+    The loader gives all files the types of the first, and any number but 0 becomes true.
+    """
+    kinds = [(column, split.features[column]) for split in splits.values() for column in columns]
+    truths = {column for column, kind in kinds if getattr(kind, "dtype", "") == "bool"}
+    files = files_of(folder) if truths else ()
+    for file in (file for file in files if file.suffix in (".json", ".jsonl", ".csv", ".parquet")):
+        rows = _read_alone(file)
+        for column in truths:
+            value = next((value for value in rows[column] if not isinstance(value, bool)), None)
+            if value is not None:
+                raise ConfigError(
+                    f"{file} has the {column} {shown(value)}, and other files of {folder} have "
+                    "true and false: write all of them in one way"
+                )
+
+
+def _read_alone(file: Path) -> "Dataset":
+    from datasets import Dataset
+
+    kinds = {".csv": Dataset.from_csv, ".parquet": Dataset.from_parquet}
+    rows: Dataset = kinds.get(file.suffix, Dataset.from_json)(
+        str(file), cache_dir=cache_of(of_path(file))
+    )
+    return rows
 
 
 def _check(

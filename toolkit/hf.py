@@ -101,13 +101,19 @@ class FeedLoss:
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The Trainer's; in a trial of a search for an LR those of the run's first updates again.
 
-        The loader goes on all the same, so that a resumed run finds its place.
+        The loader goes on all the same, so that a resumed run finds its place. A run that had ended
+        within an epoch and is resumed gets none: the Trainer looks only after an update whether it
+        is at its end.
         """
+        state: Any = self.state  # type: ignore[attr-defined]
+        if state.global_step >= state.max_steps:
+            self.control.should_training_stop = True  # type: ignore[attr-defined]
+            return [], None
         fetched = super().get_batch_samples(  # type: ignore[misc]
             epoch_iterator, num_batches, device
         )
         lr = self.lr_scheduler
-        place = self.state.global_step - lr.course.start  # type: ignore[attr-defined]
+        place = state.global_step - lr.course.start
         if not lr.searching or place > len(lr.held):
             lr.held.clear()
             return fetched

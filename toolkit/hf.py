@@ -21,6 +21,7 @@ out what is not finite. The Trainer saves and loads the schedule with the optimi
 without the mixin trains on as if no loss ever changed; ``ScheduledLR`` says so after a while.
 """
 
+import copy
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -164,7 +165,7 @@ class ScheduleMixin(FeedLoss):
         ValueError: from ``train``, if the schedule does not fit, or as ``FeedLoss``.
     """
 
-    loss_is_scaled_for_ga: bool | None
+    loss_is_scaled_for_ga: Any  # None or a boolean; TRL's classes say None
 
     def __init__(
         self,
@@ -227,6 +228,7 @@ class ScheduleMixin(FeedLoss):
         """
         model: Any = self.model_wrapped  # type: ignore[attr-defined]
         device = self.accelerator.device
+        noted = copy.deepcopy(getattr(self, "_metrics", None))  # where TRL's trainers note a loss
         model.eval()
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             inputs = self._prepare_inputs(dict(batch))  # type: ignore[attr-defined]
@@ -235,6 +237,8 @@ class ScheduleMixin(FeedLoss):
                 for number in (items, 2 * items)
             ]
         model.train()
+        if noted is not None:
+            self._metrics = noted
         once, halved = (loss.float().mean() for loss in losses)
         told = once.isfinite() & (once != 0)
         changes = told & ((once - halved).abs() > 1e-3 * once.abs())

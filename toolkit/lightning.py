@@ -21,6 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from toolkit.errors import ConfigError
 from toolkit.schedules import Schedule
@@ -36,9 +37,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
-STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")
+STRATEGIES = {"SingleDeviceStrategy", "DDPStrategy"}
 """Those, and classes of them, whose ranks have all weights and the whole optimizer."""
-SETTERS = ("StochasticWeightAveraging", "GradientAccumulationScheduler")
+SETTERS = {"StochasticWeightAveraging", "GradientAccumulationScheduler"}
 """Callbacks that set the LR, or change the number of updates, themselves."""
 
 
@@ -100,7 +101,9 @@ class ScheduleCallback(Callback):
             pretrained=self.pretrained,
             epochs=None if budget is None else _epochs(trainer, budget),
         )
-        if trainer.global_step and self._loaded is None:
+        # Lightning also loads the state before it evaluates, after which a run may begin anew.
+        loaded, self._loaded = self._loaded if trainer.global_step else None, None
+        if trainer.global_step and loaded is None:
             raise ValueError(
                 f"fit goes on after update {trainer.global_step}, its schedule would begin anew: "
                 "the checkpoint has no state of ScheduleCallback"
@@ -109,9 +112,8 @@ class ScheduleCallback(Callback):
         self.lr, self._made = lr, trainer.global_step
         if self._batches.can_rewind:
             lr.can_also("rewind")
-        if self._loaded is not None:
-            lr.load_state_dict(self._loaded)
-            self._loaded = None
+        if loaded is not None:
+            lr.load_state_dict(loaded)
             self._batches.resume()
 
     def on_train_batch_end(
@@ -150,8 +152,13 @@ class ScheduleCallback(Callback):
         self.teardown(trainer, pl_module, "fit")
 
     def state_dict(self) -> dict[str, Any]:
-        """The schedule's state, for a checkpoint."""
-        return {} if self.lr is None else {"schedule": self.lr.state_dict()}
+        """The schedule's state, for a checkpoint: of kinds that torch loads safely."""
+        if self.lr is None:
+            return {}
+        state = self.lr.state_dict()
+        if not _is_plain(state.get("held")):
+            del state["held"]
+        return {"schedule": state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until the optimizer has its own."""
@@ -201,12 +208,13 @@ class _Batches:
         self._part = 0
 
     def resume(self) -> None:
-        """Leave out batches of another rank."""
-        if self.lr.searching and self.trainer.world_size > 1:
+        """Leave out batches of another rank, and say if there are none."""
+        if self.trainer.world_size > 1:
             self.lr.held.clear()
+        if self.lr.searching and self.can_rewind and not self.lr.held:
             logger.warning(
                 "resumed within the search for an LR: its further trials see other batches, for a "
-                "checkpoint has those of rank 0 only"
+                "checkpoint has those of rank 0 only, and only tensors, lists and dictionaries"
             )
 
     def _given(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
@@ -236,15 +244,28 @@ def _obstacles(trainer: Trainer, module: LightningModule) -> Iterator[str]:
             "ScheduleCallback needs automatic optimization, with one optimizer: this module has "
             "automatic_optimization = False; in its own loop use toolkit.ScheduledLR"
         )
-    strategy = type(trainer.strategy)
-    if not any(kind.__name__ in STRATEGIES for kind in strategy.__mro__):
+    if not _kinds(trainer.strategy) & STRATEGIES:
         yield (
-            f"ScheduleCallback does not work under {strategy.__name__}, which spreads the weights "
-            "over the ranks: one device, or DDP"
+            f"ScheduleCallback does not work under {type(trainer.strategy).__name__}, which "
+            "spreads the weights over the ranks: one device, or DDP"
         )
     for callback in trainer.callbacks:
-        if (name := type(callback).__name__) in SETTERS:
+        for name in _kinds(callback) & SETTERS:
             yield f"{name} beside ScheduleCallback would change the LR or the budget: leave it out"
+
+
+def _kinds(thing: object) -> set[str]:
+    """The names of its class and of those above: ``pytorch_lightning`` has the same beside."""
+    return {kind.__name__ for kind in type(thing).__mro__}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether torch loads it with ``weights_only``."""
+    if isinstance(value, dict):
+        return type(value) is dict and _is_plain([*value, *value.values()])
+    if isinstance(value, list | tuple):
+        return type(value) in (list, tuple) and all(map(_is_plain, value))
+    return value is None or type(value) in (Tensor, str, bool, int, float)
 
 
 def _budget(trainer: Trainer) -> int | None:

@@ -286,3 +286,20 @@ def test_one_schedule_after_another_on_one_optimizer_is_no_fault() -> None:
         for _ in range(5):
             update(opt, lr)
         del lr
+
+
+def test_the_loss_of_a_bare_loop_may_be_handed_over_as_it_is() -> None:
+    """torch warns of the conversion of a tensor that requires a gradient."""
+    weight = nn.Parameter(torch.ones(2))
+    opt = torch.optim.SGD([weight], lr=0.1)
+    lr = ScheduledLR(opt, Plateau(), 100)
+    for number in (1, 2, 3):
+        loss = weight.square().sum()
+        whole = Reading(number, 0.1, loss, 1.0, 0)  # type: ignore[arg-type]
+        assert whole.plain() == Reading.of(number, 0.1, loss, 1.0)
+        assert Reading.of(number, 0.1, loss).loss == loss.item()
+        loss.backward()
+        opt.step()
+        lr.observe(Reading.of(number, 0.1, loss))
+        lr.step()
+    assert Reading.of(4, 0.1, (weight * float("nan")).sum()).nonfinite == 1

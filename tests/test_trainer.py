@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from transformers import Trainer
 
+from tests import tiny_lm
 from tests.conftest import ROOT
 from tests.fed_trainer import EXAMPLE
 from toolkit import ScheduledTrainer, ScheduleMixin, adaptive, constant
@@ -46,8 +47,8 @@ def built(out: Path, schedule: Any, kind: type = Watched, **changes: Any) -> Any
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )
     own = {key: changes.pop(key) for key in ("optimizers", "compute_loss_func") if key in changes}
+    data = changes.pop("data", None) or EXAMPLE["sentences"](240)
     settings = {"save_strategy": "no", **changes}
-    data = EXAMPLE["sentences"](240)
     return kind(
         model=net,
         args=EXAMPLE["arguments"](str(out), **settings),
@@ -164,3 +165,37 @@ def test_what_contradicts_a_schedule_is_said_in_a_line(tmp_path: Path) -> None:
     assert own.lr_scheduler.base_lr == 0.1
     with pytest.raises(TypeError, match=r"class Reversed\(ScheduleMixin, Trainer\)"):
         type("Reversed", (Trainer, ScheduleMixin), {})
+
+
+class Judged(Watched):
+    """Works out by itself what the loss of each update is."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.judged: list[float] = []
+
+    def get_batch_samples(self, *args: Any) -> Any:
+        """As the Trainer's."""
+        batches, items = super().get_batch_samples(*args)
+        total, count = tiny_lm.loss_sums(self.model, batches).tolist()
+        self.judged.append(total / count)
+        return batches, items
+
+
+@pytest.mark.long
+def test_a_loss_by_tokens_is_the_mean_over_the_global_batch_however_it_is_cut(
+    tmp_path: Path,
+) -> None:
+    ends = []
+    for parts in (1, 2, 4):
+        changes: dict[str, Any] = {"optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 0.5}
+        changes |= {"per_device_train_batch_size": 8 // parts, "max_steps": 12}
+        changes |= {"gradient_accumulation_steps": parts, "data": tiny_lm.ragged(60)}
+        trainer = built(tmp_path, constant(), Judged, model=tiny_lm.model(), **changes)
+        trainer.train()
+        ends.append([reading.loss for reading, _ in trainer.seen])
+        assert ends[-1] == pytest.approx(trainer.judged, rel=1e-5)
+        assert trainer.loss_is_scaled_for_ga is True
+    assert ends[1] == pytest.approx(ends[0], rel=1e-4)  # also with half an update at an epoch's end
+    assert ends[2] == pytest.approx(ends[0], rel=1e-4)
+    assert len(set(ends[0])) == 12

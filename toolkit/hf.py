@@ -21,6 +21,7 @@ out what is not finite. The Trainer saves and loads the schedule with the optimi
 without the mixin trains on as if no loss ever changed; ``ScheduledLR`` says so after a while.
 """
 
+import copy
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -101,13 +102,19 @@ class FeedLoss:
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The Trainer's; in a trial of a search for an LR those of the run's first updates again.
 
-        The loader goes on all the same, so that a resumed run finds its place.
+        The loader goes on all the same, so that a resumed run finds its place. A run that had ended
+        within an epoch and is resumed gets none: the Trainer looks only after an update whether it
+        is at its end.
         """
+        state: Any = self.state  # type: ignore[attr-defined]
+        if state.global_step >= state.max_steps:
+            self.control.should_training_stop = True  # type: ignore[attr-defined]
+            return [], None
         fetched = super().get_batch_samples(  # type: ignore[misc]
             epoch_iterator, num_batches, device
         )
         lr = self.lr_scheduler
-        place = self.state.global_step - lr.course.start  # type: ignore[attr-defined]
+        place = state.global_step - lr.course.start
         if not lr.searching or place > len(lr.held):
             lr.held.clear()
             return fetched
@@ -158,7 +165,7 @@ class ScheduleMixin(FeedLoss):
         ValueError: from ``train``, if the schedule does not fit, or as ``FeedLoss``.
     """
 
-    loss_is_scaled_for_ga: bool | None
+    loss_is_scaled_for_ga: Any  # None or a boolean; TRL's classes say None
 
     def __init__(
         self,
@@ -221,6 +228,7 @@ class ScheduleMixin(FeedLoss):
         """
         model: Any = self.model_wrapped  # type: ignore[attr-defined]
         device = self.accelerator.device
+        noted = copy.deepcopy(getattr(self, "_metrics", None))  # where TRL's trainers note a loss
         model.eval()
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             inputs = self._prepare_inputs(dict(batch))  # type: ignore[attr-defined]
@@ -229,6 +237,8 @@ class ScheduleMixin(FeedLoss):
                 for number in (items, 2 * items)
             ]
         model.train()
+        if noted is not None:
+            self._metrics = noted
         once, halved = (loss.float().mean() for loss in losses)
         told = once.isfinite() & (once != 0)
         changes = told & ((once - halved).abs() > 1e-3 * once.abs())

@@ -1,6 +1,6 @@
 """The Trainer with FeedLoss on several ranks, with a loss that is lost on rank 1; then once
-more from its first checkpoint, and once under a schedule that tries LRs on the first batches. Every
-rank writes down what it saw.
+more from its first checkpoint, once under a schedule that tries LRs on the first batches, and once
+with a loss by tokens. Every rank writes down what it saw.
 
 usage: hf_ranks.py OUT
 """
@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from tests import fed_trainer
+from tests import fed_trainer, tiny_lm
+from toolkit.hf import ScheduledTrainer
 from toolkit.process import leave_process_group
-from toolkit.schedules import Adaptive
+from toolkit.schedules import Adaptive, Constant
 from toolkit.training.lr import ScheduledLR
 
 Trainer: Any = fed_trainer.FedTrainer
@@ -56,6 +57,33 @@ class Searching(Watched):
         super().__init__(model, args, train_dataset=train_dataset, optimizers=pair)
 
 
+class ByTokens(ScheduledTrainer):
+    """A loss by tokens, of which one rank has more than the other."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seen, self.judged = [], []
+
+    def get_batch_samples(self, *args):
+        batches, items = super().get_batch_samples(*args)
+        sums = tiny_lm.loss_sums(self.model, batches)
+        torch.distributed.all_reduce(sums)
+        self.judged.append((sums[0] / sums[1]).item())
+        return batches, items
+
+    def on_reading(self, reading, decision):
+        self.seen.append(reading.loss)
+
+
+def by_tokens():
+    short = {"max_steps": 8, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}
+    args = fed_trainer.EXAMPLE["arguments"](str(out / "tokens"), save_strategy="no", **short)
+    net, rows = tiny_lm.model(), tiny_lm.ragged(90)
+    trainer = ByTokens(model=net, args=args, train_dataset=rows, schedule=Constant())
+    trainer.train()
+    return {"seen": trainer.seen, "judged": trainer.judged}
+
+
 def train(resume_from):
     trainer = fed_trainer.build(str(out / "run"), Watched)
     trainer.train(resume_from_checkpoint=resume_from)
@@ -76,6 +104,7 @@ def main():
                 "local": whole.local,
                 "batches": whole.batches,
                 "searching": {"seen": searching.seen, "batches": searching.batches},
+                "tokens": by_tokens(),
                 "resumed": resumed.seen,
                 "same_weights": torch.equal(weights, again),
             }

@@ -42,9 +42,10 @@ class Reading(NamedTuple):
     ) -> "Reading":
         """The reading of one training loss, finite or not, over ``count`` items.
 
-        Numbers of numpy and tensors of one number will do.
+        Numbers of numpy and tensors of one number will do, also a loss before or after its
+        ``backward``.
         """
-        return cls(int(update), float(epoch), float(loss), float(count), 0).plain()
+        return cls(int(update), float(epoch), _number(loss), float(count), 0).plain()
 
     def plain(self) -> "Reading":
         """The same in Python's own numbers, which JSON and torch's safe unpickler know.
@@ -56,7 +57,7 @@ class Reading(NamedTuple):
         distance = None
         if self.distance is not None and all(map(math.isfinite, self.distance)):
             distance = float(self.distance[0]), float(self.distance[1])
-        loss, count, nonfinite = float(self.loss), float(self.count), int(self.nonfinite)
+        loss, count, nonfinite = _number(self.loss), float(self.count), int(self.nonfinite)
         if not (abs(loss) <= LARGEST_LOSS and math.isfinite(count)):
             # Without items there was no loss, which is not one that is not finite.
             nonfinite = max(nonfinite, 1 if count else 0)
@@ -64,6 +65,13 @@ class Reading(NamedTuple):
         return Reading(
             int(self.update), float(self.epoch), loss, count, nonfinite, self.kind, distance
         )
+
+
+def _number(value: SupportsFloat) -> float:
+    """The number of a tensor without its gradient, with which torch would warn of the conversion;
+    of all else just the number."""
+    detach = getattr(value, "detach", None)
+    return float(value if detach is None else detach())
 
 
 class Decision(NamedTuple):

@@ -48,6 +48,8 @@ SUMS = 4
 class DistanceEstimate:
     """The sums of this rank, brought up to date by a hook before each step of an optimizer.
 
+    Under ``step(closure)`` that is when the closure has ended for the first time.
+
     Args:
         optimizer: any torch optimizer, prepared or not. Its gradients are those of its own
             parameters, under DeepSpeed of this rank's full-precision master weights.
@@ -71,9 +73,10 @@ class DistanceEstimate:
         They are numbered as they are first seen."""
         target = ref(self)
 
-        def look(stepped: Any, *_: Any) -> None:
-            if (alive := target()) is not None:
-                alive._look(stepped)
+        def look(stepped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return (
+                None if (alive := target()) is None else alive._before_step(stepped, args, kwargs)
+            )
 
         inner.register_step_pre_hook(look)
 
@@ -116,6 +119,37 @@ class DistanceEstimate:
         places = state.get("places", range(len(parts)))
         self._parts, self._loaded = {}, dict(zip(places, parts, strict=True))
         self.every = state.get("every", self.every)
+
+    def _before_step(self, stepped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Look at the gradients, or have the closure of this step do so at its end.
+
+        A closure takes the gradients within the step: before, they are those of the last update. An
+        optimizer that calls it several times, as L-BFGS does, begins at the weights of the first.
+
+        Args:
+            stepped: the optimizer.
+            args, kwargs: of its ``step``; the optimizer itself is the first of ``args``.
+
+        Returns:
+            What a hook returns: None, or both with the closure wrapped.
+        """
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if not callable(closure):
+            self._look(stepped)
+            return None
+        looked = False
+
+        def and_look(*given: Any, **named: Any) -> Any:
+            nonlocal looked
+            loss = closure(*given, **named)
+            if not looked:
+                looked = True
+                self._look(stepped)
+            return loss
+
+        if len(args) > 1:
+            return (args[0], and_look, *args[2:]), kwargs
+        return args, {**kwargs, "closure": and_look}
 
     @torch.no_grad()
     def _look(self, stepped: Any) -> None:

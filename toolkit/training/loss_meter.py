@@ -106,16 +106,21 @@ class LossMeter:
         """
         own, moved = self._fetch(self.estimate)
         self._fetched = Sums()
-        sums = [*own, float(stop), float(save), *moved]
-        if self.accelerator.num_processes > 1:
-            there = torch.tensor(sums, dtype=torch.float64, device=self.accelerator.device)
-            # The broadcast makes the ranks equal by construction: reductions promise no such thing.
-            sums = broadcast(self.accelerator.reduce(there, "sum")).tolist()
+        sums = self._over_ranks([*own, float(stop), float(save), *moved])
         total, count, nonfinite, stops, saves, *moved = sums
         distance = None if self.estimate is None else self.estimate.told(moved)
         loss = total / count if count else math.nan
         reading = Reading(update, epoch, loss, count, int(nonfinite), distance=distance)
         return reading.plain(), Asked(stops > 0, saves > 0)
+
+    def _over_ranks(self, sums: list[float]) -> list[float]:
+        """Numbers of this rank added up over all, the same to the bit on each."""
+        if self.accelerator.num_processes == 1:
+            return sums
+        there = torch.tensor(sums, dtype=torch.float64, device=self.accelerator.device)
+        # The broadcast makes the ranks equal by construction: reductions promise no such thing.
+        added: list[float] = broadcast(self.accelerator.reduce(there, "sum")).tolist()
+        return added
 
     def _fetch(self, estimate: DistanceEstimate | None) -> tuple[Sums, list[float]]:
         """The sums since the last reading, and those of an estimate, in one transfer."""

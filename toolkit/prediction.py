@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(argv: Sequence[str] | None) -> int:
     parser = Parser(prog="toolkit predict", description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("run", type=Path, help="folder of a finished run: runs/STUDY/ID")
+    add("run", type=Path, metavar="RUN", help="folder of a finished run: runs/STUDY/ID")
     add("data", type=Path, metavar="FILE|FOLDER", help="what is to be predicted")
     add("--output", type=Path, help=".csv or .jsonl; by default RUN/predictions-NAME.csv")
     add("--text-column", metavar="NAME", help="the column with the texts")

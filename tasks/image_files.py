@@ -121,7 +121,8 @@ def of_table(table: Table, column: str) -> Images:
     from datasets import Image
 
     kind = table.rows.features[column]
-    if not isinstance(kind, Image) and set(kind) != {"bytes", "path"}:
+    as_bytes = isinstance(kind, dict) and set(kind) == {"bytes", "path"}
+    if not (as_bytes or isinstance(kind, Image)):
         raise ConfigError(f"{table}: column {column} holds no images, as the hub stores them")
     rows = table.rows.select_columns([column])
     if column != "image":

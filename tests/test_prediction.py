@@ -343,6 +343,7 @@ def test_questions_are_answered_and_need_no_answers(
         assert all(row["answer"] for row in answered.rows)
 
 
+@pytest.mark.long
 def test_a_text_has_the_loss_of_all_its_tokens(tmp_path: Path) -> None:
     fox = "the quick brown fox jumps over the lazy dog\n"
     for name, text in {"train": fox * 20, "validation": fox * 4, "test": (fox * 4)[:161]}.items():
@@ -375,6 +376,7 @@ def test_a_text_has_the_loss_of_all_its_tokens(tmp_path: Path) -> None:
         toolkit.predict(run.folder, short)
 
 
+@pytest.mark.long
 def test_a_folder_of_images_is_predicted_whatever_their_size(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "mine", 6)
     config = config_of("images", "test_resnet", data, "--image-size", "32", *SAVE)
@@ -391,8 +393,12 @@ def test_a_folder_of_images_is_predicted_whatever_their_size(tmp_path: Path) -> 
     )
     (row,) = toolkit.predict(run.folder, tmp_path / "some.parquet").rows
     assert (row["id"], row["label"]) == (0, "dark")
+    hub.write_split(tmp_path / "words.parquet", {"image": ["a name"]})
+    with pytest.raises(ConfigError, match="column image holds no images"):
+        toolkit.predict(run.folder, tmp_path / "words.parquet")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["lstm-glove", "bert"])
 def test_reviews_of_the_users_own_are_read_as_those_of_imdb(
     model: str, tmp_path: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch

@@ -156,7 +156,7 @@ def _command(argv: Sequence[str] | None) -> int:
     add("--task", metavar="FILE", help="the file of a task of your own")
     options = parser.parse_args(argv)
     config_of(options.run, options.task)  # a folder that is no run's is said as such
-    output = options.output or options.run / f"predictions-{options.data.stem}.csv"
+    output = options.output or options.run / f"predictions-{options.data.resolve().stem}.csv"
     check_new(output)
     found = predict(
         options.run,

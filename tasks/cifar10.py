@@ -76,6 +76,10 @@ class Cifar10(ImageClassification):
     """Ten classes, 32x32 pixels."""
 
     classes, shape = 10, (3, 32, 32)
+    class_names = (
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    )
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
     rope = 0.2
     published_data = (f"{HUB}@0b2714987fa478483af9968de7c934580d0bb9a2",)
@@ -215,7 +219,7 @@ def _pixels(image: Any, split: str, row: int) -> bytes:
 
 def _part(split: ImageSplit, ids: np.ndarray) -> ImageSplit:
     index = torch.from_numpy(ids)
-    return ImageSplit(split.images[index], split.labels[index])
+    return ImageSplit(split.images[index], split.labels[index], ids.tolist())
 
 
 TASK = Cifar10()

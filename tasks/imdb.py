@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -33,10 +33,9 @@ from .text import (
     TokenSplit,
     encoder_of,
     export_encoder,
-    fitting_tokenizer,
     folders_of,
 )
-from .text_classes import Encoder, TextClassification, encoded_split
+from .text_classes import TextClassification, encoded_split
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -132,6 +131,7 @@ class Imdb(TextClassification):
     """Two classes; F1 of the positive one is the headline."""
 
     rope = 0.3
+    class_names = ("neg", "pos")
     published_data = (f"{HUB}@e6281661ce1c48d982bc483cf8a173c1bbeb5d31",)
     recipes: Mapping[str, Mapping[str, Recipe]] = {
         "bert-base-uncased": {"field": BERT, "plan": PLAN, "plan_update": PLAN_UPDATE},
@@ -164,20 +164,22 @@ class Imdb(TextClassification):
         own = name == LSTM or recipe.mean_pooling
         return None if own else export_encoder(model, name, recipe, folder)
 
+    def encoder(self, name: str, recipe: ImdbRecipe) -> tuple[Any, Mapping[str, int]]:
+        if name == LSTM:
+            return _occurring_words(cast(LstmRecipe, recipe)), {"input_ids": PAD}
+        return super().encoder(name, recipe)
+
     def splits(self, name: str, recipe: ImdbRecipe) -> Splits:
         if name == LSTM:
             corpus = _corpus_of(cast(LstmRecipe, recipe))
-            fill = {"input_ids": PAD}
-            return _splits(recipe, corpus.tokens, corpus.labels, fill, (corpus.note,))
-        source, tokenizer = _load(), fitting_tokenizer(name, recipe)
-        encode = Encoder(tokenizer, recipe.max_length)
+            return _splits(recipe, corpus.tokens, corpus.labels, {"input_ids": PAD}, (corpus.note,))
+        source, (encode, fill) = _load(), self.encoder(name, recipe)
         encoded = {split: encoded_split(source[split], encode) for split in ("train", "test")}
         tokens = {
             split: {key: Ragged.from_column(data, key) for key in encode.inputs}
             for split, data in encoded.items()
         }
         labels = {split: np.asarray(data["label"], np.int64) for split, data in encoded.items()}
-        fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0}
         return _splits(recipe, tokens, labels, fill)
 
     def scales(self, recipe: ImdbRecipe, splits: Splits) -> Mapping[str, Scale]:
@@ -206,6 +208,28 @@ class _Words:
     def _rows(self, text: str) -> list[int]:
         tokens = tokenise(text)[: self.max_length] or [""]
         return [row + 2 if (row := self.glove.row(token)) >= 0 else UNKNOWN for token in tokens]
+
+
+class _OccurringWords:
+    """Reviews to rows of the vectors that a model was given: of the words that occur in its data.
+
+    Args:
+        words: to rows of the GloVe file.
+        used: these rows, ascending, of the words that occur.
+    """
+
+    def __init__(self, words: _Words, used: np.ndarray) -> None:
+        self.words, self.used = words, used
+        key = f"{words.name}{hashlib.sha256(used.tobytes()).hexdigest()}"
+        self.name = hashlib.sha256(f"occurring 1 {key}".encode()).hexdigest()
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, list[list[int]]]:
+        return {"input_ids": [self._places(rows) for rows in self.words(texts)["input_ids"]]}
+
+    def _places(self, rows: Sequence[int]) -> list[int]:
+        found = np.searchsorted(self.used, rows).clip(max=len(self.used) - 1)
+        known: list[int] = np.where(self.used[found] == rows, found, UNKNOWN).tolist()
+        return known
 
 
 def _load() -> "DatasetDict":
@@ -242,7 +266,8 @@ def _splits(
         origin = "test" if name == "test" else "train"
         chosen = {key: ragged.take(rows[name]) for key, ragged in tokens[origin].items()}
         label = torch.from_numpy(labels[origin][rows[name]])
-        return TokenSplit(chosen, fill, {"label": label}, recipe.group_by_length)
+        names = rows[name].tolist()
+        return TokenSplit(chosen, fill, {"label": label}, recipe.group_by_length, names)
 
     return Splits(part("train"), part("validation"), part("test"), notes)
 
@@ -254,6 +279,8 @@ class _Corpus:
     tokens: Mapping[str, Mapping[str, Ragged]]
     labels: Mapping[str, np.ndarray]
     vectors: Tensor
+    used: np.ndarray
+    """The rows of these vectors in the GloVe file."""
     note: str
 
 
@@ -290,7 +317,13 @@ def _corpus(file: Path, content: tuple[str, ...], max_length: int) -> _Corpus:
         f"{missing['train']:.2f} % of the words of train, {missing['test']:.2f} % of test"
     )
     labels = {name: np.asarray(data["label"], np.int64) for name, data in encoded.items()}
-    return _Corpus(tokens, labels, torch.from_numpy(vectors), note)
+    return _Corpus(tokens, labels, torch.from_numpy(vectors), used, note)
+
+
+def _occurring_words(recipe: LstmRecipe) -> _OccurringWords:
+    file = _glove_path(recipe.glove)
+    words = _Words(read_glove(file), file, recipe.max_length)
+    return _OccurringWords(words, _corpus_of(recipe).used)
 
 
 def _lstm(recipe: LstmRecipe) -> WordLstm:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.data import our_cache
+from toolkit.data import our_cache, silent
 from toolkit.errors import ConfigError, MissingDataError, first_line
 from toolkit.fingerprint import files_of, of_files
 
@@ -69,12 +69,9 @@ def files_by_split(path: Path, suffixes: Collection[str]) -> dict[str, list[Path
         ConfigError: if a folder has no such file, none to train on, or one of no split beside
             others that are of one.
     """
+    files = files_to_predict(path, suffixes)
     if path.is_file():
-        return {"train": [path]}
-    kinds = ", ".join(suffixes)
-    files = [file for file in files_of(path) if file.suffix.lower() in suffixes]
-    if not files:
-        raise ConfigError(f"{path} has no file that ends in {kinds}")
+        return {"train": files}
     found: dict[str | None, list[Path]] = {}
     for file in files:
         found.setdefault(split_of(file.relative_to(path)), []).append(file)
@@ -89,6 +86,20 @@ def files_by_split(path: Path, suffixes: Collection[str]) -> dict[str, list[Path
     if "train" not in found:
         raise ConfigError(f"{path} has no files to train on: none has 'train' in its name")
     return {split: found[split] for split in SPLITS if split in found}
+
+
+def files_to_predict(path: Path, suffixes: Collection[str]) -> list[Path]:
+    """A file that the user names, or the files of a folder, by path, whatever their names.
+
+    Raises:
+        ConfigError: if a folder has none that ends so.
+    """
+    if path.is_file():
+        return [path]
+    files = [file for file in files_of(path) if file.suffix.lower() in suffixes]
+    if not files:
+        raise ConfigError(f"{path} has no file that ends in {', '.join(suffixes)}")
+    return files
 
 
 def split_of(relative: Path) -> str | None:
@@ -108,12 +119,9 @@ def reading(file: Path) -> Iterator[None]:
     Raises:
         ConfigError: in place of what ``datasets`` raises.
     """
-    import datasets
     import pyarrow
 
-    errors = (datasets.exceptions.DatasetsError, pyarrow.ArrowException)
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are reported once, by us
+    errors = (silent().exceptions.DatasetsError, pyarrow.ArrowException)
     try:
         yield
     except UnicodeError as error:

@@ -3,27 +3,34 @@
 MODEL is any model of timm. Images of any size are resized and cropped as its data config says.
 """
 
-import hashlib
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from toolkit.errors import ConfigError, first_line
-from toolkit.fingerprint import files_of, of_files, of_path
+from toolkit.errors import ConfigError
+from toolkit.fingerprint import files_of, of_path
 from toolkit.task import NAMES_DATA, POINTS, Batch, Recipe, Scale, Split, Splits
 
+from .image_files import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    Images,
+    StoredImages,
+    images_in_folder,
+    of_files_in,
+    of_table,
+    pixels_of,
+)
 from .own_data import (
     check_columns,
     check_enough,
     column_of,
-    kept_as,
     own_path,
     rows_of_splits,
     split_of,
@@ -39,16 +46,8 @@ from .vision import (
     timm_model,
 )
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 EXAMPLE = "images"
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-IMAGE_COLUMNS = ("image", "img", "picture", "photo", "pixels")
-LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "fine_label")
 CHANNELS = 3
-BROKEN = (OSError, ValueError, SyntaxError, AttributeError)
-"""What PIL raises for a broken image, and for none."""
 MARGIN = 8
 """Training crops are shifted by up to an eighth of the side, as the field does at 32 px."""
 
@@ -111,6 +110,9 @@ class OwnImages(WithClasses, ImageClassification):
         model = timm_model(name, classes, **settings)
         return model.to(memory_format=torch.channels_last) if recipe.channels_last else model
 
+    def preparation(self, name: str, recipe: OwnImagesRecipe) -> Mapping[str, Any]:
+        return data_config(name, recipe)
+
     def export(
         self, model: nn.Module, name: str, recipe: OwnImagesRecipe, folder: Path
     ) -> str | None:
@@ -122,12 +124,13 @@ class OwnImages(WithClasses, ImageClassification):
 
     def splits(self, name: str, recipe: OwnImagesRecipe) -> Splits:
         source, config = _source(recipe), data_config(name, recipe)
-        pixels = {split: _pixels(images, config) for split, images in source.images.items()}
+        pixels = {split: pixels_of(images, config) for split, images in source.images.items()}
 
         def part(split: str) -> StoredImages:
             origin, rows = source.rows[split]
             labels = torch.from_numpy(source.labels.values[origin])
-            return StoredImages(pixels[origin], labels, rows, config["input_size"])
+            names, shape = source.images[origin].names, config["input_size"]
+            return StoredImages(pixels[origin], labels, rows, shape, names)
 
         size = "x".join(map(str, config["input_size"][1:]))
         notes = (*source.notes, *source.labels.notes, f"images are resized and cropped to {size}")
@@ -155,34 +158,6 @@ class OwnImages(WithClasses, ImageClassification):
         return normalised(images, model, config["mean"], config["std"])
 
 
-class StoredImages:
-    """Images that stay on disk, and are read from there batch by batch.
-
-    Args:
-        rows: decoded images in a column ``pixels``, uint8 bytes.
-        labels: int64, shape (rows,).
-        ids: those of the rows that are of the split, shape (n,).
-        shape: channels, height and width of an image.
-    """
-
-    def __init__(
-        self, rows: "Dataset", labels: Tensor, ids: np.ndarray, shape: tuple[int, int, int]
-    ) -> None:
-        self._pixels = rows.data.column("pixels")
-        self.labels, self.ids, self.shape = labels[torch.from_numpy(ids)], ids, shape
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitems__(self, ids: list[int]) -> Batch:
-        index = torch.as_tensor(ids)
-        images = np.empty((len(ids), *self.shape), np.uint8)
-        for image, row in zip(images, self.ids[ids].tolist(), strict=True):
-            buffer = self._pixels[row].as_buffer()
-            image[:] = np.frombuffer(buffer, np.uint8).reshape(self.shape)
-        return {"id": index, "image": torch.from_numpy(images), "label": self.labels[index]}
-
-
 def data_config(name: str, recipe: OwnImagesRecipe) -> dict[str, Any]:
     """timm's data config of a model: input size, crop, interpolation, mean and deviation.
 
@@ -205,30 +180,10 @@ def data_config(name: str, recipe: OwnImagesRecipe) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Images:
-    """The images of a split.
-
-    Attributes:
-        rows: in a column ``image`` the path of a file, or bytes as parquet files have them.
-        place: where the image of a row is from.
-        content: SHA-256 of the file of each.
-        name: where all are from.
-    """
-
-    rows: "Dataset"
-    place: Callable[[int], str]
-    content: Sequence[str]
-    name: str
-
-    def __str__(self) -> str:
-        return self.name
-
-
-@dataclass(frozen=True)
 class _Source:
     """The data as they were found; see ``own_text``."""
 
-    images: Mapping[str, _Images]
+    images: Mapping[str, Images]
     labels: Labels
     rows: Mapping[str, tuple[str, np.ndarray]]
     notes: tuple[str, ...]
@@ -258,37 +213,20 @@ def _read(path: Path, content: str, columns: tuple[str | None, str | None]) -> _
 
 def _of_parquet(
     path: Path, columns: tuple[str | None, str | None]
-) -> tuple[dict[str, _Images], dict[str, list[Any]], str]:
-    from datasets import Image
-
+) -> tuple[dict[str, Images], dict[str, list[Any]], str]:
     tables = read_tables(path)
     names, train = tables["train"].rows.column_names, tables["train"]
     image = column_of(columns[0], "--recipe.image-column", IMAGE_COLUMNS, names, train)
     label = column_of(columns[1], "--recipe.label-column", LABEL_COLUMNS, names, train, [image])
     check_columns(tables, (image, label))
-    images, cells = {}, {}
-    for split, table in tables.items():
-        if not isinstance(table.rows.features[image], Image):
-            kind = table.rows.features[image]
-            if set(kind) != {"bytes", "path"}:
-                raise ConfigError(
-                    f"{table}: column {image} holds no images, as the hub stores them"
-                )
-        rows = table.rows.select_columns([image])
-        if image != "image":
-            rows = rows.rename_column(image, "image")
-        rows = rows.cast_column("image", Image(decode=False))
-        shas = [_sha_of(cell) for cell in rows["image"]]
-        images[split] = _Images(rows, table.place, shas, str(table))
-        cells[split] = cells_of(table.rows, label)
+    images = {split: of_table(table, image) for split, table in tables.items()}
+    cells = {split: cells_of(table.rows, label) for split, table in tables.items()}
     return images, cells, label
 
 
 def _of_folder(
     path: Path,
-) -> tuple[dict[str, _Images], dict[str, list[str]], tuple[str, ...]]:
-    from datasets import Dataset
-
+) -> tuple[dict[str, Images], dict[str, list[str]], tuple[str, ...]]:
     folders = [p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")]
     named = {split_of(Path(folder.name)): folder for folder in folders}
     if None in named or "train" not in named or len(named) < len(folders):
@@ -298,9 +236,7 @@ def _of_folder(
         assert split is not None
         files, strange = _image_files(folder)
         others += strange
-        names = [str(file) for file in files]
-        rows = Dataset.from_dict({"image": names})
-        images[split] = _Images(rows, names.__getitem__, of_files(files), str(folder))
+        images[split] = of_files_in(folder, files)
         cells[split] = [file.parent.name for file in files]
     notes = (f"{others:,} files beside the images were left out",) if others else ()
     return images, cells, notes
@@ -308,74 +244,14 @@ def _of_folder(
 
 def _image_files(folder: Path) -> tuple[list[Path], int]:
     """The images in the folders of the classes, by name, and the number of other files."""
-    files = files_of(folder)
-    found = [file for file in files if file.suffix.lower() in SUFFIXES]
-    if not found:
-        raise ConfigError(f"{folder} has no images: no file ends in {', '.join(SUFFIXES)}")
+    found, others = images_in_folder(folder)
     for file in found:
         if file.parent.parent != folder:
             raise ConfigError(
                 f"{file} is not in a folder of a class: {folder} must have a folder for each class "
                 "with its images, or folders train, validation and test of that kind"
             )
-    return found, len(files) - len(found)
-
-
-def _pixels(images: _Images, config: Mapping[str, Any]) -> "Dataset":
-    """The images of a split as pixels, kept on disk for the next process and rank."""
-    from datasets import Features, Value
-
-    wanted = {key: config[key] for key in ("input_size", "crop_pct", "crop_mode", "interpolation")}
-    depends = ("pixels 2", sorted(wanted.items()), *images.content)
-    key = hashlib.sha256(repr(depends).encode()).hexdigest()
-    transform = _transform(wanted)
-    decoded = images.rows.map(
-        lambda rows, numbers: {
-            "pixels": [
-                _decode(image, images.content[number], images.place(number), transform)
-                for image, number in zip(rows["image"], numbers, strict=True)
-            ]
-        },
-        batched=True,
-        with_indices=True,
-        batch_size=64,
-        writer_batch_size=64,
-        remove_columns=["image"],
-        features=Features({"pixels": Value("binary")}),
-        **kept_as(key),
-    )
-    return cast("Dataset", decoded)
-
-
-def _sha_of(image: Any) -> str:
-    """SHA-256 of an image as parquet files have it."""
-    if image and image["bytes"] is not None:
-        return hashlib.sha256(image["bytes"]).hexdigest()
-    return repr(image)  # no bytes: it is refused when it is decoded
-
-
-def _transform(wanted: Mapping[str, Any]) -> Any:
-    """timm's evaluation transform, up to uint8 pixels, shape (channels, height, width)."""
-    from timm.data import create_transform
-
-    return create_transform(**wanted, is_training=False, use_prefetcher=True)
-
-
-def _decode(image: Any, content: str, place: str, transform: Any) -> bytes:
-    from PIL import Image
-
-    if image is None or (isinstance(image, dict) and image["bytes"] is None):
-        only = f", only a name: {str(image['path'])[:80]}" if image and image["path"] else ""
-        raise ConfigError(f"{place}: the image has no bytes{only}")
-    try:
-        stored = image["bytes"] if isinstance(image, dict) else Path(image).read_bytes()
-        with Image.open(io.BytesIO(stored)) as opened:
-            pixels = transform(opened.convert("RGB"))
-    except (*BROKEN, Image.DecompressionBombError) as error:
-        raise ConfigError(f"{place}: the image is broken: {first_line(error)}") from error
-    if hashlib.sha256(stored).hexdigest() != content:
-        raise ConfigError(f"{place} was changed while it was read: start the command again")
-    return bytes(np.ascontiguousarray(pixels, np.uint8).tobytes())
+    return found, others
 
 
 TASK = OwnImages()

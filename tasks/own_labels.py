@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 
 from toolkit.errors import ConfigError
+from toolkit.predictions import NO_LABEL
 
 Kind: TypeAlias = Literal["auto", "classes", "numbers"]
 MOST_SHOWN = 10
@@ -45,6 +46,8 @@ class WithClasses:
 
     stored: tuple[str, ...] | None = None
     """Those of the data that a run was trained on, where they are known."""
+    numbered = False
+    """Their numbers are nobody's words for them."""
 
     @abstractmethod
     def labels_of(self, recipe: Any) -> Labels:
@@ -110,6 +113,48 @@ def read_labels(
         _check_few(names["train"], tables, name)
     counted = numbers is not None and not any(type(cell) is bool for cell in columns["train"])
     return _as_classes(names, tables, name, order=float if counted else str)
+
+
+def known_labels(
+    cells: Sequence[Any],
+    classes: Sequence[str] | None,
+    place: Callable[[int], str],
+    name: str,
+    numbered: bool,
+) -> np.ndarray:
+    """The labels of rows to be predicted; unknown where a cell is empty.
+
+    Args:
+        cells: one a row.
+        classes: the names of those that the model knows; None for labels that are numbers.
+        place: where a row stands.
+        name: of the column.
+        numbered: whether a cell may have the number of a class, too.
+
+    Returns:
+        Class numbers, int64, of unknown ones ``NO_LABEL``; or numbers, float32, of unknown ones
+        NaN. Shape (rows,).
+
+    Raises:
+        ConfigError: for a label that is none of them.
+    """
+    known = {str(i): i for i in range(len(classes or ()))} if numbered else {}
+    known |= {one: i for i, one in enumerate(classes or ())}
+    found: list[float] = []
+    for row, cell in enumerate(cells):
+        if cell is None or cell != cell or not _name(cell):
+            found.append(math.nan if classes is None else NO_LABEL)
+        elif classes is not None and _name(cell) in known:
+            found.append(known[_name(cell)])
+        elif classes is None and (number := _numbers({"": [cell]})) is not None:
+            found.append(number[""][0])
+        else:
+            shown = ", ".join(known)[:80] if classes else "a number"
+            raise ConfigError(
+                f"{place(row)}: {name} is {str(cell)[:40]}, and the run knows {shown}; --no-labels "
+                "passes them over"
+            )
+    return np.array(found, np.float32 if classes is None else np.int64)
 
 
 def _numbers(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[float]] | None:

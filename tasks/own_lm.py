@@ -4,32 +4,40 @@ MODEL is a decoder of transformers, by name or folder; the sizes of GPT-2 are kn
 The text is cut into blocks of one length, end to end, as nanoGPT and transformers' run_clm.py do.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit.errors import ConfigError
 from toolkit.fingerprint import of_path
-from toolkit.task import NAMES_DATA, Batch, Recipe, Scale, Split, Splits, Task
+from toolkit.predictions import Columns, Predictions
+from toolkit.task import NAMES_DATA, Batch, Recipe, Scale, Split, Splits, Task, Unseen
 
-from .own_data import SHARE, files_by_split, kept_as, own_path, reading, unchanged
-from .text import Ragged, TextRecipe, config_of, encoder_of, fitting_tokenizer, folders_of, state_of
+from .own_data import files_by_split, files_to_predict, own_path
+from .text import TextRecipe, config_of, encoder_of, fitting_tokenizer, folders_of
+from .text_blocks import (
+    NO_TOKEN,
+    SUFFIXES,
+    BlockSplit,
+    FileSplit,
+    characters_of,
+    cut_off,
+    encoded,
+    strange_characters,
+    tokenizer_of,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 EXAMPLE = "lm.txt"
-SUFFIXES = (".txt", ".text", ".md")
 SIZES: Mapping[str, Mapping[str, int]] = {
     "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},
     "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},
@@ -40,8 +48,6 @@ SIZES: Mapping[str, Mapping[str, int]] = {
 LARGEST_LOSS = 700.0
 """Beyond it a perplexity is no finite number."""
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
-UNKNOWN, END = "\ufffd", "\x00"
-"""Tokens beside the characters: for those that training does not have, and between files."""
 
 
 @dataclass(frozen=True)
@@ -125,27 +131,6 @@ blocks of 256, batch 64, 5,000 updates of AdamW at 1e-3, weight decay 0.1, clipp
 validation loss of 1.47 on tiny Shakespeare."""
 
 
-class BlockSplit:
-    """A text in blocks end to end; every token but the first is predicted once.
-
-    Args:
-        tokens: int32, shape (at least blocks * length + 1,).
-        length: tokens of a block.
-        characters: whether each token is a character.
-    """
-
-    def __init__(self, tokens: np.ndarray, length: int, characters: bool) -> None:
-        self.tokens, self.length, self.characters = tokens, length, characters
-
-    def __len__(self) -> int:
-        return (len(self.tokens) - 1) // self.length
-
-    def __getitems__(self, ids: list[int]) -> Batch:
-        begin = np.asarray(ids)[:, None] * self.length
-        rows = torch.from_numpy(self.tokens[begin + np.arange(self.length + 1)].astype(np.int64))
-        return {"id": torch.as_tensor(ids), "input_ids": rows[:, :-1], "label": rows[:, 1:]}
-
-
 class Lm(Task):
     """The mean loss of a token, in nats, is the headline."""
 
@@ -161,7 +146,7 @@ class Lm(Task):
         if recipe.tokens != "characters":
             return {}
         own = _own(recipe)
-        return {"characters": self.characters or _characters(own, of_path(own))}
+        return {"characters": self.characters or characters_of(own, of_path(own))}
 
     def with_vocabulary(self, stored: Mapping[str, Sequence[str]]) -> "Lm":
         task = copy(self)
@@ -170,7 +155,7 @@ class Lm(Task):
 
     def _tokenizer(self, name: str, recipe: LmRecipe) -> "PreTrainedTokenizerBase":
         if known := self.vocabulary(name, recipe):
-            return _tokenizer_of(tuple(known["characters"]))
+            return tokenizer_of(tuple(known["characters"]))
         return fitting_tokenizer(name, recipe)
 
     def model(self, name: str, recipe: LmRecipe) -> nn.Module:
@@ -199,8 +184,8 @@ class Lm(Task):
     def splits(self, name: str, recipe: LmRecipe) -> Splits:
         path, tokenizer = _own(recipe), self._tokenizer(name, recipe)
         files = files_by_split(path, SUFFIXES)
-        tokens = {split: _encoded(some, tokenizer) for split, some in files.items()}
-        notes = _cut_off(tokens)
+        tokens = {split: encoded(some, tokenizer) for split, some in files.items()}
+        notes = cut_off(tokens)
         for split, some in tokens.items():
             if len(some) <= recipe.max_length:
                 raise ConfigError(
@@ -212,7 +197,7 @@ class Lm(Task):
         parts = {split: BlockSplit(some, *kind) for split, some in tokens.items()}
         counts = ", ".join(f"{split} {len(some):,}" for split, some in tokens.items())
         notes += [f"tokens: {counts}; vocabulary {len(tokenizer):,}"]
-        if strange := _strange(tokens, tokenizer, recipe):
+        if recipe.tokens == "characters" and (strange := strange_characters(tokens, tokenizer)):
             notes.append(strange)
         return Splits(parts["train"], parts["validation"], parts["test"], tuple(notes))
 
@@ -232,21 +217,53 @@ class Lm(Task):
 
     def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The mean loss of each block, and the blocks' numbers."""
-        return _losses(model, batch).mean(-1), batch["id"]
+        filled = (batch["label"] != NO_TOKEN).float().mean(-1)
+        return _losses(model, batch).mean(-1) / filled, batch["id"]
 
     def metrics(
         self, predictions: np.ndarray, labels: np.ndarray, split: Split
     ) -> dict[str, float]:
-        loss = float(predictions.astype(np.float64).mean())  # all blocks have as many tokens
-        scores = {"loss": loss, "perplexity": math.exp(min(loss, LARGEST_LOSS))}
-        bits = {"bits_per_character": loss / math.log(2)}
-        return scores | (bits if cast(BlockSplit, split).characters else {})
+        blocks = cast("BlockSplit | FileSplit", split)
+        return _scores(predictions, blocks.shares(), blocks.characters)
+
+    def rows(self, found: Predictions, split: Split, recipe: LmRecipe) -> list[dict[str, Any]]:
+        """A row for each block of a split, or for each file of the user's."""
+        if not isinstance(split, FileSplit):
+            losses = found.values.tolist()
+            return [{"id": number, "loss": loss} for number, loss in enumerate(losses)]
+        rows, shares, of_file = [], split.shares(), split.of_file()
+        for number, name in enumerate(split.names):
+            own = of_file == number
+            tokens = {"tokens": round(float(shares[own].sum()) * split.length)}
+            scores = _scores(found.values[own], shares[own], split.characters)
+            rows.append({"id": name, **tokens, **scores})
+        return rows
+
+    def unseen(self, name: str, recipe: LmRecipe, path: Path, columns: Columns) -> Unseen:
+        tokenizer, files = self._tokenizer(name, recipe), files_to_predict(path, SUFFIXES)
+        tokens = {str(file): encoded([file], tokenizer) for file in files}
+        if short := [file for file, some in tokens.items() if len(some) < 2]:
+            raise ConfigError(f"{short[0]} has one token: there is none to predict")
+        base = path if path.is_dir() else path.parent
+        names = [file.relative_to(base).as_posix() for file in files]
+        characters = recipe.tokens == "characters"
+        split = FileSplit([*tokens.values()], names, recipe.max_length, characters)
+        strange = strange_characters(tokens, tokenizer) if characters else ""
+        return Unseen(split, True, (strange,) if strange else ())
 
 
 def _losses(model: nn.Module, batch: Batch) -> Tensor:
-    """Of each token, shape (blocks, length)."""
+    """Of each token, shape (blocks, length); 0 where there is none."""
     logits = model(input_ids=batch["input_ids"]).logits.float()
-    return F.cross_entropy(logits.transpose(1, 2), batch["label"], reduction="none")
+    labels = batch["label"]
+    return F.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=NO_TOKEN)
+
+
+def _scores(losses: np.ndarray, shares: np.ndarray, characters: bool) -> dict[str, float]:
+    """Of blocks with these mean losses, each with a share of the tokens of a block."""
+    loss = float(np.average(losses.astype(np.float64), weights=shares))
+    scores = {"loss": loss, "perplexity": math.exp(min(loss, LARGEST_LOSS))}
+    return scores | ({"bits_per_character": loss / math.log(2)} if characters else {})
 
 
 def _own(recipe: LmRecipe) -> Path:
@@ -281,84 +298,6 @@ def _size_of(name: str, recipe: LmRecipe) -> dict[str, int]:
         )
     names = config.attribute_map
     return {names.get(key, key): value for key, value in given.items()}
-
-
-@lru_cache(maxsize=2)
-def _characters(path: Path, content: str) -> tuple[str, ...]:
-    """The characters of the training text; with other content they are others."""
-    found: set[str] = set()
-    for file in files_by_split(path, SUFFIXES)["train"]:
-        found |= set(_text(file))
-    return tuple(sorted(found - {END, UNKNOWN}))
-
-
-@lru_cache(maxsize=2)
-def _tokenizer_of(characters: tuple[str, ...]) -> "PreTrainedTokenizerBase":
-    """A tokenizer with a token for each character."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {one: i for i, one in enumerate([END, UNKNOWN, *characters])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    special = {"unk_token": UNKNOWN, "eos_token": END, "pad_token": END}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
-
-
-def _text(file: Path) -> str:
-    with reading(file):
-        text = file.read_text(encoding="utf-8-sig")
-    if not text.strip():
-        raise ConfigError(f"{file} is empty: there is no text in it")
-    return text
-
-
-def _encoded(files: Sequence[Path], tokenizer: Any) -> np.ndarray:
-    """The tokens of all files, one after the other, with an end between them.
-
-    Lines are cut into tokens by themselves, and the result is kept on disk for the next process.
-    """
-    from datasets import Dataset
-
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    state = state_of(tokenizer)
-    parts: list[np.ndarray] = []
-    for file in files:
-        with unchanged([file]) as (content,):
-            lines = _text(file).splitlines(keepends=True)
-        key = hashlib.sha256(f"lm 2 {content}{state}".encode()).hexdigest()
-        with reading(file):
-            rows = Dataset.from_dict({"line": lines}).map(
-                lambda some: {
-                    "ids": tokenizer(some["line"], add_special_tokens=False)["input_ids"]
-                },
-                batched=True,
-                remove_columns=["line"],
-                **kept_as(key),
-            )
-        parts += [Ragged.from_column(rows, "ids").values.astype(np.int32), np.array(end, np.int32)]
-    return np.concatenate(parts[:-1])
-
-
-def _cut_off(tokens: dict[str, np.ndarray]) -> list[str]:
-    """Add the splits that are missing, from the end of the training text."""
-    missing = [split for split in ("test", "validation") if split not in tokens]
-    whole, notes = len(tokens["train"]), []
-    for split in missing:
-        count = max(1, round(SHARE * whole))
-        tokens["train"], tokens[split] = tokens["train"][:-count], tokens["train"][-count:]
-        notes.append(f"cut off from the end of the training text for {split}: {count:,} tokens")
-    return notes
-
-
-def _strange(tokens: Mapping[str, np.ndarray], tokenizer: Any, recipe: LmRecipe) -> str:
-    """What is to be said of characters that training does not have."""
-    if recipe.tokens != "characters":
-        return ""
-    counts = {split: int((some == tokenizer.unk_token_id).sum()) for split, some in tokens.items()}
-    said = ", ".join(f"{count:,} in {split}" for split, count in counts.items() if count)
-    return f"characters that the training text does not have: {said}" if said else ""
 
 
 TASK = Lm()

@@ -4,7 +4,8 @@ The answer is a span of the context, or there is none. Windows, loss and scores 
 task ``squad_v2``; the files are as SQuAD 1.1 and 2.0 are published, or in the hub's form.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +15,8 @@ import numpy as np
 
 from toolkit.errors import ConfigError
 from toolkit.fingerprint import of_path
-from toolkit.task import NAMES_DATA, Recipe, Splits
+from toolkit.predictions import Columns
+from toolkit.task import NAMES_DATA, Recipe, Splits, Unseen
 
 from .own_data import SHARE, SPLIT_SEED, check_enough, own_path
 from .own_questions import read_questions
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 EXAMPLE = "qa.json"
+ANSWERABLE = "answerable"
 FEWEST_GROUPS = 5
 """Articles, or contexts, that it takes to keep questions about one text in one split."""
 
@@ -64,15 +67,29 @@ class OwnQa(SquadV2):
 
     rope = None
     published_data = ()
+    asked: str | None = None
+    """Which questions the data of a run had, where that is known; see ``OwnQaRecipe``."""
     recipes: Mapping[str, Mapping[str, Recipe]] = {"*": {"field": FIELD}}
 
     def data_sources(self, name: str, recipe: SquadRecipe) -> Sequence[Path | str]:
         return own_path(recipe.data, EXAMPLE), *folders_of(name)
 
+    def vocabulary(self, name: str, recipe: SquadRecipe) -> Mapping[str, Sequence[str]]:
+        return {"questions": [self.asked or _asked(_of(recipe)[0])]}
+
+    def with_vocabulary(self, stored: Mapping[str, Sequence[str]]) -> "OwnQa":
+        task = copy(self)
+        (task.asked,) = stored["questions"]
+        return task
+
+    def unseen(self, name: str, recipe: SquadRecipe, path: Path, columns: Columns) -> Unseen:
+        (asked,) = self.vocabulary(name, recipe)["questions"]
+        answerable = replace(recipe, questions="answerable")
+        return super().unseen(name, answerable if asked == ANSWERABLE else recipe, path, columns)
+
     def splits(self, name: str, recipe: SquadRecipe) -> Splits:
-        path = own_path(recipe.data, EXAMPLE)
-        parts, notes = _parts(path, of_path(path), recipe.questions)
-        if all(answers["text"] for part in parts for answers in part["answers"]):
+        parts, notes = _of(recipe)
+        if _asked(parts) == ANSWERABLE:
             recipe = replace(recipe, questions="answerable")
             notes = (*notes, "every question has an answer, and is given one")
         if recipe.train_examples is not None:
@@ -80,6 +97,17 @@ class OwnQa(SquadV2):
             kept = np.sort(order[: recipe.train_examples])
             parts = (parts[0].select(kept), *parts[1:])
         return split_windows(parts, name, recipe, notes)
+
+
+def _of(recipe: SquadRecipe) -> tuple[tuple["Dataset", ...], tuple[str, ...]]:
+    path = own_path(recipe.data, EXAMPLE)
+    return _parts(path, of_path(path), recipe.questions)
+
+
+def _asked(parts: Iterable["Dataset"]) -> str:
+    """Which questions the splits have, in the recipe's words."""
+    every = all(answers["text"] for part in parts for answers in part["answers"])
+    return ANSWERABLE if every else "all"
 
 
 @lru_cache(maxsize=2)

@@ -5,21 +5,23 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from toolkit.data import cache_of, known_by, our_cache
 from toolkit.errors import ConfigError
 
 from .answer_spans import misplaced_answer, repeated_id
-from .own_data import files_by_split, reading, unchanged
+from .own_data import files_by_split, files_to_predict, reading, unchanged
 from .own_tables import ENCODING, read_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
-FLAT = ("context", "question", "answers")
+FLAT = ("context", "question")
 """Columns that a table of questions must have; ``id`` and ``title`` may be left out."""
+Answers: TypeAlias = Literal["needed", "optional", "ignored"]
+"""Whether every question must have its answers, as those to train on, or they are passed over."""
 
 
 class Question(NamedTuple):
@@ -30,7 +32,11 @@ class Question(NamedTuple):
     title: str
     context: str
     question: str
-    answers: Mapping[str, list[Any]]
+    answers: Mapping[str, list[Any]] | None
+    """None where the file does not say."""
+
+
+NO_ANSWERS: Mapping[str, list[Any]] = {"text": [], "answer_start": []}
 
 
 def read_questions(path: Path) -> dict[str, "Dataset"]:
@@ -46,29 +52,62 @@ def read_questions(path: Path) -> dict[str, "Dataset"]:
     found = {}
     for split, files in files_by_split(path, SUFFIXES).items():
         names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
-        with unchanged(files) as contents:
-            questions = [
-                one
-                for file, name in zip(files, names, strict=True)
-                for one in _questions(file, name)
-            ]
-        if twice := repeated_id([one.id for one in questions]):
-            first, again = (questions[row] for row in twice)
-            raise ConfigError(f"{again.place} has the id of {first.place}: {again.id}")
-        found[split] = _stored(zip(names, contents, strict=True), questions)
+        found[split], _ = _questions_of(files, names, "needed")
     return found
 
 
-def _questions(file: Path, unnamed: str) -> list[Question]:
+def questions_to_answer(path: Path, no_labels: bool) -> tuple["Dataset", bool]:
+    """The questions of all files, as ``read_questions`` has them; they need no answers.
+
+    Args:
+        path: a file or folder, as there.
+        no_labels: whether answers are passed over.
+
+    Returns:
+        The questions, and whether all have answers.
+
+    Raises:
+        ConfigError: for a file that cannot be read.
+    """
+    files = files_to_predict(path, SUFFIXES)
+    names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
+    rows, questions = _questions_of(files, names, "ignored" if no_labels else "optional")
+    return rows, all(one.answers is not None for one in questions)
+
+
+def _questions_of(
+    files: Sequence[Path], names: Sequence[str], answers: Answers
+) -> tuple["Dataset", list[Question]]:
+    """The questions of files, as they are kept and as they stand there.
+
+    Raises:
+        ConfigError: for a file that cannot be read, or two questions with one id.
+    """
+    with unchanged(files) as contents:
+        questions = [
+            one
+            for file, name in zip(files, names, strict=True)
+            for one in _questions(file, name, answers)
+        ]
+    if twice := repeated_id([one.id for one in questions]):
+        first, again = (questions[row] for row in twice)
+        raise ConfigError(f"{again.place} has the id of {first.place}: {again.id}")
+    depends = zip(names, contents, strict=True)
+    return _stored([*depends, *([answers] if answers == "ignored" else [])], questions), questions
+
+
+def _questions(file: Path, unnamed: str, answers: Answers) -> list[Question]:
     """The questions of a file; those without an id are called ``unnamed:NUMBER``."""
-    found = list(_nested(file, unnamed) if _is_nested(file) else _flat(file, unnamed))
+    read = _nested if _is_nested(file) else _flat
+    found = list(read(file, unnamed, answers))
     if not found:
         raise ConfigError(f"{file} has no question")
     for one in found:
         for name in ("question", "context"):
             if not str(getattr(one, name) or "").strip():
                 raise ConfigError(f"{one.place} has no {name}")
-    misplaced = misplaced_answer([one.context for one in found], [one.answers for one in found])
+    known = [one.answers or NO_ANSWERS for one in found]
+    misplaced = misplaced_answer([one.context for one in found], known)
     if misplaced:
         row, text = misplaced
         raise ConfigError(
@@ -86,7 +125,7 @@ def _is_nested(file: Path) -> bool:
     return head.startswith("{") and '"data"' in head
 
 
-def _nested(file: Path, unnamed: str) -> Iterator[Question]:
+def _nested(file: Path, unnamed: str, answers: Answers) -> Iterator[Question]:
     """SQuAD as published: articles, in them paragraphs, in them questions."""
     try:
         with reading(file):
@@ -103,33 +142,38 @@ def _nested(file: Path, unnamed: str) -> Iterator[Question]:
                 for one in paragraph.get("qas", [paragraph]):
                     name = _id_of(one, f"{unnamed}:{number}")
                     place = f"question {number} (id {name}) of {file}"
-                    yield _question(place, name, {**article, **paragraph, **one})
+                    yield _question(place, name, {**article, **paragraph, **one}, answers)
                     number += 1
     except (KeyError, TypeError, AttributeError) as error:
         lacking = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigError(f"{place}: not as SQuAD has it: {lacking}") from error
 
 
-def _question(place: str, name: str, fields: Mapping[str, Any]) -> Question:
+def _question(place: str, name: str, fields: Mapping[str, Any], answers: Answers) -> Question:
     """A question of its fields, with those of its paragraph and article.
 
     Raises:
         KeyError: for a field that is missing.
     """
-    answers = _answers([] if fields.get("is_impossible") else fields["answers"], place)
+    found = None
+    if fields.get("is_impossible"):
+        found = _answers([], place)
+    elif answers == "needed" or (answers == "optional" and "answers" in fields):
+        found = _answers(fields["answers"], place)
     title = str(fields.get("title") or fields["context"])
-    return Question(place, name, title, fields["context"], fields["question"], answers)
+    return Question(place, name, title, fields["context"], fields["question"], found)
 
 
-def _flat(file: Path, unnamed: str) -> Iterator[Question]:
+def _flat(file: Path, unnamed: str, answers: Answers) -> Iterator[Question]:
     """A row for each question, as on the hub."""
     table = read_table(file)
     rows, names = table.rows, table.rows.column_names
-    if missing := [name for name in FLAT if name not in names]:
+    wanted = (*FLAT, "answers") if answers == "needed" else FLAT
+    if missing := [name for name in wanted if name not in names]:
         raise ConfigError(f"{file} has no column '{missing[0]}'; it has {', '.join(names)}")
     for number, row in enumerate(rows):
         place = table.place(number) if file.suffix == ".jsonl" else f"row {number} of {file}"
-        yield _question(place, _id_of(row, f"{unnamed}:{number}"), row)
+        yield _question(place, _id_of(row, f"{unnamed}:{number}"), row, answers)
 
 
 def _id_of(row: Mapping[str, Any], unnamed: str) -> str:
@@ -158,21 +202,21 @@ def _short(value: Any) -> str:
     return json.dumps(value, default=str)[:60]
 
 
-def _stored(files: Iterable[tuple[str, str]], questions: Sequence[Question]) -> "Dataset":
+def _stored(depends: Iterable[object], questions: Sequence[Question]) -> "Dataset":
     """The questions in a file of the cache: what is made of them is kept on disk as well.
 
     Args:
-        files: the names of the files that they are of, and SHA-256 of each.
+        depends: what they are of: the names of the files, and SHA-256 of each.
         questions: of all of them.
     """
     from datasets import Dataset, Features, List, Value
 
-    key = hashlib.sha256(repr(("questions 2", *files)).encode()).hexdigest()
+    key = hashlib.sha256(repr(("questions 2", *depends)).encode()).hexdigest()
     target = our_cache() / f"{key}.parquet"
     if not target.exists():
         answers = {"text": List(Value("string")), "answer_start": List(Value("int32"))}
         texts = {name: Value("string") for name in ("id", "title", "context", "question")}
-        rows = [{**one._asdict()} for one in questions]
+        rows = [{**one._asdict(), "answers": one.answers or NO_ANSWERS} for one in questions]
         columns = {name: [row[name] for row in rows] for name in (*texts, "answers")}
         partial = target.with_suffix(f".{os.getpid()}.partial")
         Dataset.from_dict(columns, features=Features({**texts, "answers": answers})).to_parquet(

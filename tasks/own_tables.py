@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from toolkit.data import cache_of, known_by
 from toolkit.errors import ConfigError
+from toolkit.predictions import Columns
 
-from .own_data import files_by_split, reading, unchanged
+from .own_data import column_of, files_by_split, reading, unchanged
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,10 +64,55 @@ def read_tables(path: Path) -> dict[str, Table]:
         ConfigError: for a file that cannot be read, has no row, or other columns than its split's
             first.
     """
-    return {
-        split: _joined([read_table(file) for file in files])
-        for split, files in files_by_split(path, SUFFIXES).items()
-    }
+    return {split: one_table(files) for split, files in files_by_split(path, SUFFIXES).items()}
+
+
+def one_table(files: Sequence[Path]) -> Table:
+    """The rows of files with the same columns, one after the other.
+
+    Raises:
+        ConfigError: as of ``read_table``, and for other columns than those of the first.
+    """
+    from datasets import concatenate_datasets
+
+    first, *others = parts = [read_table(file) for file in files]
+    for one in others:
+        mine, theirs = one.rows.features, first.rows.features
+        if mine.type != theirs.type:
+            raise ConfigError(
+                f"{one} has other columns than {first}: {', '.join(map(str, mine))}"
+                f" and {', '.join(map(str, theirs))}, or of other types"
+            )
+    if not others:
+        return first
+    whole = concatenate_datasets([part.rows for part in parts])
+    counts = tuple(chain.from_iterable(part.files for part in parts))
+    return Table(whole, counts, tuple(chain.from_iterable(part.notes for part in parts)))
+
+
+def label_column(
+    columns: Columns, usual: Collection[str], table: Table, others: Collection[str]
+) -> str | None:
+    """The column with the labels of rows to be predicted, which need none.
+
+    Args:
+        columns: what the user asks for.
+        usual: names that such a column has, in lower case.
+        table: the rows.
+        others: columns that are something else.
+
+    Raises:
+        ConfigError: if it was named, and is not there.
+    """
+    names = table.rows.column_names
+    if columns.no_labels:
+        return None
+    if columns.label is not None:
+        return column_of(columns.label, "--label-column", usual, names, table)
+    if columns.usual_label in names:
+        return columns.usual_label
+    found = [name for name in names if name.lower() in usual and name not in others]
+    return found[0] if len(found) == 1 else None
 
 
 def read_table(file: Path) -> Table:
@@ -171,24 +217,6 @@ def _separator(file: Path, suffix: str) -> str:
     with file.open(encoding=ENCODING) as lines:
         head = lines.readline()
     return max(SEPARATORS, key=head.count)
-
-
-def _joined(parts: Sequence[Table]) -> Table:
-    from datasets import concatenate_datasets
-
-    first, *others = parts
-    for one in others:
-        mine, theirs = one.rows.features, first.rows.features
-        if mine.type != theirs.type:
-            raise ConfigError(
-                f"{one} has other columns than {first}: {', '.join(map(str, mine))}"
-                f" and {', '.join(map(str, theirs))}, or of other types"
-            )
-    if not others:
-        return first
-    whole = concatenate_datasets([part.rows for part in parts])
-    files = chain.from_iterable(part.files for part in parts)
-    return Table(whole, tuple(files), tuple(chain.from_iterable(part.notes for part in parts)))
 
 
 def _read_csv(file: Path, suffix: str, cache: str) -> tuple["Dataset", tuple[str, ...]]:

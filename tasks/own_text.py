@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.errors import ConfigError
 from toolkit.fingerprint import of_path
 from toolkit.task import NAMES_DATA, POINTS, Batch, Recipe, Scale, Split, Splits
 
@@ -27,14 +26,12 @@ from .text import (
     TokenSplit,
     encoder_of,
     export_encoder,
-    fitting_tokenizer,
     folders_of,
 )
-from .text_classes import Encoder, TextClassification, encoded_split, logits_of
+from .text_classes import TextClassification, encoded_split, logits_of
+from .text_files import LABEL_COLUMNS, TEXT_COLUMNS, texts_of
 
 EXAMPLE = "text.csv"
-TEXT_COLUMNS = ("text", "sentence", "review", "comment", "content", "body", "message", "tweet")
-LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "score", "sentiment", "rating")
 
 
 @dataclass(frozen=True)
@@ -94,12 +91,14 @@ class OwnText(WithClasses, TextClassification):
         head = AutoModelForSequenceClassification
         return cast(nn.Module, encoder_of(head, name, recipe, **settings))
 
+    def known_classes(self, recipe: OwnTextRecipe) -> Sequence[str] | None:
+        return self.classes_of(recipe) or None
+
     def export(self, model: nn.Module, name: str, recipe: OwnTextRecipe, folder: Path) -> str:
         return export_encoder(model, name, recipe, folder)
 
     def splits(self, name: str, recipe: OwnTextRecipe) -> Splits:
-        source, tokenizer = _source(recipe), fitting_tokenizer(name, recipe)
-        encode = Encoder(tokenizer, recipe.max_length)
+        source, (encode, fill) = _source(recipe), self.encoder(name, recipe)
         tokens = {
             split: encoded_split(table.rows, encode, source.text, ())
             for split, table in source.tables.items()
@@ -108,13 +107,13 @@ class OwnText(WithClasses, TextClassification):
             split: {key: Ragged.from_column(rows, key) for key in encode.inputs}
             for split, rows in tokens.items()
         }
-        fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0}
 
         def part(split: str) -> TokenSplit:
             origin, rows = source.rows[split]
             inputs = {key: values.take(rows) for key, values in ragged[origin].items()}
             label = torch.from_numpy(source.labels.values[origin][rows])
-            return TokenSplit(inputs, fill, {"label": label}, recipe.group_by_length)
+            names = rows.tolist()
+            return TokenSplit(inputs, fill, {"label": label}, recipe.group_by_length, names)
 
         notes = (*source.notes, *source.labels.notes, *_cut_short(ragged, recipe.max_length))
         return Splits(part("train"), part("validation"), part("test"), notes)
@@ -134,7 +133,7 @@ class OwnText(WithClasses, TextClassification):
         found = logits_of(model, batch).squeeze(-1).float()
         return F.mse_loss(found, label.float(), reduction="sum"), len(found)
 
-    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         label = batch["label"]
         if not label.is_floating_point():
             return super().predict(model, batch)
@@ -181,13 +180,7 @@ def _read(path: Path, content: str, columns: tuple[str | None, str | None], kind
     check_enough(sizes, str(train))
     text, label = _columns(*columns, train)
     check_columns(tables, (text, label))
-    texts = {split: table.rows[text][:] for split, table in tables.items()}
-    for split, table in tables.items():
-        for row, cell in enumerate(texts[split]):
-            if not isinstance(cell, str | None):
-                raise ConfigError(f"{table.place(row)}: {text} is {str(cell)[:40]}, not a text")
-            if not (cell or "").strip():
-                raise ConfigError(f"{table.place(row)} has no {text}")
+    texts = {split: texts_of(table, text) for split, table in tables.items()}
     cells = {split: cells_of(table.rows, label) for split, table in tables.items()}
     labels = read_labels(cells, tables, label, kind)
     groups = labels.values["train"].tolist() if labels.classes else None

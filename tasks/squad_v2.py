@@ -17,9 +17,11 @@ from torch.nn import functional as F
 from toolkit.data import check_texts, load_splits, place_of, source_of
 from toolkit.errors import ConfigError
 from toolkit.hints import misfits, shown
-from toolkit.task import NAMES_DATA, POINTS, Batch, Recipe, Scale, Split, Splits, Task
+from toolkit.predictions import Columns, Predictions
+from toolkit.task import NAMES_DATA, POINTS, Batch, Recipe, Scale, Split, Splits, Task, Unseen
 
 from . import answer_spans
+from .own_questions import questions_to_answer
 from .text import (
     BERT_LARGE_WWM,
     Ragged,
@@ -102,6 +104,9 @@ PLAN = replace(PLAN, global_batch=64, micro_batch=16, clip=None)
 
 class SquadSplit(TokenSplit):
     """Windows of tokens, and what it takes to get from their logits to scores."""
+
+    labelled = True
+    """Whether the answers of the questions are known."""
 
     def __init__(
         self, source: "Dataset", encoded: "Dataset", recipe: SquadRecipe, fill: Any
@@ -211,6 +216,26 @@ class SquadV2(Task):
         )
         return result
 
+    def rows(self, found: Predictions, split: Split, recipe: SquadRecipe) -> list[dict[str, Any]]:
+        """A row for each question: its answer, empty for none, and how far it is above none."""
+        data = cast(SquadSplit, split)
+        answers = self.answers(found.values, found.labels, split)
+        rows: list[dict[str, Any]] = [
+            {"id": name, "answer": answer.text, "score": -answer.null_difference}
+            for name, answer in zip(data.questions["id"], answers, strict=True)
+        ]
+        if data.labelled:
+            for row, known in zip(rows, data.questions["answers"], strict=True):
+                row["answers"] = list(known["text"])
+        return rows
+
+    def unseen(self, name: str, recipe: SquadRecipe, path: Path, columns: Columns) -> Unseen:
+        questions, labelled = questions_to_answer(path, columns.no_labels)
+        (encoded,), fill = _encoded([questions], name, recipe)
+        split = SquadSplit(questions, encoded, recipe, fill)
+        split.labelled = labelled
+        return Unseen(split, labelled)
+
 
 def split_windows(
     parts: Sequence["Dataset"], name: str, recipe: SquadRecipe, notes: Iterable[str]
@@ -226,12 +251,7 @@ def split_windows(
     Raises:
         ConfigError: if there is no such tokenizer, or its offsets are wrong.
     """
-    tokenizer = fitting_tokenizer(name, recipe)
-    if recipe.max_length > WIDTH:
-        raise ConfigError(f"recipe.max_length = {recipe.max_length}: {WIDTH} is the most here")
-    fill = {name: 0 for name in tokenizer.model_input_names if name != "attention_mask"}
-    fill["input_ids"] = tokenizer.pad_token_id
-    encoded = [_encode(part, tokenizer, recipe) for part in parts]
+    encoded, fill = _encoded(parts, name, recipe)
     if recipe.questions == "answerable":
         encoded[0] = encoded[0].select(np.flatnonzero(encoded[0]["start"]))
     stray = _check_spans(parts, encoded, name)
@@ -239,6 +259,18 @@ def split_windows(
         SquadSplit(part, rows, recipe, fill) for part, rows in zip(parts, encoded, strict=True)
     )
     return Splits(train, validation, test, (*notes, *stray))
+
+
+def _encoded(
+    parts: Sequence["Dataset"], name: str, recipe: SquadRecipe
+) -> tuple[list["Dataset"], dict[str, int]]:
+    """The windows of each part, and what each input of the model is padded with."""
+    tokenizer = fitting_tokenizer(name, recipe)
+    if recipe.max_length > WIDTH:
+        raise ConfigError(f"recipe.max_length = {recipe.max_length}: {WIDTH} is the most here")
+    fill = {name: 0 for name in tokenizer.model_input_names if name != "attention_mask"}
+    fill["input_ids"] = tokenizer.pad_token_id
+    return [_encode(part, tokenizer, recipe) for part in parts], fill
 
 
 def _load(folder: str) -> "DatasetDict":

@@ -355,6 +355,7 @@ class TokenSplit:
         fill: per input, the value to pad with.
         labels: per label, int64, shape (rows,).
         group_by_length: whether training batches hold samples of similar length.
+        names: of the examples; by default their numbers.
     """
 
     def __init__(
@@ -363,10 +364,12 @@ class TokenSplit:
         fill: Mapping[str, int],
         labels: Mapping[str, Tensor],
         group_by_length: bool,
+        names: Sequence[str | int] | None = None,
     ) -> None:
         self.tokens, self.fill, self.labels = tokens, fill, labels
         self._lengths = tokens["input_ids"].lengths()
         self.lengths = self._lengths if group_by_length else None
+        self.names = names
 
     def __len__(self) -> int:
         return len(self._lengths)

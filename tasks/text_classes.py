@@ -1,15 +1,19 @@
 """What tasks that judge whole texts share: texts to token ids, loss and predictions of a head."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.task import Batch, Task
+from toolkit.predictions import Columns, most_likely
+from toolkit.task import Batch, Task, Unseen
 
-from .text import state_of
+from .text import Ragged, TokenSplit, fitting_tokenizer, state_of
+from .text_files import unseen_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,14 +56,47 @@ def encoded_split(
 
 
 class TextClassification(Task):
-    """The part of a task that any classification of texts has in common."""
+    """The part of a task that any classification of texts has in common.
+
+    Subclasses set ``class_names``, for predictions in words.
+    """
+
+    class_names: Sequence[str] = ()
+    numbered = True
+    """Whether a user's table may have numbers of classes in place of names."""
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
         logits = logits_of(model, batch)
         return F.cross_entropy(logits.float(), batch["label"], reduction="sum"), len(logits)
 
-    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        return logits_of(model, batch).argmax(-1), batch["label"]
+    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+        found, probability = most_likely(logits_of(model, batch))
+        return found, batch["label"], probability
+
+    def classes_of(self, recipe: Any) -> Sequence[str]:
+        return self.class_names
+
+    def encoder(self, name: str, recipe: Any) -> tuple[Any, Mapping[str, int]]:
+        """What makes the token ids of texts for model ``name``, and what each input is padded with.
+
+        The first is called and named as an ``Encoder`` is.
+        """
+        tokenizer = fitting_tokenizer(name, recipe)
+        fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0}
+        return Encoder(tokenizer, recipe.max_length), fill
+
+    def unseen(self, name: str, recipe: Any, path: Path, columns: Columns) -> Unseen:
+        encode, fill = self.encoder(name, recipe)
+        texts = unseen_texts(path, self.known_classes(recipe), self.numbered, columns)
+        rows = encoded_split(texts.table.rows, encode, texts.column, ())
+        tokens = {key: Ragged.from_column(rows, key) for key in rows.column_names}
+        label = torch.from_numpy(texts.labels)
+        split = TokenSplit(tokens, fill, {"label": label}, True, texts.names)
+        return Unseen(split, texts.labelled, texts.table.notes)
+
+    def known_classes(self, recipe: Any) -> Sequence[str] | None:
+        """The classes that a user's label may be; None where labels are numbers."""
+        return self.classes_of(recipe)
 
 
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:

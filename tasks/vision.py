@@ -14,7 +14,10 @@ from torch.nn import functional as F
 
 from toolkit.data import hub_reachable
 from toolkit.errors import ConfigError, first_line
-from toolkit.task import POINTS, Batch, Recipe, Scale, Split, Splits, Task
+from toolkit.predictions import Columns, most_likely
+from toolkit.task import POINTS, Batch, Recipe, Scale, Split, Splits, Task, Unseen
+
+from .image_files import unseen_images
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,13 @@ class ImageSplit:
     Args:
         images: uint8, shape (n, channels, height, width).
         labels: int64, shape (n,).
+        names: of the images; by default their numbers.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
+    def __init__(
+        self, images: Tensor, labels: Tensor, names: Sequence[str | int] | None = None
+    ) -> None:
+        self.images, self.labels, self.names = images, labels, names
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,10 +58,13 @@ class ImageClassification(Task):
     """The part of a task that any image-classification data set has in common.
 
     Subclasses set ``classes``, ``shape`` (channels, height, width), ``mean`` and ``std`` (per
-    channel, of pixels in [0, 1]).
+    channel, of pixels in [0, 1]); and ``class_names``, where these are not numbers.
     """
 
     classes: int
+    class_names: Sequence[str] = ()
+    numbered = True
+    """Whether a user's table may have numbers of classes in place of names."""
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -68,8 +77,21 @@ class ImageClassification(Task):
         logits = model(self.normalise(batch["image"], model))
         return F.cross_entropy(logits, batch["label"], reduction="sum"), len(logits)
 
-    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        return model(self.normalise(batch["image"], model)).argmax(-1), batch["label"]
+    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+        found, probability = most_likely(model(self.normalise(batch["image"], model)))
+        return found, batch["label"], probability
+
+    def classes_of(self, recipe: Any) -> Sequence[str]:
+        return self.class_names or [str(number) for number in range(self.classes)]
+
+    def preparation(self, name: str, recipe: Any) -> Mapping[str, Any]:
+        """How an image file becomes the pixels that model ``name`` sees, in timm's words."""
+        whole = {"crop_pct": 1.0, "crop_mode": "center", "interpolation": "bicubic"}
+        return {"input_size": self.shape, **whole}
+
+    def unseen(self, name: str, recipe: Any, path: Path, columns: Columns) -> Unseen:
+        config, classes = self.preparation(name, recipe), self.classes_of(recipe)
+        return unseen_images(path, config, classes, self.numbered, columns)
 
     def metrics(
         self, predictions: np.ndarray, labels: np.ndarray, split: Split

@@ -137,7 +137,9 @@ def test_the_name_is_of_all_that_is_asked_for(tmp_path: Path) -> None:
     assert all(name.startswith("compare-digits-vit_micro-") for name in names)
     # What changes no result changes no name.
     assert grid_of("--seeds 2 linear --no-progress cosine --wandb auto").name != names[0]  # order
-    assert grid_of("--seeds 2 cosine linear --no-progress --keep-weights").name == names[0]
+    kept = grid_of("--seeds 2 cosine linear --no-progress --keep-weights --save-predictions")
+    assert kept.name == names[0]
+    assert all(config.save_predictions for config in kept.configs)
     assert grid_of("cosine linear --seeds 2 --study mine").name == "mine"
 
 

@@ -91,7 +91,7 @@ def test_the_command_line_does_not_grow_unnoticed() -> None:
     assert names == {
         *("target", "recipe", "schedule", "seed", "arm", "sees", "read_every", "eval_every"),
         *("save_every", "keep_checkpoints", "rank_timeout", "keep_weights", "study", "wandb"),
-        *("progress", "data", "task_sha"),  # of the last two no flag is made
+        *("progress", "save_predictions", "data", "task_sha"),  # of the last two no flag is made
         *("optimizer", "lr", "weight_decay", "momentum", "decay", "epochs", "updates"),
         *("global_batch", "micro_batch", "eval_batch", "clip", "precision", "init"),
         *("metric", "betas", "eps", "nesterov"),
@@ -141,7 +141,7 @@ def test_a_number_has_one_spelling_in_the_id() -> None:
 def test_what_does_not_change_the_experiment_does_not_change_the_id() -> None:
     config = parse([DIGITS])
     same = replace(config, study="other", wandb="off", progress=False, save_every=0)
-    same = replace(same, keep_weights=False)
+    same = replace(same, keep_weights=False, save_predictions=True)
     same = replace(same, recipe=replace(config.recipe, micro_batch=8, eval_batch=3))
     assert run_id(same) == run_id(config)
 

@@ -53,7 +53,7 @@ def test_one_experiment_on_one_rank_two_ranks_and_two_micro_batches(
     }
     for study, (file, flags) in ways.items():
         command = ["-m", "toolkit.train", *EXACT, "--study", study, *flags, *PLAN]
-        done = launch(file, *command, cold=study == "two")
+        done = launch(file, *command, "--save-predictions", cold=study == "two")
         assert done.returncode == 0, done.stderr
     events = {study: run_events(tmp_path, study) for study in ways}
     results = {study: run_result(tmp_path, study) for study in ways}
@@ -73,6 +73,19 @@ def test_one_experiment_on_one_rank_two_ranks_and_two_micro_batches(
         assert kept[study].keys() == kept["one"].keys()
         for name, weight in kept["one"].items():
             assert torch.allclose(kept[study][name], weight, atol=1e-6), name
+        assert_same_predictions(tmp_path, "one", study)
+
+
+def assert_same_predictions(folder: Path, *studies: str) -> None:
+    """Each item of the test split once, in its order, however many ranks shared it out."""
+    files = (next(folder.glob(f"runs/{study}/*/predictions.jsonl")) for study in studies)
+    expected, found = (
+        [json.loads(line) for line in file.read_text().splitlines()] for file in files
+    )
+    assert [row["id"] for row in found] == list(range(317))
+    for one, other in zip(expected, found, strict=True):
+        assert other.pop("probability") == pytest.approx(one.pop("probability"), abs=1e-5)
+    assert found == expected
 
 
 def test_ranks_with_different_losses_use_the_same_rates(launch: Launch, tmp_path: Path) -> None:

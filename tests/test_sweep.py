@@ -55,7 +55,7 @@ def test_a_study_is_run_once_and_its_commands_stand_alone(
     assert alone.returncode == 0, alone.stderr
     first = results(tmp_path / "runs" / "small")
     assert list(first) == [commands[1].split()[-1]]
-    whole = python(*SWEEP, f"{STUDIES}:small", timeout=PATIENCE)
+    whole = python(*SWEEP, f"{STUDIES}:small", "--save-predictions", timeout=PATIENCE)
     assert whole.returncode == 0, whole.stderr
     assert "4 runs, 3 to go" in whole.stdout
     told = [line for line in whole.stdout.splitlines() if ": done: accuracy" in line]
@@ -70,6 +70,8 @@ def test_a_study_is_run_once_and_its_commands_stand_alone(
     declared = json.loads((tmp_path / "runs/small/study.json").read_text())
     assert declared["source"] == f"{STUDIES}:small"
     assert every | first == every
+    saved = {file.parent.name for file in tmp_path.glob("runs/small/*/predictions.jsonl")}
+    assert saved == every.keys() - first.keys()
     assert not list(tmp_path.glob("runs/small/*/claim-*"))
     assert sweep.main([f"{STUDIES}:small", "--dry-run"]) == 0
     assert "4 runs, 0 to go" in capsys.readouterr().out

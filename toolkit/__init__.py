@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from toolkit.export import trained
     from toolkit.finding import find_lr
     from toolkit.hf import FeedLoss, ScheduledTrainer, ScheduleMixin
+    from toolkit.prediction import predict
     from toolkit.schedules import (
         WSD,
         Adaptive,
@@ -98,6 +99,7 @@ __all__ = [
     "open_ended",
     "plan",
     "plateau",
+    "predict",
     "step",
     "trained",
     "wsd",
@@ -119,6 +121,7 @@ _HOMES = {
     "Task": "toolkit.task",
     "compare_schedules": "toolkit.comparison",
     "find_lr": "toolkit.finding",
+    "predict": "toolkit.prediction",
     "trained": "toolkit.export",
 }
 """Name -> the module that it is imported from; the schedules are beside it."""

@@ -52,6 +52,12 @@ def _demo(argv: Sequence[str]) -> int:
     return demo(argv)
 
 
+def _predict(argv: Sequence[str]) -> int:
+    from toolkit.prediction import main
+
+    return main(argv)
+
+
 def _export(argv: Sequence[str]) -> int:
     from toolkit.export import main
 
@@ -98,6 +104,7 @@ VERBS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "report": (_report, "write the report of a study"),
     "replay": (_replay, "judge recorded losses once more, under any schedule"),
     "explain": (_explain, "say why a run's schedule did what it did at an update"),
+    "predict": (_predict, "predict rows of your own with a finished run"),
     "export": (_export, "write the trained model of a finished run for other programs"),
     "launch-config": (_launch_config, "print the path of a launch file of accelerate launch"),
     "list": (_list, "list tasks, schedules and studies"),

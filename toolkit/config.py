@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 
 from toolkit import command_line, run_arguments, task, user_schedule
 from toolkit.errors import ConfigError, OlderVersionError
+from toolkit.extras import OPTIMIZERS, check_installed
 from toolkit.hints import misfits
 from toolkit.schedules import SCHEDULES, Cosine, Schedule
 from toolkit.schedules.simulate import check_schedule, needs_of
@@ -61,7 +62,9 @@ class RunConfig:
     rank_timeout: float = RANK_TIMEOUT
     """Seconds without progress on any rank after which one counts as hung, which ends the run."""
     keep_weights: bool = True
-    """Leave the trained weights in the run's folder, for toolkit export."""
+    """Leave the trained weights in the run's folder, for toolkit predict and toolkit export."""
+    save_predictions: bool = field(default=False, metadata={INTRODUCED_AT: False})
+    """Leave the predictions of the test split in the run's folder: predictions.jsonl."""
     study: str = "single"
     """The folder below runs/ that the run belongs to."""
     wandb: Literal["auto", "off"] = "auto"
@@ -114,7 +117,7 @@ def is_folder_name(name: str) -> bool:
 
 
 NOT_PART_OF_THE_EXPERIMENT = (
-    *("save_every", "keep_checkpoints", "rank_timeout", "keep_weights"),
+    *("save_every", "keep_checkpoints", "rank_timeout", "keep_weights", "save_predictions"),
     *("study", "wandb", "progress"),
 )
 PUBLISHED = "published "
@@ -126,8 +129,11 @@ def resolve(config: RunConfig) -> RunConfig:
     """The configuration with every ``auto`` decided; the same if there is none.
 
     Raises:
-        ConfigError: for an unknown task or model, or data that cannot be had.
+        ConfigError: for an unknown task or model, data that cannot be had, or an optimizer whose
+            package is not installed.
     """
+    if (optimizer := config.recipe.optimizer) in OPTIMIZERS:
+        check_installed(OPTIMIZERS[optimizer], f"recipe.optimizer = {optimizer}")
     recipe = task.load(task.parse_target(config.target).task).resolve(config.recipe)
     if recipe.precision == "auto":
         recipe = replace(recipe, precision="bf16" if _has_bf16() else "fp32")

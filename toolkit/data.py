@@ -75,6 +75,15 @@ def _check_nulls(
                 raise ConfigError(f"{place(name, row)} has no {column}")
 
 
+def silent() -> Any:
+    """The package ``datasets`` without bars and log lines: errors are reported once, by us."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    return datasets
+
+
 def our_cache() -> Path:
     """The folder for what is made of data, in the cache of ``datasets``."""
     from datasets.config import HF_DATASETS_CACHE
@@ -299,10 +308,7 @@ def _loaders(source: Path | str) -> Any:
     # The loaders retry for 23 seconds without a network; offline, they fail or use their cache.
     if not isinstance(source, Path) and not hub_reachable():
         os.environ["HF_HUB_OFFLINE"] = "1"
-    import datasets
-
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are reported once, by us
+    datasets = silent()
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         datasets.config.HF_HUB_OFFLINE = True
     return datasets

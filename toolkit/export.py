@@ -43,8 +43,8 @@ def trained(run: str | Path, task: str | None = None) -> "nn.Module":
         ConfigError: if the folder has no weights, the model cannot be made again, or the task is of
             a file that was not named.
     """
-    config = _config(Path(run), task)
-    return _model(config, task_of(Path(run), config), Path(run) / WEIGHTS)
+    config = config_of(Path(run), task)
+    return model_of(config, task_of(Path(run), config), Path(run) / WEIGHTS)
 
 
 def task_of(run: Path, config: RunConfig) -> Task:
@@ -91,9 +91,9 @@ def export(run: Path, folder: Path, task: str | None = None) -> str:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there already: name a new folder, or an empty one")
-    config = _config(run, task)
+    config = config_of(run, task)
     its_task, target = task_of(run, config), parse_target(config.target)
-    model = _model(config, its_task, run / WEIGHTS)
+    model = model_of(config, its_task, run / WEIGHTS)
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     done = False
@@ -130,7 +130,12 @@ def _command(argv: Sequence[str] | None) -> int:
     return DONE
 
 
-def _model(config: RunConfig, task: Task, weights: Path) -> "nn.Module":
+def model_of(config: RunConfig, task: Task, weights: Path) -> "nn.Module":
+    """The task's model with these weights, on the CPU, in evaluation mode.
+
+    Raises:
+        ConfigError: if it cannot be made, or the weights are broken, or of another model.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -146,8 +151,16 @@ def _model(config: RunConfig, task: Task, weights: Path) -> "nn.Module":
     return model.eval()
 
 
-def _config(run: Path, task: str | None) -> RunConfig:
-    """The configuration of a run that has kept its weights; its schedule plays no part."""
+def config_of(run: Path, task: str | None) -> RunConfig:
+    """The configuration of a run that has kept its weights; its schedule plays no part.
+
+    Args:
+        run: its folder.
+        task: as of ``trained``.
+
+    Raises:
+        ConfigError: if there are no weights, or the task is of a file that was not named.
+    """
     if not (run / CONFIG).exists():
         raise ConfigError(f"{run} is no run's folder: it has no config.json")
     if not (run / RESULT).exists():

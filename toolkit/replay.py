@@ -336,9 +336,7 @@ def draw(replay: Replay, judged: Sequence[Replayed], file: Path) -> None:
     try:
         from toolkit.report.replayed import write_figure
     except ImportError as error:
-        raise ConfigError(
-            "a figure needs matplotlib: pip install 'adaptive-lr-toolkit[report]'"
-        ) from error
+        raise ConfigError("a figure needs matplotlib: pip install matplotlib") from error
     hypothetical = None if replay.own else first_change(replay, judged)
     title = f"{schedule_name(replay.schedule)} on {replay.losses.file}"
     write_figure(file, replay.events(judged), title, hypothetical)

@@ -10,6 +10,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def carry_out(study: Study, options: argparse.Namespace, announced: bool = False
     runs = runs_of(options)
     try:
         every = run_queue.items(study, runs)
-        items = _chosen(every, options)
+        items = _chosen([_saving(item, options) for item in every], options)
         if options.dry_run or options.measure:
             return _show_costs(options, study, items)
         if options.wandb_sweep:
@@ -152,6 +153,11 @@ def _parser(prog: str = "toolkit sweep", study: str = "") -> Parser:
     add("--only", metavar="TEXT", help="only runs whose target has this in it")
     add("--run", metavar="ID", help="only this run")
     add("--no-progress", dest="progress", action="store_false", help="show no bar of the runs")
+    add(
+        "--save-predictions",
+        action="store_true",
+        help="leave the predictions of the test split in the folder of each run",
+    )
     add("--dry-run", action="store_true", help="print the commands and what they will cost")
     add(
         "--measure",
@@ -193,6 +199,12 @@ def _parser(prog: str = "toolkit sweep", study: str = "") -> Parser:
     )
     add("--worker", action="store_true", help="show no bar, and end when others are at the rest")
     return parser
+
+
+def _saving(item: Item, options: argparse.Namespace) -> Item:
+    """The run, which saves its predictions if the sweep is to; it is the same run."""
+    saves = item.config.save_predictions or options.save_predictions
+    return replace(item, config=replace(item.config, save_predictions=saves))
 
 
 def _chosen(items: Sequence[Item], options: argparse.Namespace) -> list[Item]:
@@ -305,8 +317,9 @@ def _command_of(options: argparse.Namespace, item: Item) -> str:
 
 
 def _place(options: argparse.Namespace) -> list[str]:
-    """The flags that say where the study lies, and of which files it is."""
+    """The flags that say where the study lies, of which files it is, and what its runs leave."""
     flags = [] if options.output_dir == Path() else ["--output-dir", str(options.output_dir)]
+    flags += ["--save-predictions"] * options.save_predictions
     return [*flags, *(["--files", *options.files] if options.files else [])]
 
 

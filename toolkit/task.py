@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 from toolkit import userfile
 from toolkit.errors import ConfigError, unknown
 from toolkit.hints import shown
+from toolkit.predictions import Columns, Predictions, plain_rows
 from toolkit.vision_compat import repair_torchvision
 
 if TYPE_CHECKING:
@@ -194,13 +195,15 @@ class Split(Protocol):
     """One split of a data set, held ready for batched access.
 
     A split with an attribute ``lengths`` (int, shape (samples,)) is trained and evaluated on in
-    batches of similar length.
+    batches of similar length. One with an attribute ``names`` has a name for each sample, a text or
+    a number, which stands beside its prediction; else that is its number, from 0.
     """
 
     def __len__(self) -> int: ...
 
     def __getitems__(self, ids: list[int]) -> Batch:
-        """The batch of these samples: tensors with a first axis of ``len(ids)``; ``id`` is one."""
+        """The batch of these samples: tensors with a first axis of ``len(ids)``; ``id``, int64, is
+        one, with these numbers."""
 
 
 class Splits(NamedTuple):
@@ -211,6 +214,20 @@ class Splits(NamedTuple):
     test: Split
     notes: tuple[str, ...] = ()
     """What a reader of the result should know of the data, one sentence each."""
+
+
+class Unseen(NamedTuple):
+    """Data of the user's own, to be predicted.
+
+    Attributes:
+        split: the samples; where it has no labels they are ``NO_LABEL``, or NaN.
+        labelled: whether all have a label, so that there are metrics.
+        notes: what a reader of the predictions should know.
+    """
+
+    split: Split
+    labelled: bool
+    notes: tuple[str, ...] = ()
 
 
 class Task(Protocol):
@@ -278,13 +295,44 @@ class Task(Protocol):
     def loss(self, model: "nn.Module", batch: Batch) -> "tuple[Tensor, int]":
         """The loss summed over the batch, on the device, and the number of items in the sum."""
 
-    def predict(self, model: "nn.Module", batch: Batch) -> "tuple[Tensor, Tensor]":
-        """Predictions and labels, each with a first axis of the batch's length."""
+    def predict(self, model: "nn.Module", batch: Batch) -> "tuple[Tensor, ...]":
+        """Predictions and labels, each with a first axis of the batch's length.
+
+        Where the task has them a third tensor is the probability of each prediction.
+        """
 
     def metrics(
         self, predictions: "np.ndarray", labels: "np.ndarray", split: Split
     ) -> dict[str, float]:
-        """The metrics over a whole split, its samples in any order; the first is the headline."""
+        """The metrics over a whole split, its samples in order; the first is the headline."""
+
+    def classes_of(self, recipe: Any) -> Sequence[str]:
+        """The names of the classes, in the order of their numbers; ``()`` if they have none."""
+        return ()
+
+    def rows(self, found: Predictions, split: Split, recipe: Any) -> list[dict[str, Any]]:
+        """The predictions of a split in the user's words, one row after the other.
+
+        They are what ``--save-predictions`` and ``toolkit predict`` write: ``id``, and what was
+        predicted; with the label where it is known.
+        """
+        return plain_rows(found, len(split), getattr(split, "names", None), self.classes_of(recipe))
+
+    def unseen(self, name: str, recipe: Any, path: Path, columns: Columns) -> "Unseen":
+        """Data of the user's own, as model ``name`` wants them, to be predicted.
+
+        Args:
+            name: of the model.
+            recipe: of the run.
+            path: a file or folder that exists.
+            columns: what to read of a table.
+
+        Raises:
+            ConfigError: if they cannot be read; by default always.
+        """
+        raise ConfigError(
+            "this task does not say how to read data of your own: it needs a method unseen"
+        )
 
     def vocabulary(self, name: str, recipe: Any) -> Mapping[str, Sequence[str]]:
         """The words of the data that the model is made for, such as the names of the classes.

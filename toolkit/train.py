@@ -28,12 +28,15 @@ from toolkit.process import (
 )
 from toolkit.records.config_file import check_folder, folders_of_any_data
 from toolkit.records.console import came_to, counted, say
+from toolkit.records.prediction_file import PREDICTIONS
 from toolkit.records.result import RESULT, Result, read_result
 from toolkit.signals import stop_on_signal
 from toolkit.studies import claims
 from toolkit.studies.claims import Hold
 from toolkit.training.checkpoint_folder import CHECKPOINTS, finish, has_any
 from toolkit.training.checkpoint_folder import say as warn
+
+WITHOUT = "it diverged, or was finished without --save-predictions; --fresh makes it once more"
 
 
 def main(
@@ -93,6 +96,8 @@ def train(
             if is_rank_zero():
                 result = read_result(folder)
                 _show(result, folder)
+                if config.save_predictions and not (folder / PREDICTIONS).exists():
+                    say(f"note: {folder} has no {PREDICTIONS}: {WITHOUT}")
                 # A kill may have come between the result and the end of the checkpoints.
                 finish(folder, config.keep_weights and not result.diverged)
         for hold in holds:

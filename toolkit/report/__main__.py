@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit.command_line import Parser
-from toolkit.errors import ConfigError
+from toolkit.extras import check_installed
 from toolkit.process import DONE, run_command
 from toolkit.report.numbers.analyse import Analysis, analyse
 from toolkit.report.numbers.load import load_study
@@ -46,6 +46,8 @@ def write_report(
         ConfigError: if the folder's files cannot be reported on, naming the file.
         RunError: if W&B does not take its report; the local one is written then.
     """
+    if destination is not None:
+        check_installed("wandb_workspaces", "the W&B report")
     analysis = analysis or analyse(load_study(folder))
     print(verdict_table(analysis), end="\n\n")
     print("\n".join(verdict_sentences(analysis)))
@@ -66,12 +68,8 @@ def write_report(
 
 
 def _publish(analysis: Analysis, folder: Path, destination: str) -> str:
-    try:
-        from toolkit.report import wandb
-    except ImportError as error:
-        raise ConfigError(
-            "the W&B report needs wandb-workspaces: pip install 'adaptive-lr-toolkit[report]'"
-        ) from error
+    from toolkit.report import wandb
+
     return wandb.publish(analysis, folder, destination)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from toolkit.config import RUNS
 from toolkit.errors import ConfigError, RunError
+from toolkit.extras import check_installed
 from toolkit.process import DONE, FAILED, INTERRUPTED, PREEMPTED, WRONG
 from toolkit.signals import stop_on_signal
 from toolkit.studies import claims
@@ -115,10 +116,9 @@ def submit(
     Raises:
         ConfigError: if submitit is not installed, or does not know a setting.
     """
-    try:
-        import submitit
-    except ImportError as error:
-        raise ConfigError("--slurm needs the extra slurm: pip install submitit") from error
+    check_installed("submitit", "--slurm")
+    import submitit
+
     executor = submitit.AutoExecutor(folder=logs / "%j", cluster=cluster)
     try:
         executor.update_parameters(name="toolkit", **settings)

@@ -1,19 +1,23 @@
 """How a run is evaluated: in evaluation mode, with the weights that its optimizer means.
 
 ``toolkit.training.loop.evaluate`` has the metrics of a split; here are the mode in which it, and
-whatever else looks at a run's model, finds it, what it makes of a task's metrics, and the
-validation loss of runs whose schedule decides on that.
+whatever else looks at a run's model, finds it, what it makes of a task's predictions and metrics,
+and the validation loss of runs whose schedule decides on that.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import SupportsFloat
 
+import numpy as np
 import torch
 from accelerate.utils import send_to_device
+from torch import Tensor
 
+from toolkit.predictions import Predictions
+from toolkit.records.prediction_file import PREDICTIONS, write_rows
 from toolkit.schedules.reading import Reading
 from toolkit.training import checkpoint_folder
 from toolkit.training.batches import batches_of, evaluation_shards
@@ -44,6 +48,30 @@ def evaluation_mode(run: Run) -> Iterator[None]:
         yield
     run.optimizer.train()
     run.model.train()
+
+
+def in_order(batches: Sequence[Sequence[Tensor]]) -> Predictions:
+    """The predictions of all batches, in the order of their split.
+
+    Args:
+        batches: of each what ``Task.predict`` returned, and the samples' numbers, on the CPU.
+    """
+    *outputs, ids = (torch.cat(parts).numpy() for parts in zip(*batches, strict=True))
+    order = np.argsort(ids, kind="stable")
+    return Predictions(*(part[order] for part in outputs))
+
+
+def save_predictions(run: Run, found: Predictions) -> None:
+    """Write the predictions of the test split into the run's folder, in words. On rank 0.
+
+    It is there, whole, before ``result.json`` is; a run that is killed between makes both again.
+    """
+    rows = run.task.rows(found, run.splits.test, run.config.recipe)
+    try:
+        write_rows(run.folder / PREDICTIONS, rows)
+    except OSError as error:  # hours of training are not lost to a full disk
+        said = f"the predictions could not be saved: {error}"
+        run.notes = (*run.notes, checkpoint_folder.say(run.folder / CHECKPOINTS, said))
 
 
 def plain_metrics(metrics: Mapping[str, SupportsFloat]) -> dict[str, float | None]:

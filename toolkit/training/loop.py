@@ -13,13 +13,12 @@ schedule, task, optimizer or launcher by name.
 
 import gc
 from collections.abc import Iterator
-from typing import Any
 
-import torch
 from accelerate.state import AcceleratorState
 
 from toolkit.config import schedule_name
 from toolkit.errors import RunError, error_text, outcome
+from toolkit.predictions import Predictions
 from toolkit.records.result import Result
 from toolkit.schedules.reading import NO_ACTION, Decision
 from toolkit.signals import stop_on_signal
@@ -29,8 +28,10 @@ from toolkit.training.batches import training_batches
 from toolkit.training.build import Run
 from toolkit.training.evaluation import (
     evaluation_mode,
+    in_order,
     note_missing,
     plain_metrics,
+    save_predictions,
     validation_reading,
 )
 from toolkit.training.outcome import last_weights, result_of
@@ -91,11 +92,10 @@ def evaluate(run: Run, split: str, stoppable: bool = False) -> dict[str, float |
     Raises:
         RunError: on every rank, if the task's metrics raise an error on rank 0, or are no numbers.
     """
-    data: Split = getattr(run.splits, split)
     gathered = []
     with run.record.span("evaluation"), evaluation_mode(run):
         for batch in run.evaluation_loaders[split]:
-            outputs = run.task.predict(run.model, batch)
+            outputs = (*run.task.predict(run.model, batch), batch["id"])
             # Each rank had batches of its own; the last round may have filled up with repetitions,
             # which this leaves out.
             gathered.append([part.cpu() for part in run.accelerator.gather_for_metrics(outputs)])
@@ -104,32 +104,39 @@ def evaluate(run: Run, split: str, stoppable: bool = False) -> dict[str, float |
                 run.stop_agreed = True
                 return None
         metrics: dict[str, float | None] = {}
-        error: Exception | None = None
+        fault, error = "", None
         if run.accelerator.is_main_process:
-            predictions, labels = (
-                torch.cat(parts).numpy() for parts in zip(*gathered, strict=True)
-            )
-            metrics, error = _metrics(run, data, predictions, labels)
-        if fault := from_rank_zero("" if error is None else error_text(error)):
-            raise RunError(f"the metrics of the split {split} failed: {fault}") from error
+            metrics, fault, error = _judged(run, split, in_order(gathered))
+        if fault := from_rank_zero(fault):
+            raise RunError(fault) from error
     note_missing(run, split, metrics)
     falling = [name for name in metrics if not run.scales.get(name, POINTS).higher_is_better]
     run.record.evaluation(split, run.update, run.epoch, metrics, falling)
     return metrics
 
 
-def _metrics(
-    run: Run, data: Split, predictions: Any, labels: Any
-) -> tuple[dict[str, float | None], Exception | None]:
-    """The task's metrics, or what they failed with: the other ranks wait to hear of it."""
+def _judged(
+    run: Run, split: str, predictions: Predictions
+) -> tuple[dict[str, float | None], str, Exception | None]:
+    """The task's metrics; those of the test split are saved with the predictions, if asked for.
+
+    Returns:
+        The metrics; and what failed, in words and as it was raised: the other ranks wait to hear of
+        it.
+    """
+    data: Split = getattr(run.splits, split)
 
     def ordered() -> dict[str, float | None]:
-        found = plain_metrics(run.task.metrics(predictions, labels, data))
+        found = plain_metrics(run.task.metrics(predictions.values, predictions.labels, data))
         declared = run.config.recipe.metric is not None or found.keys() & run.scales.keys()
         return headline_first(found, next(iter(run.scales)) if declared else None)
 
-    found, error = outcome(ordered)
-    return found or {}, error
+    metrics, error = outcome(ordered)
+    what = f"the metrics of the split {split} failed"
+    if error is None and split == "test" and run.config.save_predictions:
+        _, error = outcome(lambda: save_predictions(run, predictions))
+        what = "the predictions of the test split could not be written"
+    return metrics or {}, "" if error is None else f"{what}: {error_text(error)}", error
 
 
 def make_update(run: Run, batches: "Iterator[Batch]") -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn, optim
 
 from toolkit.errors import ConfigError, error_text
+from toolkit.extras import OPTIMIZERS, check_installed
 from toolkit.task import Recipe
 
 MUON = "muon"
@@ -79,10 +80,10 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> optim.Optimizer:
         case "muon":
             return Muon(_muon_groups(model, groups), **shared)
         case "schedule-free":
-            return _rival("schedulefree", "AdamWScheduleFree", recipe)(groups, **shared)
+            return _rival("AdamWScheduleFree", recipe)(groups, **shared)
         case "prodigy":
             with redirect_stdout(io.StringIO()):  # each rank would print that weights decay
-                return _rival("prodigyopt", "Prodigy", recipe)(groups, **shared)
+                return _rival("Prodigy", recipe)(groups, **shared)
         case _:
             return _other(groups, recipe, shared)
 
@@ -161,11 +162,7 @@ def _other(
     return optimizer
 
 
-def _rival(package: str, name: str, recipe: Recipe) -> Any:
-    try:
-        return getattr(importlib.import_module(package), name)
-    except ImportError as error:
-        raise ConfigError(
-            f"recipe.optimizer = {recipe.optimizer} needs the package {package}: "
-            "pip install 'adaptive-lr-toolkit[rivals]'"
-        ) from error
+def _rival(name: str, recipe: Recipe) -> Any:
+    package = OPTIMIZERS[recipe.optimizer]
+    check_installed(package, f"recipe.optimizer = {recipe.optimizer}")
+    return getattr(importlib.import_module(package), name)

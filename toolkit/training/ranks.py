@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from toolkit.config import RANK_TIMEOUT
 from toolkit.errors import ConfigError, RunError, error_text, outcome
+from toolkit.extras import check_installed
 from toolkit.launch_files import find_deepspeed_file
 from toolkit.process import is_rank_zero
 from toolkit.task import Batch, Recipe
@@ -351,13 +352,9 @@ def _under_deepspeed() -> bool:
 def _prepare_deepspeed() -> None:
     """What must be set before DeepSpeed brings the ranks together."""
     find_deepspeed_file()
-    try:
-        import deepspeed.ops
-    except ImportError as error:
-        raise ConfigError(
-            "the launch config asks for DeepSpeed, which is not installed: "
-            "pip install 'adaptive-lr-toolkit[deepspeed]'"
-        ) from error
+    check_installed("deepspeed", "the launch config asks for DeepSpeed, which")
+    import deepspeed.ops
+
     # An extension that DeepSpeed would compile at every first start, for CPU ranks alone; without
     # it they meet over gloo.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -24,7 +24,7 @@ from tests.fake_wandb import FakeWandb
 from toolkit import task
 from toolkit.config import RunConfig, resolve
 from toolkit.process import set_threads
-from toolkit.records.wandb_handle import end_mirrors
+from toolkit.records.mirror_handle import end_mirrors
 from toolkit.stats import t_interval
 from toolkit.training import loop
 from toolkit.training.build import build

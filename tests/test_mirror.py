@@ -17,10 +17,11 @@ from tests.conftest import ROOT, Launch, all_cores
 from tests.fake_wandb import FakeWandb
 from tests.studies import write_run
 from toolkit.records.events import event_of
-from toolkit.records.wandb_mirror import DECISION_COLUMNS, PROJECT, decision, describe, values
+from toolkit.records.mirror_rows import DECISION_COLUMNS, decision, describe, values
+from toolkit.records.wandb_mirror import PROJECT
 
 pytestmark = pytest.mark.processes
-FLAGS = ["digits/vit_micro", "--seed", "3", "--recipe.updates"]
+FLAGS = ["digits/vit_micro", "--seed", "3", "--log-with", "wandb", "--recipe.updates"]
 TRAIN = ["-m", "toolkit.train", *FLAGS]
 TRAIN_AND_WAIT = [str(ROOT / "tests/programs/train_and_wait.py"), *FLAGS]
 WANDB = str(Path(sys.executable).with_name("wandb"))
@@ -103,7 +104,7 @@ def test_a_run_says_what_it_is(online: tuple[FakeWandb, Path]) -> None:
     assert sent.said("project") == PROJECT
     assert (sent.said("groupName"), sent.said("jobType")) == ("single", "plan")
     assert sent.said("tags") == ["digits/vit_micro", "@field", "plan"]
-    assert sent.said("displayName") == "digits/vit_micro@field plan seed 3"
+    assert sent.said("displayName") == "digits/vit_micro@field plan LR 0.01 seed 3"
     for name in ("schedule", "schedule_config", "recipe_settings", "seed", "arm", "argv"):
         assert sent.config[name] == result[name]
     assert sent.config["world_size"] == 1
@@ -264,7 +265,12 @@ def test_a_mirror_goes_on_where_an_earlier_one_ended(tmp_path: Path) -> None:
     begin = str(len(b"".join(lines[:20])))
     with FakeWandb() as server:
         run(["-m", "toolkit.records.wandb_mirror", "--begin", begin, str(folder)], tmp_path, server)
-        assert logged_rows(server.runs[folder.name].history) == expected_rows(folder)[20:]
+        sent = server.runs[folder.name]
+        assert logged_rows(sent.history) == expected_rows(folder)[20:]
+        (table,) = (data for name, data in sent.uploads.items() if "decisions" in name)
+    decided = [event["update"] for event in events_of(folder) if event.get("action") == "raise"]
+    assert [row[0] for row in json.loads(table)["data"]] == decided
+    assert decided[0] < 20 < decided[-1]
 
 
 @pytest.mark.ranks

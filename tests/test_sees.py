@@ -21,7 +21,7 @@ from toolkit.config import from_json, parse, run_id, to_json
 from toolkit.errors import ConfigError, RunError
 from toolkit.records.config_file import check_folder
 from toolkit.records.events import decision_of, decision_to_json, entrant, event_of
-from toolkit.records.wandb_mirror import decision, describe, values
+from toolkit.records.mirror_rows import decision, describe, values
 from toolkit.report.html.page import commands
 from toolkit.report.numbers.analyse import analyse
 from toolkit.report.numbers.load import load_study

@@ -10,7 +10,7 @@ import pytest
 from tests.fake_wandb import ENTITY, FakeWandb
 from tests.studies import write_run, write_study
 from toolkit.records.events import event_of
-from toolkit.records.wandb_mirror import AXES, describe, values
+from toolkit.records.mirror_rows import AXES, describe, values
 from toolkit.report.__main__ import main
 
 DESTINATION = f"{ENTITY}/p"

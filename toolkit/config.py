@@ -68,7 +68,12 @@ class RunConfig:
     study: str = "single"
     """The folder below runs/ that the run belongs to."""
     wandb: Literal["auto", "off"] = "auto"
-    """auto mirrors the run to W&B: online with a key, else offline; off does not."""
+    """off leaves W&B out, where log_with names nothing."""
+    log_with: tuple[Literal["wandb", "tensorboard", "mlflow", "trackio", "none"], ...] = field(
+        default=(), metadata={INTRODUCED_AT: ()}
+    )
+    """Trackers that the run is mirrored to, or none; wandb uploads where there is a key. By default
+    W&B keeps a record on this machine, for wandb sync."""
     progress: bool = True
     """Show how the run goes on rank 0: a bar at a terminal, lines in a log file."""
     data: str | None = field(default=None, metadata={INTRODUCED_AT: None})
@@ -85,6 +90,11 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"{name} = {value}: it must be {bound} or above")
+        object.__setattr__(self, "log_with", tuple(self.log_with))  # JSON has lists
+        if "none" in self.log_with and len(self.log_with) > 1:
+            raise ValueError(f"log_with = {' '.join(self.log_with)}: none stands alone")
+        if "wandb" in self.log_with and self.wandb == "off":
+            raise ValueError("log_with = wandb and wandb = off contradict: give one of them")
         if not 0 < self.rank_timeout < math.inf:
             raise ValueError(
                 f"rank_timeout = {self.rank_timeout:g}: it must be above 0, and finite"
@@ -118,7 +128,7 @@ def is_folder_name(name: str) -> bool:
 
 NOT_PART_OF_THE_EXPERIMENT = (
     *("save_every", "keep_checkpoints", "rank_timeout", "keep_weights", "save_predictions"),
-    *("study", "wandb", "progress"),
+    *("study", "wandb", "log_with", "progress"),
 )
 PUBLISHED = "published "
 """Begins the fingerprint of data that are as their task publishes them: it is not in a run id."""

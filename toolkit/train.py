@@ -246,14 +246,13 @@ def _announce(run: Any) -> None:
     """Say what is trained, on what, how and where."""
     import torch
 
-    from toolkit.records.wandb_handle import wanted
+    from toolkit.records.mirror_handle import mirrored_to
     from toolkit.training.outcome import SPLITS
 
     config, recipe, split = run.config, run.config.recipe, run.batch_split
     sizes = ", ".join(f"{name} {len(getattr(run.splits, name)):,}" for name in SPLITS)
     epochs = run.budget / run.batch_plan.updates_per_epoch
     threads = counted(torch.get_num_threads(), "thread")
-    mirrored = "mirrored to W&B" if wanted(config) else "not mirrored to W&B"
     say(
         f"{config.target}, seed {config.seed}: {schedule_name(config.schedule)} from base LR "
         f"{recipe.lr:g}, {recipe.optimizer}",
@@ -263,7 +262,7 @@ def _announce(run: Any) -> None:
         f"{counted(split.ranks, 'rank')} x {counted(split.accumulation, 'micro-batch')} x "
         f"{split.micro_batch}",
         f"  on: {run.accelerator.device.type}, {recipe.precision}, {threads} a rank",
-        f"  in: {run.folder}, {mirrored}",
+        f"  in: {run.folder}, {mirrored_to(config)}",
         *(f"note: {note}" for note in run.notes),
     )
 

@@ -5,15 +5,15 @@ import sys
 import time
 
 from toolkit import train
-from toolkit.records import wandb_handle
+from toolkit.records import mirror_handle
 
 
 def end_and_tell() -> None:
     begin = time.monotonic()
-    wandb_handle.end_mirrors()
+    mirror_handle.end_mirrors()
     print(f"waited {time.monotonic() - begin:.2f}", file=sys.stderr)
 
 
-atexit.unregister(wandb_handle.end_mirrors)
+atexit.unregister(mirror_handle.end_mirrors)
 atexit.register(end_and_tell)
 sys.exit(train.main())

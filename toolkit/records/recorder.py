@@ -1,5 +1,5 @@
 """The recorder writes a run's files while it trains: config.json, events.jsonl, state.json and, at
-the end, result.json; ``wandb_mirror`` follows them. What is shown meanwhile is in ``console``.
+the end, result.json; mirrors follow them. What is shown meanwhile is in ``console``.
 
 Every rank has a recorder and calls it alike; only that of rank 0 writes.
 """
@@ -25,8 +25,8 @@ from toolkit.records.console import Console
 from toolkit.records.events import EVALUATION, EVENTS, LOWER, TIMING, to_event
 from toolkit.records.events_file import cut_back, fingerprint
 from toolkit.records.json_files import read_json, write_json
+from toolkit.records.mirror_handle import Mirror, start_mirrors
 from toolkit.records.result import RESULT, SPANS, Result
-from toolkit.records.wandb_handle import Mirror, start_mirror, wanted
 from toolkit.schedules.reading import Decision, Reading
 from toolkit.task import Scale
 
@@ -110,7 +110,7 @@ class Recorder:
         self.stopwatch = Stopwatch()
         self._writes = accelerator.is_main_process
         self._events: IO[str] | None = None
-        self._mirror: Mirror | None = None
+        self._mirrors: list[Mirror] = []
         self.problems: list[str] = []
         """What is wrong with the events up to ``resume_at``, on rank 0; a sentence each."""
         if self._writes:
@@ -122,8 +122,7 @@ class Recorder:
                 every = config.read_every
                 self.problems = cut_back(folder / EVENTS, resume_at, saved_events, every)
             self._events = (folder / EVENTS).open("a", buffering=1)
-            if wanted(config):
-                self._mirror = start_mirror(folder, (folder / EVENTS).stat().st_size)
+            self._mirrors = start_mirrors(config, folder, (folder / EVENTS).stat().st_size)
         self._update, self._items = resume_at, 0.0  # of the last evaluation; items since then
         self._console = Console(
             shown=self._writes and config.progress,
@@ -235,14 +234,14 @@ class Recorder:
         self.close()
 
     def close(self) -> None:
-        """Close the files, the console and the mirror; safe to call twice."""
+        """Close the files, the console and the mirrors; safe to call twice."""
         self._console.close()
         if self._events is not None:
             self._events.close()
             self._events = None
-        if self._mirror is not None:
-            self._mirror.end()
-            self._mirror = None
+        for mirror in self._mirrors:
+            mirror.end()
+        self._mirrors = []
 
     def _write(self, event: Mapping[str, Any]) -> None:
         if self._events is not None:

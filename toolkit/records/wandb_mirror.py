@@ -7,55 +7,34 @@ stop or slow the mirror only, and every value that W&B shows is read from ``even
 """
 
 import argparse
-import json
-import math
 import os
-import signal
-import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import error_text, outcome
+from toolkit.errors import outcome
 from toolkit.process import DONE, FAILED
 from toolkit.records.config_file import CONFIG, read_config
-from toolkit.records.events import (
-    EVENTS,
-    START,
-    TIMING,
-    EvaluationEvent,
-    Event,
-    OtherEvent,
-    ReadingEvent,
-    TimingEvent,
-    decision_to_json,
-    entrant,
-    event_of,
-)
-from toolkit.records.json_files import parse_object, read_json
+from toolkit.records.events import EVENTS
+from toolkit.records.json_files import read_json
+from toolkit.records.mirror_process import STATUS_PREFIX, run_mirror
+from toolkit.records.mirror_rows import AXES, DECISION_COLUMNS, describe, follow, run_name
 from toolkit.records.result import RESULT, read_result
 
 PROJECT = "adaptive-lr-toolkit"
-AXES = ("update", "epoch", "wall_clock")
-"""On every row; wall_clock is in seconds since the run's first event."""
-VALIDATION_LOSS = "validation/loss"
-DECISION_COLUMNS = (*AXES, "lr", "pattern", "statistic", "action", "reason")
 CONFIG_FIELDS = ("world_size", "micro_batch", "precision", "init", "device", "versions", "argv")
 SUMMARY_FIELDS = ("status", "updates", "rollbacks", "initial_weights_sha", "batch_order_sha")
 """Fields of a result that W&B has in the run's configuration, and those in its summary."""
 TAG_LENGTH = 64
 
-POLL_SECONDS = 0.2
 CONNECT_SECONDS = 3
 OPEN_SECONDS = 30
 """Training does not wait for W&B to open, so a slow server may take its time."""
 UPLOAD_SECONDS, FINISH_SECONDS = 3, 4
-NICE = 10
-STATUS_PREFIX = "mirror: "
-"""Begins the lines of the log that are not W&B's own: how the mirror is doing."""
 
 
 def wandb_mode() -> str:
@@ -72,29 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m toolkit.records.wandb_mirror", description=__doc__
     )
-    parser.add_argument("folders", nargs="+", type=Path, help="runs/STUDY/RUN_ID")
     parser.add_argument("--offline", action="store_true", help="do not ask the server")
-    parser.add_argument("--follow", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--begin", type=int, default=0, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(argv)
-    over = threading.Event()
-    if arguments.follow:
-        os.nice(NICE)  # the cores are the training's
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=_await_end_of_input, args=(over,), daemon=True).start()
-    else:
-        over.set()
-
-    def mirror_all() -> None:
-        for folder in arguments.folders:
-            if (folder / EVENTS).exists():
-                mirror(folder, over, arguments.begin, arguments.offline)
-
-    _, error = outcome(mirror_all)  # W&B raises many kinds of errors
-    if error is not None:
-        print(f"{STATUS_PREFIX}failed {error_text(error)}", flush=True)
-        return FAILED
-    return DONE
+    return run_mirror(parser, argv, lambda asked: partial(mirror, offline=asked.offline))
 
 
 def mirror(folder: Path, over: threading.Event, begin: int = 0, offline: bool = False) -> None:
@@ -110,82 +68,18 @@ def mirror(folder: Path, over: threading.Event, begin: int = 0, offline: bool = 
         Exception: whatever W&B raises; its kinds of errors are many.
     """
     live = not over.is_set()
-    run = _open(folder, offline, live)
-    first = last = _first_time(folder)
-    decisions: list[list[Any]] = []
-    for event in _follow(folder / EVENTS, begin, over):
-        last = event.time
-        first = last if first is None else first
-        axes = {**_place(event), "wall_clock": last - first}
-        if row := values(event):
-            falling = {VALIDATION_LOSS, *_falling(event)}
-            for name in [name for name in row if name.startswith("validation/")]:
-                best = "min" if name in falling else "max"
+    run, seconds = _open(folder, offline, live), 0.0
+    decisions: list[list[Any]] = []  # of earlier attempts, too: the table replaces theirs
+    for row, new in follow(folder, begin, over):
+        seconds = row.axes["wall_clock"]
+        if new and row.values:
+            for name in [name for name in row.values if name.startswith("validation/")]:
+                best = "min" if name in row.falling else "max"
                 run.define_metric(name, step_metric="update", summary=f"{best},last")
-            run.log(axes | row)
-        if row := decision(event):
-            decisions.append([(axes | row).get(name) for name in DECISION_COLUMNS])
-    _finish(run, folder, decisions, (last or 0.0) - (first or 0.0), live)
-
-
-def _falling(event: Event) -> list[str]:
-    """The numbers of an event, by the names of ``values``, that are better the lower they are."""
-    if not isinstance(event, EvaluationEvent):
-        return []
-    return [f"{event.split}/{name}" for name in event.lower_is_better]
-
-
-def values(event: Event) -> dict[str, float]:
-    """What W&B gets of an event, beside its axes; empty for events that are not numbers."""
-    if isinstance(event, EvaluationEvent):
-        finite = {name: value for name, value in event.metrics.items() if value is not None}
-        return {f"{event.split}/{name}": value for name, value in finite.items()}
-    if isinstance(event, TimingEvent):
-        return {f"{TIMING}/{name}": value for name, value in event.values.items()}
-    if isinstance(event, OtherEvent):
-        return {}
-    loss = {} if math.isnan(event.reading.loss) else {"loss": event.reading.loss}
-    if event.reading.kind != "training":
-        return {f"{event.reading.kind}/{name}": value for name, value in loss.items()}
-    groups = {f"lr/group_{i}": rate for i, rate in enumerate(event.lrs[1:], 1)}
-    train = {f"train/{name}": value for name, value in loss.items()}
-    return {**train, "lr": event.lr, **groups, "factor": event.factor}
-
-
-def decision(event: Event) -> dict[str, Any]:
-    """The row of the table of decisions, without its axes; empty for an event that is none."""
-    if isinstance(event, ReadingEvent):
-        if event.decision.action == "hold":
-            return {}
-        return {"lr": event.lr, **decision_to_json(event.decision)}
-    if isinstance(event, OtherEvent) and event.kind != START:
-        rest = {name: value for name, value in event.fields.items() if name not in AXES}
-        return {"action": event.kind, "reason": json.dumps(rest)}
-    return {}
-
-
-def _place(event: Event) -> dict[str, float]:
-    """The update of an event, and the epoch where it is known."""
-    if isinstance(event, ReadingEvent):
-        return {"update": event.reading.update, "epoch": event.reading.epoch}
-    if isinstance(event, OtherEvent):
-        epoch = {"epoch": event.fields["epoch"]} if "epoch" in event.fields else {}
-        return {"update": event.update, **epoch}
-    return {"update": event.update, "epoch": event.epoch}
-
-
-def describe(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The W&B configuration of a run, by the names of ``result.json``."""
-    schedule, optimizer = config["schedule"], config["recipe"].get("optimizer", "")
-    rest = {name: value for name, value in config.items() if name not in ("schedule", "recipe")}
-    return {
-        **rest,
-        "recipe_settings": config["recipe"],
-        "base_lr": config["recipe"]["lr"],
-        "schedule": entrant(schedule["name"], config.get("sees", "training"), optimizer),
-        "schedule_config": schedule["fields"],
-        "schedule_source_sha": schedule.get("source_sha"),
-    }
+            run.log(row.axes | row.values)
+        if row.decision:
+            decisions.append([(row.axes | row.decision).get(name) for name in DECISION_COLUMNS])
+    _finish(run, folder, decisions, seconds, live)
 
 
 def _open(folder: Path, offline: bool, live: bool) -> Any:
@@ -214,8 +108,9 @@ def _open(folder: Path, offline: bool, live: bool) -> Any:
 def _init(folder: Path, mode: str, live: bool) -> Any:
     import wandb
 
-    config = describe(read_config(folder))
-    schedule, seed = config["schedule"], config["seed"]
+    stored = read_config(folder)
+    config = describe(stored)
+    schedule = config["schedule"]
     target, _, recipe = config["target"].partition("@")
     return wandb.init(
         project=os.environ.get("WANDB_PROJECT") or PROJECT,
@@ -225,7 +120,7 @@ def _init(folder: Path, mode: str, live: bool) -> Any:
         resume="allow",
         group=config["study"],
         job_type=schedule[-TAG_LENGTH:],
-        name=f"{config['target']} {schedule} seed {seed}",
+        name=run_name(stored),
         tags=[tag[-TAG_LENGTH:] for tag in (target, f"@{recipe}", schedule)],
         config=config,
         settings=wandb.Settings(
@@ -252,33 +147,6 @@ def _answers(url: str) -> bool:
     except OSError:
         return True
     return True
-
-
-def _first_time(folder: Path) -> float | None:
-    file = folder / EVENTS
-    with file.open() as lines:
-        line = lines.readline()
-    return _event(file, line).time if line.endswith("\n") else None
-
-
-def _follow(file: Path, begin: int, over: threading.Event) -> Iterator[Event]:
-    """The events of a file from a byte on, and those still being written, until it is over."""
-    partial = b""
-    while True:
-        last = over.is_set()  # before reading: what was written by then is read
-        with file.open("rb") as lines:
-            lines.seek(begin)
-            read = lines.read()
-        begin += len(read)
-        *whole, partial = (partial + read).split(b"\n")
-        yield from (_event(file, line.decode()) for line in whole)
-        if last:
-            return
-        over.wait(POLL_SECONDS)
-
-
-def _event(file: Path, line: str) -> Event:
-    return event_of(parse_object(line, f"a line of {file}"), f"a line of {file}")
 
 
 def _finish(run: Any, folder: Path, decisions: list[list[Any]], seconds: float, live: bool) -> None:
@@ -321,12 +189,6 @@ def _upload(run: Any, folder: Path, decisions: list[list[Any]]) -> None:
         if (folder / name).exists():
             artifact.add_file(str(folder / name))
     run.log_artifact(artifact)
-
-
-def _await_end_of_input(over: threading.Event) -> None:
-    while os.read(sys.stdin.fileno(), 1024):  # not sys.stdin, whose lock would outlive the thread
-        pass
-    over.set()
 
 
 if __name__ == "__main__":

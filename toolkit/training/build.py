@@ -25,6 +25,7 @@ from toolkit.config import RUNS, RunConfig, resolve, run_folder
 from toolkit.errors import ConfigError
 from toolkit.identity import check_data, check_task_file, with_fingerprint
 from toolkit.process import set_threads, world_size
+from toolkit.records.mirror_handle import check_trackers
 from toolkit.records.provenance import code
 from toolkit.records.recorder import Recorder
 from toolkit.records.result import Snapshots
@@ -221,6 +222,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     config = with_fingerprint(resolve(config))
     target, recipe = parse_target(config.target), config.recipe
     check_task_file(config)
+    check_trackers(config)
     task = load(target.task)
     batch_split = split_global_batch(recipe.global_batch, recipe.micro_batch, world_size())
     accelerator = make_accelerator(recipe, batch_split)

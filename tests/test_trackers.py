@@ -1,0 +1,148 @@
+"""Trackers other than W&B, by Accelerate's own classes, and which of them a run is told to."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Launch
+from toolkit import cli
+from toolkit.config import parse
+from toolkit.records.mirror_handle import mirrored_to, trackers
+from toolkit.records.mirror_rows import Row, follow
+from toolkit.train import main
+
+DIGITS = "digits/vit_micro"
+FLAGS = [DIGITS, "--updates", "30", "--save-every", "10", "--no-progress", "plan"]
+
+
+@pytest.fixture(autouse=True)
+def no_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "found"),
+    [
+        ("", {}, {"wandb": False}),
+        ("--wandb off", {}, {}),
+        ("--log-with none", {}, {}),
+        ("--log-with wandb", {}, {"wandb": True}),
+        ("--log-with wandb", {"WANDB_MODE": "disabled"}, {}),
+        ("", {"WANDB_MODE": "online"}, {"wandb": True}),
+        ("", {"WANDB_PROJECT": "mine"}, {"wandb": True}),
+        ("--log-with tensorboard", {"WANDB_PROJECT": "mine"}, {"tensorboard": False}),
+        ("--log-with tensorboard wandb", {}, {"tensorboard": False, "wandb": True}),
+        ("--log-with tensorboard --wandb off", {}, {"tensorboard": False}),
+    ],
+)
+def test_wandb_keeps_a_record_here_unless_an_upload_is_asked_for(
+    flags: str, variables: dict[str, str], found: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert trackers(parse([DIGITS, *flags.split()])) == found
+
+
+def test_the_first_lines_say_where_a_run_is_told() -> None:
+    assert mirrored_to(parse([DIGITS, "--log-with", "none"])) == "mirrored nowhere"
+    here = "mirrored to W&B on this machine (--log-with wandb uploads)"
+    assert mirrored_to(parse([DIGITS])) == here
+    several = mirrored_to(parse([DIGITS, "--log-with", "wandb", "tensorboard"]))
+    assert several == "mirrored to W&B and TensorBoard"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--log-with tensorbord", "--log-with tensorbord: it must be"),
+        ("--log-with none wandb", "log_with = none wandb: none stands alone"),
+        ("--log-with wandb --wandb off", "log_with = wandb and wandb = off contradict"),
+    ],
+)
+def test_a_wrong_tracker_is_an_error_in_one_line(
+    flags: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", DIGITS, *flags.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main([*FLAGS, "--log-with", "mlflow"]) == 2
+    error = capsys.readouterr().err
+    assert error == "error: --log-with mlflow: it is not installed; pip install mlflow\n"
+    assert not list(tmp_path.rglob("config.json"))
+
+
+def rows_of(folder: Path) -> list[Row]:
+    import threading
+
+    over = threading.Event()
+    over.set()
+    return [row for row, _ in follow(folder, 0, over)]
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Tag -> steps and values, as TensorBoard itself reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0})
+    read.Reload()
+    return {
+        tag: [(one.step, one.value) for one in read.Scalars(tag)] for tag in read.Tags()["scalars"]
+    }
+
+
+def check_scalars(folder: Path) -> None:
+    """TensorBoard has each number of the run's events once, and no others."""
+    found = scalars(folder)
+    expected: dict[str, list[tuple[int, float]]] = {}
+    for row in rows_of(folder):
+        for name, value in row.values.items():
+            expected.setdefault(name, []).append((int(row.axes["update"]), value))
+    assert set(expected) <= set(found)
+    for name, points in expected.items():
+        assert [step for step, _ in found[name]] == [step for step, _ in points], name
+        assert [v for _, v in found[name]] == pytest.approx([v for _, v in points], rel=1e-6)
+
+
+@pytest.mark.processes
+@pytest.mark.ranks
+def test_tensorboard_has_the_numbers_of_the_events_of_two_ranks(
+    launch: Launch, tmp_path: Path
+) -> None:
+    env: Any = {"WANDB_MODE": None}
+    flags = [*FLAGS, "--log-with", "tensorboard", "--eval-every", "10"]
+    done = launch("cpu2", "-m", "toolkit.train", *flags, env=env, cold=True)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (file.parent for file in tmp_path.glob("runs/single/*/result.json"))
+    check_scalars(folder)
+    assert scalars(folder)["rollbacks"] == [(30, 0.0)]
+    assert not list(folder.glob("wandb"))
+    (settings,) = folder.glob("tensorboard/*/hparams.yml")
+    assert "recipe_settings.lr: 0.01" in settings.read_text()
+
+
+@pytest.mark.processes
+def test_a_run_that_goes_on_has_no_step_twice(python: Launch, tmp_path: Path) -> None:
+    task = (
+        "import os, sys\nfrom toolkit import train\n"
+        "def kill(run):\n    if run.update == 25:\n"
+        "        run.record.close()\n        sys.exit(9)\n"
+        f"raise SystemExit(train.main({[*FLAGS, '--log-with', 'tensorboard']!r}, HOOKS))"
+    )
+    assert python("-c", task.replace("HOOKS", "[kill]")).returncode == 9
+    done = python("-c", task.replace("HOOKS", "[]"))
+    assert done.returncode == 0, done.stderr
+    (folder,) = (file.parent for file in tmp_path.glob("runs/single/*/result.json"))
+    assert "resume" in (folder / "events.jsonl").read_text()
+    check_scalars(folder)
+    assert json.loads((folder / "result.json").read_text())["status"] == "done"

@@ -16,7 +16,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,20 +90,13 @@ def name_of(page: Path) -> str:
 
 def blocks_of(page: Path) -> list[Block]:
     """The fenced blocks of a page, from top to bottom."""
-    text = page.read_text()
-    return list(_blocks(page, text))
-
-
-def _blocks(page: Path, text: str) -> Iterator[Block]:
+    text, blocks = page.read_text(), []
     for found in FENCE.finditer(text):
-        mark = MARK.search(text[: found.start()])
-        yield Block(
-            page,
-            text[: found.start()].count("\n") + 2,
-            found[1],
-            found[2],
-            (mark[1], mark[2]) if mark else None,
-        )
+        before = text[: found.start()]
+        mark = MARK.search(before)
+        line = before.count("\n") + 2
+        blocks.append(Block(page, line, found[1], found[2], (mark[1], mark[2]) if mark else None))
+    return blocks
 
 
 def given() -> dict[str, Any]:

@@ -35,8 +35,6 @@ NAME = re.compile(r"[\w*-]+\.(?:py|yaml|toml)")
 TEST = re.compile(r"(?:(test_\w+\.py))?::(test_\w+\*?)")
 DOTTED = re.compile(r"toolkit(?:\.\w+)+")
 FIGURE = re.compile(r"(?<![\w.])[+-]\d+\.\d+(?![\d.])")
-OF_OTHERS = {"events.jsonl", "run_qa.py", "run_clm.py"}
-"""Files of users, and of other projects, that pages name."""
 
 
 @pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
@@ -48,6 +46,22 @@ def test_every_block_is_run_or_says_what_it_needs(page: Path) -> None:
             assert {*block.mark[1].split(", ")} <= NEEDS, where
         if block.language == "csv":
             assert block.files, f"{where}: of which file?"
+
+
+def test_a_block_that_fails_is_told_by_its_place(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "page.md"
+    blocks = [
+        Block(page, 2, "python", "# a.py\nB = 3\n# b/c.py\nD = 4\n", None),
+        Block(page, 9, "python", "assert batches\n", None),
+        Block(page, 12, "bash", "exit 1", ("needs", "SLURM")),
+        Block(page, 15, "bash", "test -f b/c.py\necho lost\nexit 3\n", None),
+    ]
+    (tmp_path / "session").mkdir()
+    run(blocks, tmp_path / "session", with_full=False)
+    assert (tmp_path / "session/a.py").read_text() == "B = 3\n"
+    (tmp_path / "again").mkdir()
+    with pytest.raises(AssertionError, match=r"docs/page.md:15: lost"):
+        run(blocks, tmp_path / "again", with_full=True)
 
 
 def _with(language: str, full: bool) -> dict[str, Path]:
@@ -166,7 +180,7 @@ def _in_backticks(page: Path) -> Iterator[str]:
 @pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
 def test_names_in_backticks_exist(page: Path) -> None:
     own = {name for block in blocks_of(page) for name in block.files}
-    missing = {name for name in _in_backticks(page) if not _exists(name, own | OF_OTHERS)}
+    missing = {name for name in _in_backticks(page) if not _exists(name, own)}
     assert not missing
 
 

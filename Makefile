@@ -127,9 +127,9 @@ audit: setup ## Do the pinned packages have known vulnerabilities? Needs the net
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[audit]'
 	$(BIN)/pip-audit --strict --progress-spinner off --no-deps --disable-pip -r constraints.txt
 
-docs: setup ## The API's documentation, in site/
+docs: setup ## The documentation as a site, in site/
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	$(BIN)/pdoc --docformat google --output-directory site toolkit
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## Remove caches and build leftovers; runs and the environment stay
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,7 +1,7 @@
-"""The picture of docs/adaptive.md: LR and loss of one run, from the events that it wrote.
+"""The picture of docs/explanation/adaptive.md: LR and loss of one run, from its events.
 
 usage: adaptive_run.py RUN [docs/images/adaptive-run.png], e.g. after
-    toolkit train digits/vit_micro --recipe.lr 1e-5 --recipe.updates 400 schedule:adaptive
+    toolkit train digits/vit_micro adaptive --lr 1e-5 --updates 400
 """
 
 import json

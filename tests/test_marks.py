@@ -4,16 +4,18 @@ import re
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from tests.studies import write_run, write_study
 from toolkit.config import schedule_name
 from toolkit.records.events import entrant
+from toolkit.report.figure_data.axes import clip
 from toolkit.report.figure_data.sections import legend_of, of_pair, of_study
 from toolkit.report.figures import draw
 from toolkit.report.html import page
-from toolkit.report.html.plotly import figure
+from toolkit.report.html.svg import figure
 from toolkit.report.marks import MARKS, UNDECIDED, VERDICTS, legend
 from toolkit.report.numbers.analyse import analyse
 from toolkit.report.numbers.load import load_study
@@ -44,6 +46,13 @@ def backgrounds() -> list[str]:
     return re.findall(r"--paper: (#[0-9a-f]{6});", template)
 
 
+def edge_of_the_rope(scheme: int) -> str:
+    """Its colour in light (0) or dark (1)."""
+    template = Path(page.__file__).with_name("page.html.j2").read_text()
+    assert "stroke: var(--open); stroke-dasharray" in template
+    return re.findall(r"--open: (#[0-9a-f]{6});", template)[scheme]
+
+
 def test_contrast_is_that_of_the_standard() -> None:
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.01)
@@ -54,9 +63,10 @@ def test_every_colour_is_seen_in_light_and_dark() -> None:
     assert len(backgrounds()) == 2
     assert luminance(backgrounds()[0]) > 0.9
     assert luminance(backgrounds()[1]) < 0.1
-    colours = {mark.colour for mark in MARKS.values()} | {UNDECIDED, *VERDICTS.values()}
-    for colour, background in product(colours, backgrounds()):
-        assert contrast(colour, background) >= LEAST_CONTRAST, (colour, background)
+    marks = [*MARKS.values(), UNDECIDED, *VERDICTS.values()]
+    for scheme, background in enumerate(backgrounds()):
+        for colour in {mark.colour for mark in marks} | {edge_of_the_rope(scheme)}:
+            assert contrast(colour, background) >= LEAST_CONTRAST, (colour, background)
     for colour in COLOURS.values():
         assert contrast(colour, "#ffffff") >= LEAST_CONTRAST, colour
 
@@ -100,24 +110,35 @@ def test_page_and_file_draw_the_same_points_in_the_same_marks(tmp_path: Path) ->
     marks = legend_of(analysis)
     drawn = 0
     for panel in (panel for section in sections.values() for panel in section.panels):
-        traces = [trace for trace in figure(panel)["data"] if "fill" not in trace]
+        svg = ElementTree.fromstring(figure(panel, "one"))  # noqa: S314  # our own
+        groups = [part for part in svg.findall("g") if part.get("color")]
         canvas, axes = plt.subplots()
         draw(axes, panel)
         bars: Any = axes.containers  # of error bars
-        lines = [container.lines[0] for container in bars]
+        lines = [c.lines[0] for c in bars if hasattr(c, "lines")]
         plt.close(canvas)
-        assert len(traces) == len(lines) == len(panel.series)
-        for trace, line, series in zip(traces, lines, panel.series, strict=True):
-            assert list(line.get_xdata()) == list(trace["x"])
-            assert line.get_color() == series.mark.colour == trace["line"]["color"]
-            assert line.is_dashed() == bool(series.width and series.mark.dash)
-            if series.name:
-                assert series.mark.colour == marks[series.name].colour
+        series = clip(panel).series
+        assert len(groups) == len(lines) == len(series)
+        for group, line, one in zip(groups, lines, series, strict=True):
+            assert list(line.get_xdata()) == list(one.x)
+            assert line.get_color() == one.mark.colour == group.get("color")
+            stroke = group.find("path[@class='line']")
+            assert (stroke is None) == (one.width == 0)
+            dashed = stroke is not None and "stroke-dasharray" in stroke.attrib
+            assert line.is_dashed() == bool(one.width and one.mark.dash) == dashed
+            uses = group.findall("use")
+            assert len(uses) <= (len(one.x) if one.size else 0)
+            assert {use.get("href") for use in uses} <= {f"#s-{one.mark.symbol.name}"}
+            if one.name:
+                assert one.mark.colour == marks[one.name].colour
+                assert group.get("data-schedule") == one.name
             drawn += 1
-        looks = {
-            (trace["name"], trace["marker"]["symbol"].removesuffix("-open"))
-            for trace in traces
-            if panel.y.categories and trace["name"]
-        }
-        assert len({symbol for _, symbol in looks}) == len(looks)
+        looks = {(one.name, one.mark.symbol) for one in panel.series if panel.y.categories}
+        named = {(name, symbol) for name, symbol in looks if name}
+        assert len({symbol for _, symbol in named}) == len(named)
     assert drawn > 20
+
+
+def test_verdicts_differ_in_their_marker() -> None:
+    marks = [*VERDICTS.values(), UNDECIDED]
+    assert len({mark.symbol for mark in marks}) == len(marks) == len({m.colour for m in marks})

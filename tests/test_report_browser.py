@@ -1,11 +1,13 @@
 """The page in a real browser."""
 
+import re
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.base import AXE_SCRIPT
 
 from tests.conftest import IN_CI
 from tests.studies import write_run, write_study
@@ -43,20 +45,15 @@ def open_page(browser: Any, file: Path, **options: Any) -> tuple[Any, list[str]]
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda r: errors.append(r.url) if not r.url.startswith("file:") else None)
     page.goto(file.resolve().as_uri())
-    page.wait_for_selector("body[data-drawn]", timeout=30_000)
     return page, errors
+
+
+def unfold(page: Any) -> None:
+    page.locator("#unfold").click()
 
 
 def figure(page: Any, title: str) -> Any:
     return page.locator("figure", has=page.locator("h3", has_text=title)).last
-
-
-def hover(page: Any, mark: Any) -> str:
-    box = mark.bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    label = page.locator(".hoverlayer .hovertext")
-    label.first.wait_for(timeout=10_000)
-    return str(label.first.text_content())
 
 
 @pytest.fixture(scope="module")
@@ -75,48 +72,79 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_draws_everything_and_asks_for_nothing(browser: Any, written: Path) -> None:
     page, errors = open_page(browser, written)
-    plots = page.locator(".plot")
-    assert plots.count() == int(page.locator("body").get_attribute("data-drawn") or 0)
-    assert page.locator(".plot .main-svg").count() >= plots.count()
+    unfold(page)
     drawn = {
         "The differences": 1,
-        "performance profile": 2,
         "Final accuracy": 3,
-        "Validation accuracy": 3,
+        "Validation accuracy over updates": 3,
+        "Validation accuracy over wall-clock time": 3,
         "Training loss": 3,
         "Learning rate and decisions": 3,
         "Sensitivity": 2,
     }
-    assert {title: figure(page, title).locator(".plot").count() for title in drawn} == drawn
-    assert plots.count() == sum(drawn.values())
+    assert {title: figure(page, title).locator("svg.plot").count() for title in drawn} == drawn
+    assert page.locator("svg.plot").count() == sum(drawn.values())
     for title in drawn:
-        shapes = figure(page, title).locator(".plot .point, .plot path.js-line")
+        shapes = figure(page, title).locator("svg.plot :is(path.line, use)")
         assert shapes.count() >= 1, title
+        assert shapes.first.bounding_box()["width"] > 0, title
     assert errors == []
 
 
-def test_the_verdict_comes_first_and_trouble_is_told(browser: Any, written: Path) -> None:
+def test_every_figure_has_a_text_alternative_and_a_table(browser: Any, written: Path) -> None:
     page, _ = open_page(browser, written)
-    sections = page.locator("h2").all_text_contents()
-    assert sections[:2] == ["In short", "Verdicts"]
-    assert page.locator(".verdicts .better").count() == 1
-    assert "plan against cosine, 1 comparison: better in 1" in page.locator(".short").inner_text()
+    labels = page.locator("svg.plot").evaluate_all("all => all.map(one => one.ariaLabel)")
+    assert all(len(label) > 20 for label in labels)
+    assert "plan - cosine, LR 0.01: better: +2.40, " in labels[0]
+    for panels in page.locator("figure:not(#answer figure)").all():
+        plots = panels.locator("svg.plot").count()
+        assert panels.locator("details.data tbody tr").count() >= plots
+    assert page.locator("#answer figure + .scroll tbody tr").count() == 1
+
+
+def test_the_answer_comes_first_and_trouble_is_told(browser: Any, written: Path) -> None:
+    page, _ = open_page(browser, written)
+    answer = page.locator("#answer").inner_text()
+    assert len(answer.split()) <= 900
+    headline = page.locator(".answer > p").inner_text()
+    assert headline.startswith("Use plan: it is better than cosine by 2.40 points of accuracy")
+    questions = ["By how much", "How sure", "At which cost", "If the LR is unknown"]
+    assert page.locator(".answer dt").all_text_contents() == questions
+    assert "1.00 times that of cosine" in answer
+    assert "BCa" not in answer
+    assert "16 runs of 1970-01-01" not in answer  # 22 of them are finished
+    assert "22 runs of 1970-01-01" in answer
+    assert "python -m toolkit.report runs/mine" in page.locator("#answer pre").inner_text()
+    unfold(page)
+    assert "BCa interval" in page.locator("main").inner_text()
     trouble = page.locator("table", has_text="rolled back").inner_text()
     assert "step-0.1-0-0" in trouble
     assert "half (not started)" in trouble
-    assert "python -m toolkit.report runs/mine" in page.locator("pre").first.inner_text()
 
 
-def test_hovering_over_a_decision_shows_its_reason(browser: Any, tmp_path: Path) -> None:
+def test_a_decision_says_its_reason_to_mouse_and_keyboard(browser: Any, tmp_path: Path) -> None:
     study = tmp_path / "mine"
     hostile = "<img src=x onerror=alert(1)>"
     for seed in range(2):
         write_run(study, "plan", seed, 90.0, reason=f"because {hostile}")
-    page, errors = open_page(browser, write_report(study), viewport={"width": 1200, "height": 2400})
-    text = hover(page, figure(page, "Learning rate and decisions").locator(".point").first)
-    assert "sharp_drop, raise" in text
-    assert f"because {hostile}".replace(" ", "") in text.replace(" ", "")  # wherever it is broken
-    assert "seed 1" in text  # of the decisions that lie on each other, each has its reason
+    size = {"width": 1200, "height": 2400}
+    page, errors = open_page(browser, write_report(study), viewport=size)
+    unfold(page)
+    tip, marks = page.locator("#tip"), figure(page, "Learning rate").locator("use[tabindex]")
+    marks.first.hover()
+    assert "sharp_drop, raise" in tip.inner_text()
+    assert f"because {hostile}" in tip.inner_text()
+    assert "seed 1" in tip.inner_text()  # of the decisions on each other, each has its reason
+    page.mouse.move(0, 0)
+    assert tip.is_hidden()
+    page.locator(".legend button").last.focus()
+    for _ in range(200):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.tagName") == "use":
+            break
+    assert "update 10, " in tip.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert "update 20, " in tip.inner_text()
     assert page.locator("img").count() == 0
     assert errors == []
 
@@ -127,6 +155,7 @@ def test_a_hostile_name_is_text(browser: Any, tmp_path: Path) -> None:
     for seed, schedule in product(range(2), (hostile, "cosine")):
         write_run(study, schedule, seed, 90.0 + seed, notes=[hostile])
     page, errors = open_page(browser, write_report(study))
+    unfold(page)
     assert page.evaluate("window.hacked") is None
     assert page.locator("h1").inner_text() == "<b>mine"
     assert page.locator(".legend button").first.inner_text() in (hostile, "cosine")
@@ -134,37 +163,52 @@ def test_a_hostile_name_is_text(browser: Any, tmp_path: Path) -> None:
     assert errors == []
 
 
-def test_the_axis_can_be_switched_and_schedules_hidden(browser: Any, written: Path) -> None:
+def test_schedules_can_be_hidden(browser: Any, written: Path) -> None:
     page, errors = open_page(browser, written)
-    page.locator(".axis").select_option("epoch")
-    pair = "section:has(#pair-1)"
-    loss = f"document.querySelectorAll('{pair} .plot')[6].data"
-    page.wait_for_function(f"Math.max(...{loss}.at(-1).x) === 2")
-    page.locator(f"{pair} .legend button", has_text="cosine").click()
-    shown = f"[...{loss}].filter(t => t.visible !== false)"
-    page.wait_for_function(f"{shown}.every(t => t.name === 'plan')")
+    unfold(page)
+    drawn = figure(page, "Training loss").locator("g[data-schedule]")
+    names = drawn.evaluate_all("all => all.map(one => one.dataset.schedule)")
+    assert {"plan", "cosine"} <= {*names}
+    page.locator(".legend button", has_text="cosine").click()
+    for name, part in zip(names, drawn.all(), strict=True):
+        assert part.is_visible() == (name != "cosine")
     assert errors == []
 
 
-def test_on_paper_plots_fit_and_nothing_is_folded(browser: Any, written: Path) -> None:
+def test_on_paper_the_answer_is_short_and_what_is_unfolded_fits(
+    browser: Any, written: Path
+) -> None:
     page, errors = open_page(browser, written)
-    assert len(page.pdf(format="A4")) > 50_000
+    assert pages(page.pdf(prefer_css_page_size=True)) <= 3
+    page.evaluate("document.querySelectorAll('.fold:not(.long)').forEach(f => { f.open = true })")
+    assert pages(page.pdf(prefer_css_page_size=True)) <= 8
     page.emulate_media(media="print")
-    page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    page.wait_for_function(
-        "[...document.querySelectorAll('.plot')].every(p => p._fullLayout.width <= 330)"
-    )
-    assert page.locator("details:not(.long):not([open])").count() == 0
-    assert page.locator("nav").is_hidden()
+    page.set_viewport_size({"width": 700, "height": 990})  # A4 within its margins
+    assert page.evaluate("document.documentElement.scrollWidth") <= 700
     assert errors == []
 
 
-@pytest.mark.parametrize("width", [390, 768, 1200])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_sticks_out(browser: Any, written: Path, width: int, scheme: str) -> None:
+def pages(pdf: bytes) -> int:
+    return len(re.findall(rb"/Type\s*/Page\b", pdf))
+
+
+VIEWS = [(390, "light"), (768, "dark"), (1200, "light"), (1200, "dark")]
+
+
+@pytest.mark.parametrize(("width", "scheme"), VIEWS)
+def test_everybody_can_read_it_and_nothing_sticks_out(
+    browser: Any, written: Path, width: int, scheme: str
+) -> None:
     size = {"width": width, "height": 800}
     page, errors = open_page(browser, written, viewport=size, color_scheme=scheme)
+    unfold(page)
+    page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    ink = page.evaluate("document.querySelector('.plot').layout.font.color")
-    assert ink == {"light": "#1c2126", "dark": "#e6eaee"}[scheme]
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 28)"}[scheme]
+    page.evaluate(AXE_SCRIPT)
+    found = page.evaluate("axe.run()")
+    assert len(found["passes"]) > 20
+    grave = [one for one in found["violations"] if one["impact"] in ("serious", "critical")]
+    assert [(one["id"], one["nodes"][0]["html"][:200]) for one in grave] == []
     assert errors == []

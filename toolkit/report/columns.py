@@ -11,9 +11,6 @@ from typing import Any, NamedTuple
 
 from toolkit.errors import one_line
 
-FOLD_FROM = 25
-"""Longer tables are folded."""
-
 
 class Column(NamedTuple):
     """A column.
@@ -34,7 +31,7 @@ class Table:
     """A table, or nothing if it has no rows.
 
     Attributes:
-        title: for the reader who opens a folded one.
+        title: a heading.
         caption: what the columns mean.
         columns: what is shown of each row.
         rows: whatever the columns take.
@@ -59,11 +56,6 @@ class Table:
             [c.format(row=row) if isinstance(c, str) else c(row) for _, c, _ in self.columns]
             for row in self.rows
         ]
-
-    @property
-    def folded(self) -> bool:
-        """Whether it is too long to be shown at once."""
-        return len(self.rows) > FOLD_FROM
 
 
 def aligned(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""Figure data for a paper: as PNG and SVG files, by matplotlib."""
+"""Figure data for a paper: as PNG, SVG and PDF files, by matplotlib."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +10,11 @@ import numpy as np
 mpl.use("agg")
 from matplotlib import pyplot as plt
 
+from toolkit.report.figure_data.axes import clip
 from toolkit.report.figure_data.outcomes import TUNING
 from toolkit.report.figure_data.panels import Axis, Panel, Series
-from toolkit.report.figure_data.sections import of_pair
+from toolkit.report.figure_data.sections import of_pair, of_study
+from toolkit.report.marks import UNDECIDED
 from toolkit.report.numbers.analyse import Analysis
 from toolkit.report.text import pair_label
 
@@ -22,48 +24,69 @@ STYLE: Any = {
     "axes.spines.right": False,
     "svg.hashsalt": "toolkit",  # equal input, equal bytes
     "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # text that stays text
 }
-LABEL_LENGTH = 26
-NARROW, WIDE, PANEL_WIDTH, HEIGHT = 3.2, 4.5, 2.6, 2.4
-"""Inches: a narrow and a wide figure of one panel, each panel of several, and all."""
+NO_DATE: dict[str, Any] = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+"""Format -> metadata without the time of writing: equal input, equal bytes."""
+LABEL_LENGTH = 44
+NARROW, WIDE, PANEL_WIDTH, HEIGHT, ROW = 3.2, 4.5, 2.6, 2.4, 0.3
+"""Inches: the least width, that of a wide and of another panel, the least height, a row of many."""
 LINE_SCALE, MARK_SCALE = 0.6, 0.45
 """Points in a file for each pixel on the page."""
 STEPS = {"": "default", "after": "steps-post", "before": "steps-pre"}
 
 
 def write_figures(analysis: Analysis, folder: Path) -> None:
-    """Write for each pair, by its number in the report: ``final``, ``curves``, ``sensitivity``.
+    """Write ``differences``, and for each pair, by its number in the report, three figures more.
 
-    ``final`` has every seed's test metric, ``curves`` the validation metric during training,
+    ``differences`` has the comparisons of the primary family with their intervals, also as PDF;
+    ``final`` every seed's test metric, ``curves`` the validation metric during training,
     ``sensitivity`` the test metric by base LR, if there are several.
     """
     folder.mkdir(exist_ok=True)
     with plt.rc_context(STYLE):
+        differences = of_study(analysis)["differences"].panels
+        if differences:
+            _write(differences, "", folder / "differences", WIDE, (".png", ".svg", ".pdf"))
         for number, pair in enumerate(analysis.pairs, 1):
             sections = of_pair(analysis, pair)
             for name in ("final", "curves", "sensitivity"):
                 panels = [panel for panel in sections[name].panels if panel.title != TUNING]
-                least = WIDE if name == "sensitivity" else NARROW
+                least = WIDE if name in ("sensitivity", "final") else PANEL_WIDTH
                 if panels:
-                    _write(panels, pair_label(pair), least, folder / f"{name}-{number}")
+                    _write(panels, pair_label(pair), folder / f"{name}-{number}", least)
 
 
-def _write(panels: Sequence[Panel], title: str, least: float, file: Path) -> None:
-    """Panels side by side, at least so many inches wide, as PNG and as SVG."""
-    size = (max(least, PANEL_WIDTH * len(panels)), HEIGHT)
+def _write(
+    panels: Sequence[Panel],
+    title: str,
+    file: Path,
+    width: float,
+    formats: Sequence[str] = (".png", ".svg"),
+) -> None:
+    """Panels side by side, each so many inches wide, in some formats."""
+    rows = max(len({*panel_rows(panel)}) for panel in panels)
+    size = (max(NARROW, width * len(panels)), max(HEIGHT, 0.9 + ROW * rows))
     figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
     for axis, panel in zip(axes[0], panels, strict=True):
         draw(axis, panel)
-        axis.set_title(panel.title, fontsize=9)
+        axis.set_title(_plain(panel.title), fontsize=9)
     figure.suptitle(_plain(title), fontsize=9)
-    figure.savefig(f"{file}.png")
-    figure.savefig(f"{file}.svg", metadata={"Date": None})
+    for suffix in formats:
+        figure.savefig(f"{file}{suffix}", metadata=NO_DATE[suffix])
     plt.close(figure)
 
 
+def panel_rows(panel: Panel) -> list[str]:
+    """The categories of a panel, from top to bottom; none if its axes are numeric."""
+    every = (name for series in panel.series for name in series.y if panel.y.categories)
+    return list(dict.fromkeys(every))
+
+
 def draw(axes: Any, panel: Panel) -> None:
-    """Draw all of a panel but its title and ROPEs on matplotlib's axes."""
-    names = list(dict.fromkeys(name for series in panel.series for name in series.y))
+    """Draw all of a panel but its title on matplotlib's axes."""
+    panel = clip(panel)
+    names = panel_rows(panel)
     in_legend: set[str] = set()
     for series in panel.series:
         y = [names.index(name) for name in series.y] if panel.y.categories else series.y
@@ -75,8 +98,18 @@ def draw(axes: Any, panel: Panel) -> None:
     if panel.y.categories:
         axes.set_yticks(range(len(names)), map(_short, names))
         axes.set_ylim(len(names) - 0.4, -0.6)
+        _draw_ropes(axes, panel.ropes)
     elif any(in_legend):
         axes.legend(fontsize=6, frameon=False)
+
+
+def _draw_ropes(axes: Any, ropes: Sequence[float]) -> None:
+    """The ROPE in the row of each comparison, and the line of no difference."""
+    for row, rope in enumerate(ropes):
+        style = {"facecolor": "0.93", "edgecolor": UNDECIDED.colour, "linestyle": ":"}
+        axes.barh(row, 2 * rope, left=-rope, height=0.6, zorder=0, **style)
+    if ropes:
+        axes.axvline(0, color=UNDECIDED.colour, linewidth=0.8, zorder=0)
 
 
 def _draw_series(axes: Any, series: Series, y: Sequence[Any], label: str, bars: str) -> None:
@@ -90,7 +123,7 @@ def _draw_series(axes: Any, series: Series, y: Sequence[Any], label: str, bars: 
         bars: which argument of ``errorbar`` its bounds are, where there are markers.
     """
     mark, error = series.mark, {}
-    style: dict[str, Any] = {"color": mark.colour, "alpha": series.opacity, "label": label}
+    style: dict[str, Any] = {"color": mark.colour, "label": label}
     style |= {"linestyle": "none", "marker": "", "drawstyle": STEPS[series.steps]}
     if series.width:  # matplotlib multiplies the lengths of a dash by the width of the line
         dash = (0, [length / series.width for length in mark.dash]) if mark.dash else "-"

@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from toolkit.report import rate_tables, tables, text
-from toolkit.report.columns import aligned, escaped, fenced
+from toolkit.report.answer import answers
+from toolkit.report.columns import escaped, fenced, markdown_table
 from toolkit.report.numbers.analyse import Analysis, CoverageRow
 
 
@@ -42,26 +43,28 @@ def run_table(analysis: Analysis) -> pd.DataFrame:
 
 
 def markdown(analysis: Analysis) -> str:
-    """The verdicts and tables for people who read text."""
+    """The page's answer for people who read text, short enough for a pull request."""
     study = analysis.study
-    seeds = sorted({run.seed for run in study.runs})
     lines = [f"# {escaped(study.name)}", ""]
     if question := study.plan.get("question"):
         lines += [escaped(question), ""]
-    if origin := study.plan.get("base_lrs"):
-        lines += [f"Base LRs: {escaped(origin)}.", ""]
+    lines += [escaped(text.made(analysis)), ""]
+    for answer in answers(analysis):
+        lines += [f"## {escaped(answer.pair)}", "", f"**{escaped(answer.headline)}**", ""]
+        lines += [f"* {name}: {escaped(fact)}" for name, fact in answer.facts.items()]
+        lines += [""]
+    first = tables.family(analysis) if analysis.family else tables.groups(analysis)
+    for table in (first, rate_tables.found(analysis)):
+        if table.rows:
+            lines += [markdown_table(table), ""]
+    lines += [f"* {escaped(warning)}." for warning in analysis.warnings]
     lines += [f"* {escaped(sentence)}" for sentence in text.summary(analysis)]
-    lines += ["", *(f"* {escaped(sentence)}" for sentence in text.verdict_sentences(analysis))]
-    lines += ["", fenced(tables.verdict_table(analysis)), ""]
-    if (found := rate_tables.found(analysis)).rows:
-        lines += [escaped(found.caption), "", fenced(aligned(found)), ""]
+    if origin := study.plan.get("base_lrs"):
+        lines += [f"* Base LRs: {escaped(origin)}."]
     lines += [f"* {escaped(_coverage(row))}" for row in analysis.coverage]
-    rest = [f"{len(study.runs)} runs, seeds {', '.join(map(str, seeds))}."]
     for versions in analysis.versions:
-        rest += ["Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."]
-    rest += [f"Without a result: {path.name} ({state})." for path, state in study.unfinished]
-    rest += [f"Mind: {warning}." for warning in analysis.warnings]
-    return "\n".join([*lines, "", *map(escaped, rest)]) + "\n"
+        lines += ["* Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."]
+    return "\n".join([*lines, "", fenced(text.repeat(analysis))]) + "\n"
 
 
 def _coverage(row: CoverageRow) -> str:

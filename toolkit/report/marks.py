@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 
 class Symbol(NamedTuple):
-    """A marker, as each back-end spells it.
+    """A marker, for files and for the page.
 
     Attributes:
-        plotly: plotly's name of it.
+        name: a word without spaces, for the page.
         matplotlib: matplotlib's marker: a letter, or (corners, 1 for a star, degrees).
-        path: an SVG path around (0, 0), about 10 wide, for the legend of the page.
+        path: an SVG path around (0, 0), about 10 wide.
     """
 
-    plotly: str
+    name: str
     matplotlib: str | tuple[int, int, int]
     path: str
 
@@ -80,9 +80,13 @@ MARKS = {
 DECISIONS = {"raise": UP, "cut": DOWN, "rollback": X, "restore": SQUARE}
 """Action -> symbol of a decision; ``CIRCLE`` for any other."""
 
-VERDICTS = {"better": "#1a7f37", "worse": "#c33c2d", "equivalent": "#0072b2"}
-UNDECIDED = "#7f8a94"
-"""Colours of a comparison's interval."""
+VERDICTS = {
+    "better": Mark("#208c3f", UP, ()),
+    "worse": Mark("#c33c2d", DOWN, ()),
+    "equivalent": Mark("#0072b2", SQUARE, ()),
+}
+UNDECIDED = Mark("#7f8a94", CIRCLE, ())
+"""Marks of a comparison's interval."""
 
 
 def legend(entrants: Iterable[str]) -> dict[str, Mark]:

@@ -53,20 +53,19 @@ def found(analysis: Analysis) -> Table:
         if (searched := [run.result.found for run in runs if run.result.found is not None])
     ]
     columns = [
-        *GROUP,
-        Column("runs", lambda row: str(len(row.found))),
+        *GROUP[:2],
+        Column("base LR given", "{row.group.lr:g}"),
         Column("LR found", lambda row: _median(row, "lr")),
         Column("range", lambda row: _range(row, "lr")),
         Column("raised to", lambda row: _median(row, "grown_lr")),
-        Column("range", lambda row: _range(row, "grown_lr")),
         Column("updates", lambda row: _median(row, "updates")),
         Column("trials", lambda row: _median(row, "trials")),
         Column("seconds", lambda row: _median(row, "seconds")),
+        Column("runs", lambda row: str(len(row.found))),
     ]
     caption = (
-        "From the base LR given to the one with which training began, before warm-up and anneal, "
-        "and what it had been raised to at the end: median and range over the runs that searched. "
-        "Updates, trials and training seconds are what the search took, in the median."
+        "The LR with which training began, before warm-up and anneal, and to what it was raised: "
+        "medians, and the range over the runs. Updates, trials and seconds are the search's."
     )
     return Table("The LR found", caption, columns, rows)
 

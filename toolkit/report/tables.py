@@ -132,7 +132,7 @@ def verdicts(analysis: Analysis) -> Table:
 
 
 def family(analysis: Analysis) -> Table:
-    """The primary family in short, for a terminal and W&B."""
+    """The primary family in short, for the page's answer, a terminal and W&B."""
     columns = [
         Column("pair", lambda row: pair_label(row.pair)),
         *CONTRAST[:0:-1],
@@ -140,7 +140,8 @@ def family(analysis: Analysis) -> Table:
         Column("p (Holm)", _if_judged("{row.judged.p_adjusted:.4f}")),
         Column("verdict", _verdict_and_seeds),
     ]
-    return Table("The verdicts", "", columns, analysis.family)
+    caption = "Candidate minus baseline, paired by seed: the test metric at the last update."
+    return Table("The verdicts", caption, columns, analysis.family, words=3)
 
 
 def exploratory(analysis: Analysis) -> Table:
@@ -207,13 +208,20 @@ def schedules(analysis: Analysis) -> Table:
         Column("seeds", lambda row: str(len(row.scores))),
         Column(metric_of(analysis), MEAN),
         Column("95 % interval", _interval),
+        Column("s.e., seeds", lambda row: number(row.seed_error, row.scale)),
+        Column("s.e., test split", lambda row: number(row.test_error, row.scale)),
+        Column("test items", lambda row: f"{row.items:,}" if row.items else ""),
         Column("worst", lambda row: number(row.scale.worst(row.scores.values()), row.scale)),
         Column("best", lambda row: number(row.scale.best(row.scores.values()), row.scale)),
         Column("diverged", "{row.diverged}"),
         Column("decisions a run", lambda row: " to ".join(map(str, dict.fromkeys(row.actions)))),
         Column("rollbacks", lambda row: str(rollbacks[row.group])),
     ]
-    caption = f"The test metric at the last update, mean over the seeds. {diverged_of(analysis)}"
+    caption = (
+        f"The test metric at the last update, mean over the seeds. {diverged_of(analysis)} s.e.: "
+        "standard errors; that of the test split, binomial, is that of one score, and is in no "
+        "interval, as all schedules are scored on the same items."
+    )
     return Table("All schedules", caption, columns, analysis.groups)
 
 

@@ -1,10 +1,13 @@
 """The report's sentences, as plain text: what was found, in short and at length."""
 
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
-from toolkit.records.result import duration
+from toolkit.records.result import Result, duration
 from toolkit.report.numbers.analyse import Analysis, ContrastRow
 from toolkit.report.numbers.rates import TunedRow
 from toolkit.report.numbers.runs import RunRecord
@@ -158,6 +161,50 @@ def _cost(analysis: Analysis) -> str:
     diverged = sum(run.diverged for run in runs)
     lost = f"; {diverged} of them diverged" if diverged else "; none diverged"
     return f"{len(runs)} runs, {duration(seconds)} of training in all{lost}."
+
+
+def made(analysis: Analysis) -> str:
+    """When and where the runs were made, and how many, as a sentence."""
+    runs = analysis.study.runs
+    days = sorted(
+        {datetime.fromtimestamp(run.begun, UTC).date().isoformat() for run in runs if run.begun}
+    )
+    when = f" of {' to '.join(dict.fromkeys((days[0], days[-1])))}" if days else ""
+    places = dict.fromkeys(
+        ", ".join(
+            str(machine[name]) + (f" {name}" if name == "cores" else "")
+            for name in ("accelerator", "processor", "cores")
+            if machine.get(name)
+        )
+        for machine in (run.result.machine for run in runs)
+    )
+    where = " and ".join(place for place in places if place)
+    return f"{len(runs)} runs{when}{f' on {where}' if where else ''}."
+
+
+def repeat(analysis: Analysis) -> str:
+    """The commands that repeat a study, if a sweep made it, and its report, one a line."""
+    plan, name = analysis.study.plan, analysis.study.name
+    report = f"python -m toolkit.report {shlex.quote(f'runs/{name}')}"
+    if all(trained_by(run.result) is not None for run in analysis.study.runs):
+        return report
+    source = shlex.quote(str(plan.get("source", name)))
+    return f"{plan.get('command') or f'python -m toolkit.sweep {source}'}\n{report}"
+
+
+def trained_by(result: Result) -> list[str] | None:
+    """The arguments that ``toolkit.train`` was called with; None for a run of a sweep."""
+    program, *arguments = result.argv or ("",)
+    if Path(program).name == "toolkit" and arguments[:1] == ["train"]:
+        return arguments[1:]
+    return arguments if Path(program).name == "train.py" else None
+
+
+def machines(runs: Sequence[RunRecord]) -> list[str]:
+    """The machines of the runs, each with all that is known of it."""
+    every = (run.result.machine.items() for run in runs)
+    named = (", ".join(f"{name} {value}" for name, value in items) for items in every if items)
+    return list(dict.fromkeys(named))
 
 
 def metric_of(analysis: Analysis, pair: str = "") -> str:

@@ -1,12 +1,11 @@
 """What happened during training: metrics, losses, learning rates and decisions over the run."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from textwrap import wrap
-from typing import Any
+from dataclasses import fields, replace
 
 import numpy as np
 
+from toolkit.report.figure_data.axes import shared
 from toolkit.report.figure_data.panels import (
     CLOCKS,
     Axis,
@@ -15,7 +14,6 @@ from toolkit.report.figure_data.panels import (
     Section,
     Series,
     label_of,
-    log_axis,
     ordered,
     rates_of,
     rounded,
@@ -25,7 +23,7 @@ from toolkit.report.numbers.aggregate import Members
 from toolkit.report.numbers.analyse import GroupRow
 from toolkit.report.numbers.runs import Action, Curve, RunRecord
 
-BINS = 120
+BINS = 100
 """A curve is drawn through so many points or fewer."""
 MOST_LINES = 6
 """LR lines of a schedule in one panel."""
@@ -36,46 +34,46 @@ MOST_MARKS = 150
 """Decisions of a schedule in one panel."""
 MOST_REASONS = 3
 """Reasons in the hover text of decisions that lie on each other."""
-HOVER_WIDTH = 30
-"""Characters of a line of hover text: what fits beside a point of a narrow panel."""
 
 
 def metric_curves(
-    rows: Sequence[GroupRow], members: Members, metric: str, legend: Legend
+    rows: Sequence[GroupRow], members: Members, metric: str, legend: Legend, clock: str = "update"
 ) -> Section:
     """The validation metric, a panel a base LR.
 
     Args:
         rows: the groups of a pair.
         members: the runs of every group.
-        metric: the pair's headline metric.
+        metric: the pair's headline metric, with its unit.
         legend: the entrants of the report.
+        clock: what it is drawn over, of ``CLOCKS``.
     """
     panels = [
-        Panel(f"base LR {lr:g}", series, Axis("update"), Axis(f"validation {metric}"), 280, True)
+        Panel(f"base LR {lr:g}", series, Axis(CLOCKS[clock]), Axis(f"validation {metric}"))
         for lr in rates_of(rows)
-        if (series := _mean_series("validation", ordered(rows, lr, legend), members, legend))
+        if (series := _mean_series("validation", ordered(rows, lr, legend), members, legend, clock))
     ]
     caption = (
         "Mean over the seeds; the band is one standard deviation. A curve ends, in a cross, where "
         "the first of its runs diverged; there is none if that was before the first evaluation."
     )
-    return Section(f"Validation {metric} during training", caption, panels)
+    over = {"update": "updates", "seconds": "wall-clock time"}[clock]
+    return Section(f"Validation {metric.split(',')[0]} over {over}", caption, shared(panels))
 
 
 def loss_curves(rows: Sequence[GroupRow], members: Members, legend: Legend) -> Section:
     """The training loss, a panel a base LR. Arguments as of ``metric_curves``."""
     panels = []
     for lr in rates_of(rows):
-        series = _mean_series("loss", ordered(rows, lr, legend), members, legend)
-        y = log_axis("training loss", [value for one in series for value in _drawn_values(one)])
+        series = _mean_series("loss", ordered(rows, lr, legend), members, legend, "update")
         if series:
-            panels.append(Panel(f"base LR {lr:g}", series, Axis("update"), y, 280, True))
+            y = Axis("training loss", log=True)
+            panels.append(Panel(f"base LR {lr:g}", series, Axis("update"), y))
     caption = (
         "Mean over the seeds; the band is one standard deviation. Every point is the mean of a "
         f"stretch of the run, of which there are {BINS} or fewer."
     )
-    return Section("Training loss", caption, panels)
+    return Section("Training loss", caption, shared(panels))
 
 
 def rate_curves(rows: Sequence[GroupRow], members: Members, legend: Legend) -> Section:
@@ -92,27 +90,25 @@ def rate_curves(rows: Sequence[GroupRow], members: Members, legend: Legend) -> S
             lines = [replace(line, hover_text="") for line in lines]
         runs = [run for row in at for run in members[row.group]]
         y = _rate_axis([*lines, *marks], runs)
-        panels.append(
-            Panel(f"base LR {lr:g}", [*lines, *marks], Axis("update"), y, switchable=True)
-        )
+        panels.append(Panel(f"base LR {lr:g}", [*lines, *marks], Axis("update"), y))
     caption = (
         "The LR used; one line where all seeds have the same, else one for each of the first "
         f"{MOST_LINES}. A triangle up is a raise, down a cut, a cross a rollback, a circle any "
         "other decision, such as a trial of a search, and a square its end, where the untouched "
-        "model is restored: hover over one, or tap it, for its reason. The axis goes from a "
-        "ten-thousandth of the highest LR trained with to ten times it at most: what is beyond, "
-        "such as a trial, is not drawn."
+        "model is restored: point at one, tap it, or go to it with Tab and the arrow keys, for its "
+        "reason. The axis goes from a ten-thousandth of the highest LR trained with to ten times "
+        "it at most: what is beyond, such as a trial, is not drawn, but is in the table."
     )
     if drawn < decisions:
         caption += (
             f" {drawn:,} of {decisions:,} decisions are marked: those of the first seeds; all are "
             "in events.jsonl of each run."
         )
-    return Section("Learning rate and decisions", caption, panels)
+    return Section("Learning rate and decisions", caption, shared(panels))
 
 
 def _mean_series(
-    kind: str, rows: Sequence[GroupRow], members: Members, legend: Legend
+    kind: str, rows: Sequence[GroupRow], members: Members, legend: Legend, clock: str
 ) -> list[Series]:
     """Mean over the seeds with a band of one standard deviation, and a cross where runs diverged.
 
@@ -121,6 +117,7 @@ def _mean_series(
         rows: groups at one base LR.
         members: the runs of every group.
         legend: the entrants of the report.
+        clock: of ``CLOCKS``.
     """
     found = []
     for row in rows:
@@ -132,21 +129,15 @@ def _mean_series(
         low, high = mean - spread, mean + spread
         if kind == "loss":  # on a logarithmic axis
             low = np.maximum(low, table["value"].min(0))
-        clocks = {name: rounded(table[name].mean(0)) for name in CLOCKS}
+        name, mark = label_of(row), legend[row.group.schedule]
+        x, y = rounded(table[clock].mean(0)), rounded(mean)
         bounds = (low.tolist(), high.tolist()) if len(curves) > 1 else None
-        name, mark, x, y = (
-            label_of(row),
-            legend[row.group.schedule],
-            clocks["update"],
-            rounded(mean),
-        )
-        hover: dict[str, Any] = {"hover_text": name, "hover_format": ".4g"}
-        found.append(Series(name, mark, x, y, clocks, width=2, bounds=bounds, **hover))
+        text = f"{name}: {y[-1]:.4g} at the end"
+        found.append(Series(name, mark, x, y, width=2, bounds=bounds, hover_text=text))
         if row.diverged:  # a cross where the curve ends
             text = f"{name}: {row.diverged} of {len(row.scores)} runs diverged"
-            ends = {clock: values[-1:] for clock, values in clocks.items()}
             cross = mark._replace(symbol=X)
-            found.append(Series(name, cross, x[-1:], y[-1:], ends, size=11, hover_text=text))
+            found.append(Series(name, cross, x[-1:], y[-1:], size=11, hover_text=text))
     return found
 
 
@@ -170,11 +161,6 @@ def stack(curves: Sequence[Curve], binned: bool) -> dict[str, np.ndarray]:
     return {name: np.add.reduceat(table[name], edges[:-1], axis=1) / widths for name in names}
 
 
-def _drawn_values(series: Series) -> list[float | None]:
-    """The y values of a series and of its band."""
-    return [*series.y, *(value for side in series.bounds or () for value in side)]
-
-
 def _rate_axis(series: Sequence[Series], runs: Sequence[RunRecord]) -> Axis:
     """A logarithmic axis over what was trained with, not over all trials."""
     values = [value for one in series for value in one.y if value]
@@ -182,7 +168,7 @@ def _rate_axis(series: Sequence[Series], runs: Sequence[RunRecord]) -> Axis:
         return Axis("learning rate")
     top = max(map(_highest, runs))
     shown = [min(max(value, top * LEAST_SHARE), top * MOST_SHARE) for value in values]
-    return replace(log_axis("learning rate", shown), limits=(min(shown) * 0.8, max(shown) * 1.25))
+    return Axis("learning rate", log=True, limits=(min(shown) * 0.8, max(shown) * 1.25))
 
 
 def _highest(run: RunRecord) -> float:
@@ -197,14 +183,12 @@ def _rate_lines(row: GroupRow, members: Members, legend: Legend) -> list[Series]
     """The LR of a group: one line where all seeds have the same."""
     runs, name, mark = members[row.group], label_of(row), legend[row.group.schedule]
     same = all(run.lr.value == runs[0].lr.value for run in runs)
-    style: dict[str, Any] = {"width": 2} if same else {"width": 1, "opacity": 0.6}
     lines = []
     for run in runs[:1] if same else runs[:MOST_LINES]:
         kept = corners(run.lr)
-        clocks = {clock: rounded(getattr(kept, clock)) for clock in CLOCKS}
         y = rounded(value or None for value in kept.value)
-        line = Series(name, mark, clocks["update"], y, clocks, **style)
-        lines.append(replace(line, hover_text=name, hover_format=".3g"))
+        width, text = (2, name) if same else (1, f"{name}, seed {run.seed}")
+        lines.append(Series(name, mark, rounded(kept.update), y, width=width, hover_text=text))
     return lines
 
 
@@ -220,20 +204,20 @@ def _decisions(row: GroupRow, members: Members, legend: Legend) -> list[Series]:
     name, marks = label_of(row), []
     for symbol, some in by_symbol.items():
         tops = [stack[0][1] for stack in some]
-        clocks = {clock: rounded(getattr(action, clock) for action in tops) for clock in CLOCKS}
-        mark, y = legend[row.group.schedule]._replace(symbol=symbol), rounded(a.lr for a in tops)
+        mark = legend[row.group.schedule]._replace(symbol=symbol)
+        x, y = rounded(top.update for top in tops), rounded(top.lr for top in tops)
         texts = [_decision_text(stack, name) for stack in some]
-        marks.append(Series(name, mark, clocks["update"], y, clocks, size=8, hover_text=texts))
+        marks.append(Series(name, mark, x, y, size=8, hover_text=texts, decides=True))
     return marks
 
 
 def _decision_text(stack: Sequence[tuple[RunRecord, Action]], name: str) -> str:
-    """The hover text of decisions on one place, in short lines: a reason may be long."""
+    """The hover text of decisions on one place."""
     _, first = stack[0]
     lines = [f"{name}, update {first.update}, LR {first.lr:.3g}"]
     for run, action in stack[:MOST_REASONS]:
         what = action.action if action.pattern == "none" else f"{action.pattern}, {action.action}"
-        lines += wrap(f"seed {run.seed}: {what}. {action.reason}", HOVER_WIDTH)
+        lines.append(f"seed {run.seed}: {what}. {action.reason}")
     if (more := len(stack) - MOST_REASONS) > 0:
         lines.append(f"and {more} more {'seeds' if more > 1 else 'seed'}")
     return "\n".join(lines)
@@ -249,4 +233,4 @@ def corners(curve: Curve) -> Curve:
     if len(jumps) <= BINS:
         keep[jumps] = keep[jumps + 1] = True
     chosen = np.flatnonzero(keep)
-    return Curve(*([getattr(curve, name)[i] for i in chosen] for name in (*CLOCKS, "value")))
+    return Curve(*([getattr(curve, item.name)[i] for i in chosen] for item in fields(Curve)))

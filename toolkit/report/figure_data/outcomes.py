@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from toolkit.report.figure_data.axes import arrows_said, shared
 from toolkit.report.figure_data.panels import (
     Axis,
     Legend,
@@ -14,16 +15,17 @@ from toolkit.report.figure_data.panels import (
     rates_of,
     rounded,
 )
-from toolkit.report.marks import CIRCLE, UNDECIDED, VERDICTS, Mark
+from toolkit.report.marks import UNDECIDED, VERDICTS, Mark
 from toolkit.report.numbers.aggregate import Overall, Race
 from toolkit.report.numbers.analyse import Analysis, ContrastRow, GroupRow
 from toolkit.report.numbers.rates import RateRow
 from toolkit.report.text import contrast_label, metric_of, pair_label
 from toolkit.stats import Estimate
+from toolkit.task import POINTS
 
-ROW = 26
-"""Pixels of a row of the differences."""
 TUNING = "cost of tuning"
+LEAST_PROBLEMS = 10
+"""A performance profile is a share of problems: of fewer it is a staircase of single cases."""
 
 
 def differences(analysis: Analysis) -> Section:
@@ -33,28 +35,33 @@ def differences(analysis: Analysis) -> Section:
         rows = [row for row in analysis.family if row.pair == pair and row.paired]
         if rows:
             sense = "" if rows[0].scale.higher_is_better else " (lower is better)"
-            x = Axis(f"difference in {metric_of(analysis, pair)}{sense}")
+            unit = ", points" if rows[0].scale == POINTS else ""
+            x = Axis(f"difference in {metric_of(analysis, pair)}{unit}{sense}")
             series, ropes = [_difference(row) for row in rows], [row.rope or 0.0 for row in rows]
-            height, y = 90 + ROW * len(rows), Axis(categories=True)
-            panels.append(Panel(pair_label(pair), series, x, y, height, ropes=ropes))
+            panels.append(Panel(pair_label(pair), series, x, Axis(categories=True), ropes=ropes))
+    panels = shared(panels)
     caption = (
-        "Candidate minus baseline with its 95 % interval: right of the line the candidate scores "
-        "higher. The grey box, if there is one, is the ROPE: differences inside do not matter in "
-        "practice."
+        "Candidate minus baseline, and the 95 % interval: right of the line the candidate scores "
+        "higher. Dashed: the ROPE, within which a difference does not matter in practice."
     )
-    return Section("The differences", caption, panels)
+    return Section("The differences", arrows_said(caption, panels), panels)
 
 
 def _difference(row: ContrastRow) -> Series:
     assert row.paired is not None
     paired, verdict = row.paired, row.judged.verdict if row.judged else "no verdict"
-    label, bounds = f"{contrast_label(row)}, LR {row.lr:g}", ([paired.low], [paired.high])
+    label = f"{contrast_label(row)}, LR {row.lr:g}: {verdict}"
     mean, low, high = (
         f"{x:+.{row.scale.decimals}f}" for x in (paired.mean, paired.low, paired.high)
     )
-    text = f"{label}: {mean}, {low} to {high}: {verdict}"
-    mark, x = Mark(VERDICTS.get(verdict, UNDECIDED), CIRCLE, ()), rounded([paired.mean])
-    return Series("", mark, x, [label], size=9, bounds=bounds, hover_text=text)
+    mark = VERDICTS.get(verdict, UNDECIDED)
+    return Series(
+        *("", mark, [paired.mean], [label]),
+        size=9,
+        filled=mark is not UNDECIDED,
+        bounds=([paired.low], [paired.high]),
+        hover_text=f"{mean}, {low} to {high}",
+    )
 
 
 def final(rows: Sequence[GroupRow], metric: str, legend: Legend) -> Section:
@@ -69,10 +76,11 @@ def final(rows: Sequence[GroupRow], metric: str, legend: Legend) -> Section:
     for lr in rates_of(rows):
         at = ordered(rows, lr, legend)
         series = [one for row in at for one in _scores(row, legend[row.group.schedule])]
-        height, y = 100 + 34 * len(at), Axis(categories=True)
-        panels.append(Panel(f"base LR {lr:g}", series, Axis(metric), y, height))
+        panels.append(Panel(f"base LR {lr:g}", series, Axis(metric), Axis(categories=True)))
+    panels = shared(panels)
     caption = "Each small mark is a seed; the large mark is their mean, the bar its 95 % interval."
-    return Section(f"Final {metric} on the test split", caption, panels)
+    title = f"Final {metric.split(',')[0]} on the test split"
+    return Section(title, arrows_said(caption, panels), panels)
 
 
 def _scores(row: GroupRow, mark: Mark) -> list[Series]:
@@ -80,11 +88,12 @@ def _scores(row: GroupRow, mark: Mark) -> list[Series]:
     name, (low, high) = label_of(row), row.interval or (row.mean, row.mean)
     digits = f".{row.scale.decimals}f"
     texts = [f"{name}, seed {seed}: {score:{digits}}" for seed, score in row.scores.items()]
-    text = f"{name}: mean {row.mean:{digits}}, {low:{digits}} to {high:{digits}}"
-    x, y, mean = rounded(row.scores.values()), [name] * len(row.scores), rounded([row.mean])
+    label = f"{name}: {row.mean:{digits}}"
+    text = f"{row.mean:{digits}}, {low:{digits}} to {high:{digits}}"
+    x, y = rounded(row.scores.values()), [label] * len(row.scores)
     return [
-        Series(name, mark, x, y, size=8, filled=False, opacity=0.75, hover_text=texts),
-        Series(name, mark, mean, [name], size=13, bounds=([low], [high]), hover_text=text),
+        Series(name, mark, x, y, size=7, filled=False, hover_text=texts),
+        Series(name, mark, [row.mean], [label], size=12, bounds=([low], [high]), hover_text=text),
     ]
 
 
@@ -109,7 +118,7 @@ def sensitivity(
             if at:
                 series.append(_line(name, mark, [row.group.lr for row in at], scores))
         x = Axis("base LR", log=True, ticks=rates)
-        panels.append(Panel(f"{metric} by base LR", series, x, Axis(metric), 340))
+        panels.append(Panel(f"{metric.split(',')[0]} by base LR", series, x, Axis(metric)))
     caption = "Left: mean over the seeds and its 95 % interval at each base LR."
     if grids:
         series = [
@@ -118,12 +127,13 @@ def sensitivity(
         ]
         tries = sorted({k for grid in grids for k in grid.tuning.tries})
         x = Axis("base LRs tried", log=True, ticks=tries)
-        panels.append(Panel(TUNING, series, x, Axis(f"expected {metric}"), 340))
+        panels.append(Panel(TUNING, series, x, Axis(f"expected {metric}")))
         caption += (
             " Right: expected test score after trying so many base LRs of the grid at random and "
             "keeping the one that is best in validation."
         )
-    return Section("Sensitivity to the base LR", caption, panels)
+    panels = shared(panels)
+    return Section("Sensitivity to the base LR", arrows_said(caption, panels), panels)
 
 
 def _line(name: str, mark: Mark, x: Sequence[float], scores: Sequence[Estimate]) -> Series:
@@ -132,16 +142,21 @@ def _line(name: str, mark: Mark, x: Sequence[float], scores: Sequence[Estimate])
         rounded(s.value for s in scores),
         ([s.low for s in scores], [s.high for s in scores]),
     )
-    texts = [f"{name} at {at:g}: {s.value:.4g}" for at, s in zip(x, scores, strict=True)]
+    texts = [
+        f"{name} at {at:g}: {s.value:.4g}, {s.low:.4g} to {s.high:.4g}"
+        for at, s in zip(x, scores, strict=True)
+    ]
     return Series(name, mark, x, y, width=2, size=10, bounds=bounds, hover_text=texts)
 
 
 def profiles(overall: Overall, legend: Legend) -> Section:
-    """The performance profiles, by updates and by training seconds."""
+    """The performance profiles, by updates and by training seconds, over enough problems."""
+    if len(overall.problems) < LEAST_PROBLEMS:
+        return Section("", "", [])
     races = {"in updates": overall.updates, "in training seconds": overall.seconds}
     x, y = Axis("times the least effort"), Axis("share of problems", limits=(-0.03, 1.03))
     panels = [
-        Panel(title, _profile(race, overall.schedules, legend), x, y, 320)
+        Panel(title, _profile(race, overall.schedules, legend), x, y)
         for title, race in races.items()
         if race is not None
     ]

@@ -1,19 +1,19 @@
 """The types of figure data: what is drawn, in no drawing library's words. Plain data.
 
-A section of a report has panels, a panel has two axes and series. ``report/html/plotly`` draws them
-on the page, ``report/figures`` into files.
+A section of a report has panels, a panel has two axes and series. ``report/html/svg`` draws them on
+the page, ``report/figures`` into files, and ``words`` says what they show.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from toolkit.report.marks import Mark
 from toolkit.report.numbers.analyse import GroupRow
 from toolkit.report.text import schedule_label
 
-CLOCKS = {"update": "update", "epoch": "epoch", "seconds": "wall-clock, s"}
+CLOCKS = {"update": "update", "seconds": "wall-clock, s"}
 """What the x axis of a panel over the run can show -> its title."""
 MOST_TICKS = 6
 
@@ -26,33 +26,31 @@ class Series:
         name: the entrant, as in the legend; empty for what the legend has not.
         mark: its colour, marker and line style.
         x, y: the points, of one length. None interrupts a line; texts are categories.
-        clocks: the points' places by every clock of ``CLOCKS``, in a panel that can switch.
         width: of the line, in pixels; 0 for none.
         size: of the markers, in pixels; 0 for none.
         filled: whether the markers are.
         steps: ``after`` for a line that keeps a value until the next point, ``before`` for one that
             has it since the point before; empty for a straight one.
-        opacity: 0 to 1.
         bounds: lowest and highest y of each point (x where the y are categories): bars where there
             are markers, else a band around the line.
         hover_text: what the reader is told at a point: one text for all points, or one each; empty
             for a series that the mouse does not touch.
-        hover_format: format of the y value that follows the text, such as ``.3g``; empty for none.
+        decides: whether its marks are decisions, each with a text of its own.
+        clipped: whether its points are arrows at the end of an axis, for values beyond it.
     """
 
     name: str
     mark: Mark
     x: Sequence[Any]
     y: Sequence[Any]
-    clocks: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
     width: float = 0
     size: float = 0
     filled: bool = True
     steps: str = ""
-    opacity: float = 1
     bounds: tuple[Sequence[float], Sequence[float]] | None = None
     hover_text: str | Sequence[str] = ""
-    hover_format: str = ""
+    decides: bool = False
+    clipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,8 +78,6 @@ class Panel:
 
     Attributes:
         title: a few words above it.
-        height: in pixels, on the page.
-        switchable: whether its x axis can show every clock of ``CLOCKS``.
         ropes: for each category of a panel of differences, how far from 0 its ROPE goes.
     """
 
@@ -89,8 +85,6 @@ class Panel:
     series: Sequence[Series]
     x: Axis
     y: Axis
-    height: int = 280
-    switchable: bool = False
     ropes: Sequence[float] = ()
 
 
@@ -130,12 +124,6 @@ def ordered(rows: Iterable[GroupRow], lr: float, legend: Legend) -> list[GroupRo
 def label_of(row: GroupRow) -> str:
     """What the legend calls a group."""
     return schedule_label(row.group.schedule, row.group.arm)
-
-
-def log_axis(title: str, values: Iterable[float | None]) -> Axis:
-    """A logarithmic axis with the ticks that suit its values; those of None or 0 are not drawn."""
-    drawn = [value for value in values if value]
-    return Axis(title, log=True, ticks=log_ticks(min(drawn), max(drawn)) if drawn else ())
 
 
 def log_ticks(low: float, high: float) -> list[float]:

@@ -5,6 +5,7 @@ from toolkit.report.figure_data.panels import Legend, Section
 from toolkit.report.marks import legend
 from toolkit.report.numbers.analyse import Analysis
 from toolkit.report.text import metric_of
+from toolkit.task import POINTS
 
 
 def legend_of(analysis: Analysis) -> Legend:
@@ -25,12 +26,15 @@ def of_pair(analysis: Analysis, pair: str) -> dict[str, Section]:
     """The figures of a pair, by name; one without numbers has no panels."""
     marks, metric, members = legend_of(analysis), metric_of(analysis, pair), analysis.members
     rows = [row for row in analysis.groups if row.group.pair == pair]
+    if rows[0].scale == POINTS:
+        metric += ", %"
     if not rows[0].scale.higher_is_better:
         metric += " (lower is better)"
     grids = [row for row in analysis.rates if row.pair == pair]
     return {
         "final": outcomes.final(rows, metric, marks),
         "curves": curves.metric_curves(rows, members, metric, marks),
+        "time": curves.metric_curves(rows, members, metric, marks, "seconds"),
         "loss": curves.loss_curves(rows, members, marks),
         "lr": curves.rate_curves(rows, members, marks),
         "sensitivity": outcomes.sensitivity(rows, grids, metric, marks),

@@ -1,21 +1,17 @@
 """One self-contained HTML page: no network, light and dark, phone and print."""
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
-from toolkit.records.result import Result
 from toolkit.report import rate_tables, tables, text
-from toolkit.report.figure_data import sections
-from toolkit.report.figure_data.panels import CLOCKS
-from toolkit.report.html import plotly
+from toolkit.report.answer import answers
+from toolkit.report.figure_data import sections, words
+from toolkit.report.html import svg
 from toolkit.report.numbers.analyse import Analysis
 from toolkit.report.numbers.runs import RunRecord
 
@@ -36,26 +32,25 @@ def render(analysis: Analysis) -> str:
         analysis=analysis,
         study=analysis.study,
         question=analysis.study.plan.get("question", ""),
+        made=text.made(analysis),
+        answers=answers(analysis),
         summary=text.summary(analysis),
         findings=text.findings(analysis),
         legend=sections.legend_of(analysis),
-        clocks=CLOCKS,
         **sections.of_study(analysis),
-        pairs={pair: sections.of_pair(analysis, pair).values() for pair in analysis.pairs},
-        draw_panel=plotly.figure,
+        pairs={pair: sections.of_pair(analysis, pair) for pair in analysis.pairs},
+        figure=lambda panel, name: Markup(svg.figure(panel, name)),  # noqa: S704  # escapes texts
+        symbols=Markup(svg.symbols()),  # noqa: S704  # no data in it
+        words=words,
         tables=tables,
         rate_tables=rate_tables,
         seeds=sorted({run.seed for run in runs}),
         notes=_notes(runs),
         settings=_settings(runs),
-        machines=_machines(runs),
+        machines=text.machines(runs),
         commits=Counter(commit for run in runs if (commit := run.result.code.commit)),
-        source=shlex.quote(str(analysis.study.plan.get("source", analysis.study.name))),
-        command=analysis.study.plan.get("command"),
-        swept=any(_trained_by(run.result) is None for run in runs),
+        repeat=text.repeat(analysis),
         commands=commands(runs),
-        as_json=_as_json,
-        library=Markup(get_plotlyjs()),  # noqa: S704  # a library's file, not data
     )
     return page
 
@@ -81,7 +76,7 @@ def _shell(words: Sequence[str | None], seed: str) -> str:
 def _arguments(run: RunRecord) -> tuple[str | None, ...]:
     """The arguments of ``toolkit.train`` that repeat a run, with None for its seed."""
     result = run.result
-    if (given := _trained_by(result)) is not None:
+    if (given := text.trained_by(result)) is not None:
         before = [None, *given][:-1]
         return tuple(
             None if flag == "--seed" else word for flag, word in zip(before, given, strict=True)
@@ -105,23 +100,6 @@ def _flag(*names: str) -> str:
     return "--" + ".".join(name.replace("_", "-") for name in names)
 
 
-def _trained_by(result: Result) -> list[str] | None:
-    """The arguments that ``toolkit.train`` was called with; None for a run of a sweep."""
-    program, *arguments = result.argv or ("",)
-    if Path(program).name == "toolkit" and arguments[:1] == ["train"]:
-        return arguments[1:]
-    return arguments if Path(program).name == "train.py" else None
-
-
-def _as_json(data: Any) -> Markup:
-    """Data inside a script element: no character in it can end the element."""
-    encoded = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    for character, escape in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
-        encoded = encoded.replace(character, escape)
-    encoded = encoded.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    return Markup(encoded)  # noqa: S704  # nothing in it can end the element
-
-
 def _settings(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
     """Where and how the runs were made; several values are joined."""
     found = [
@@ -143,13 +121,6 @@ def _notes(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
             if (label := text.pair_label(run.group.pair)) not in pairs:
                 pairs.append(label)
     return found
-
-
-def _machines(runs: Sequence[RunRecord]) -> list[str]:
-    machines = (run.result.machine.items() for run in runs)
-    return _distinct(
-        ", ".join(f"{name} {value}" for name, value in items) for items in machines if items
-    )
 
 
 def _distinct(items: Any) -> list[str]:

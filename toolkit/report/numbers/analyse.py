@@ -23,6 +23,8 @@ NO_ROPE = (
     "no ROPE is declared, so there is no verdict: what difference would matter in practice is for "
     "the task or the study to say"
 )
+SHARES = ("accuracy", "exact")
+"""Metrics that are shares of right answers, in per cent."""
 EQUAL_SHARE = 0.05
 """Two arms of one schedule of which more pairs are the same run prove nothing."""
 
@@ -37,6 +39,8 @@ class GroupRow:
         seconds: mean training seconds of a run.
         actions: fewest and most actions in a run.
         scale: how the scores are to be read.
+        metric: the headline metric.
+        items: size of the test split; 0 where runs of older versions do not say.
     """
 
     group: Group
@@ -47,11 +51,31 @@ class GroupRow:
     spans: Mapping[str, float]
     actions: tuple[int, int]
     scale: Scale = POINTS
+    metric: str = ""
+    items: int = 0
 
     @property
     def mean(self) -> float:
         """Mean score."""
         return float(np.mean(list(self.scores.values())))
+
+    @property
+    def seed_error(self) -> float | None:
+        """Standard error of the mean over the seeds; None for a single seed."""
+        scores = list(self.scores.values())
+        return float(np.std(scores, ddof=1) / math.sqrt(len(scores))) if len(scores) > 1 else None
+
+    @property
+    def test_error(self) -> float | None:
+        """Standard error of a score at the mean, as the test split is a sample: the binomial's.
+
+        All seeds are scored on the same items, so that more of them do not make it smaller. None
+        for a metric that is no share of right answers, and without a known size.
+        """
+        if self.metric not in SHARES or not self.items:
+            return None
+        share = min(1.0, max(0.0, self.mean / 100))
+        return 100 * math.sqrt(share * (1 - share) / self.items)
 
 
 @dataclass(frozen=True)
@@ -210,6 +234,8 @@ def _group_row(group: Group, runs: Sequence[RunRecord]) -> GroupRow:
         spans={name: float(np.mean([times.get(name, 0.0) for times in timing])) for name in SPANS},
         actions=(min(counts), max(counts)),
         scale=scale_of_all(runs),
+        metric=next((run.metric for run in runs if run.metric), ""),
+        items=min(run.result.samples.get("test", 0) for run in runs),
     )
 
 

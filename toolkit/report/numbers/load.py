@@ -70,7 +70,8 @@ def _load_run(folder: Path) -> RunRecord:
     run = RunRecord(folder, read_result(folder), stored)
     begin, last = None, 0.0
     for event in _events(folder / EVENTS):
-        begin = event.time if begin is None else begin
+        if begin is None:
+            begin = run.begun = event.time
         if isinstance(event, OtherEvent) and event.kind == RESUME:
             begin += event.time - last  # what lies between two attempts is not the run's time
         last = event.time

@@ -58,6 +58,7 @@ class RunRecord:
         config: ``config.json``; empty without one.
         loss, lr, validation: over the run; validation is the headline metric.
         actions: every reading at which the schedule did not hold.
+        begun: wall-clock of the first event, in seconds since 1970; None without events.
         lost_scores: what a diverged run counts with, on test and on validation: what its metric
             declares for that, or the worst of the pair's other runs where that is worse.
     """
@@ -69,6 +70,7 @@ class RunRecord:
     lr: Curve = field(default_factory=Curve)
     validation: Curve = field(default_factory=Curve)
     actions: list[Action] = field(default_factory=list)
+    begun: float | None = None
     lost_scores: tuple[float, float] = (0.0, 0.0)
 
     @property

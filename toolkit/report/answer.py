@@ -1,0 +1,306 @@
+"""The answer of a report, a pair at a time: which schedule, by how much, how sure, at which cost.
+
+It says no more than the verdicts do: what was declared is judged, all else is called no verdict.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import median
+from typing import NamedTuple
+
+from toolkit.report.numbers.analyse import Analysis, ContrastRow, GroupRow
+from toolkit.report.text import (
+    contrast_label,
+    findings,
+    metric_of,
+    pair_label,
+    schedule_label,
+)
+from toolkit.task import POINTS, Scale
+
+MOST = 3
+"""Comparisons that are told one by one; of more, how many and the range."""
+
+
+class Answer(NamedTuple):
+    """What a study says of a pair.
+
+    Attributes:
+        pair: its label.
+        decided: whether a comparison has found a winner.
+        headline: which schedule to use.
+        facts: question -> what is known, in whole sentences.
+    """
+
+    pair: str
+    decided: bool
+    headline: str
+    facts: Mapping[str, str]
+
+
+class Won(NamedTuple):
+    """A comparison that found a winner."""
+
+    winner: str
+    loser: str
+    row: ContrastRow
+
+
+def answers(analysis: Analysis) -> list[Answer]:
+    """One answer for each pair."""
+    return [_answer(analysis, pair) for pair in analysis.pairs]
+
+
+def _answer(analysis: Analysis, pair: str) -> Answer:
+    rows = [row for row in analysis.family if row.pair == pair]
+    judged = [row for row in rows if row.judged]
+    groups = [row for row in analysis.groups if row.group.pair == pair]
+    won = list(_won(judged))
+    if analysis.tuned:
+        tuned = zip(analysis.tuned, findings(analysis), strict=True)
+        headline = " ".join(str(finding) for row, finding in tuned if row.pair == pair)
+    elif judged:
+        headline = _headline(analysis, judged, won, groups)
+    else:
+        headline = _best_mean(analysis, groups)
+    facts = {
+        "By how much": _by_how_much(analysis, rows),
+        "How sure": " ".join(_how_sure(judged, groups)),
+        "At which cost": " ".join(_cost(rows, groups, analysis)),
+        "If the LR is unknown": _unknown_lr(analysis, groups),
+    }
+    told = {question: fact for question, fact in facts.items() if fact}
+    return Answer(pair_label(pair), bool(won), headline, told)
+
+
+def _won(judged: Iterable[ContrastRow]) -> Iterator[Won]:
+    for row in judged:
+        sides = _names(row)
+        verdict = row.judged.verdict if row.judged else ""
+        if verdict in ("better", "worse"):
+            yield Won(*(sides if verdict == "better" else sides[::-1]), row)
+
+
+def _headline(
+    analysis: Analysis,
+    judged: Sequence[ContrastRow],
+    won: Sequence[Won],
+    groups: Sequence[GroupRow],
+) -> str:
+    """Which schedule to use, by the verdicts of a pair."""
+    if unbeaten := {one.winner for one in won} - {one.loser for one in won}:
+        means = {name: _grid_mean(name, groups) for name in sorted(unbeaten)}
+        best = groups[0].scale.best(means.values())
+        use = next(name for name, mean in means.items() if mean == best)
+        own = [one for one in won if one.winner == use]
+        rest = [row for row in judged if use in _names(row) and row not in [w.row for w in own]]
+        told = " ".join(_elsewhere(rest, judged))
+        return f"Use {use}: it is better than {_victories(own, analysis)}. {told}".strip()
+    if won:
+        by_winner: dict[str, list[str]] = defaultdict(list)
+        for one in won:
+            by_winner[one.winner].append(f"{one.loser} at base LR {one.row.lr:g}")
+        told = "; ".join(f"{name} is better than {_and(some)}" for name, some in by_winner.items())
+        return f"It depends on the base LR: {told}."
+    names = _and(dict.fromkeys(name for row in judged for name in _names(row)))
+    if all(row.judged and row.judged.verdict == "equivalent" for row in judged):
+        return f"Use the cheaper one: {names} are equivalent here."
+    reference, baselines = analysis.study.plan.get("reference"), [row.baseline for row in judged]
+    stay = reference if reference in baselines else baselines[0]
+    at = _and(f"{lr:g}" for lr in dict.fromkeys(row.lr for row in judged))
+    return f"No winner is shown among {names} at base LR {at}: no reason here to leave {stay}."
+
+
+def _names(row: ContrastRow) -> tuple[str, str]:
+    return (
+        schedule_label(row.candidate, row.candidate_arm),
+        schedule_label(row.baseline, row.baseline_arm),
+    )
+
+
+def _grid_mean(name: str, groups: Sequence[GroupRow]) -> float:
+    """Mean score of an entrant over its base LRs."""
+    means = [row.mean for row in groups if _label(row) == name]
+    return sum(means) / len(means)
+
+
+def _label(row: GroupRow) -> str:
+    return schedule_label(row.group.schedule, row.group.arm)
+
+
+def _victories(won: Sequence[Won], analysis: Analysis) -> str:
+    """Whom a schedule beat, by how much and where."""
+    metric = metric_of(analysis, won[0].row.pair)
+    if len(won) > MOST:
+        names = _and(dict.fromkeys(one.loser for one in won))
+        return f"{names} in {len(won)} comparisons, by {_range([one.row for one in won])}"
+    units = [f" points of {metric}" if one.row.scale == POINTS else f" in {metric}" for one in won]
+    return _and(
+        f"{one.loser} by {abs(one.row.paired.mean):.{one.row.scale.decimals}f}{unit} at base LR "
+        f"{one.row.lr:g}"
+        for one, unit in zip(won, units, strict=True)
+        if one.row.paired
+    )
+
+
+def _elsewhere(rows: Sequence[ContrastRow], of: Sequence[ContrastRow]) -> Iterator[str]:
+    """The comparisons of a schedule that it did not win, by verdict."""
+    by_verdict: dict[str, list[ContrastRow]] = defaultdict(list)
+    for row in rows:
+        by_verdict[row.judged.verdict if row.judged else "not judged"].append(row)
+    for verdict, some in by_verdict.items():
+        many = f"{len(some)} other comparisons"
+        yield f"{verdict.capitalize()}: {many if len(some) > MOST else _and(_places(some, of))}."
+
+
+def _places(rows: Sequence[ContrastRow], of: Sequence[ContrastRow]) -> list[str]:
+    """What tells comparisons of a pair apart: the base LR, the two schedules, or both."""
+    labels = [contrast_label(row) for row in rows]
+    if len({contrast_label(row) for row in of}) == 1:
+        return [f"base LR {row.lr:g}" for row in rows]
+    if len({row.lr for row in of}) == 1:
+        return labels
+    return [f"{label} at {row.lr:g}" for label, row in zip(labels, rows, strict=True)]
+
+
+def _by_how_much(analysis: Analysis, rows: Sequence[ContrastRow]) -> str:
+    """The differences with the interval of the verdict."""
+    paired = [row for row in rows if row.paired]
+    if not paired:
+        return ""
+    metric = metric_of(analysis, rows[0].pair)
+    if len(paired) > MOST:
+        return f"Differences in {metric} of {_range(paired)}; the table has them all."
+    unit = " points" if paired[0].scale == POINTS else ""
+    told = [
+        f"{place}: {_signed(row.paired.mean, row.scale)}{unit} (95 % interval "
+        f"{_signed(row.paired.low, row.scale)} to {_signed(row.paired.high, row.scale)})"
+        for place, row in zip(_places(paired, rows), paired, strict=True)
+        if row.paired
+    ]
+    one_lr = len({row.lr for row in rows}) == 1
+    of = f"At base LR {rows[0].lr:g}: " if one_lr else ""
+    of = f"{contrast_label(rows[0])} at " if len({*map(_names, rows)}) == 1 else of
+    return f"{of}{'; '.join(told)}."
+
+
+def _signed(value: float, scale: Scale) -> str:
+    return f"{value:+.{scale.decimals}f}"
+
+
+def _range(rows: Sequence[ContrastRow]) -> str:
+    means = [row.paired.mean for row in rows if row.paired]
+    low, high = (_signed(value, rows[0].scale) for value in (min(means), max(means)))
+    return f"{low} to {high}{' points' * (rows[0].scale == POINTS)}"
+
+
+def _how_sure(judged: Sequence[ContrastRow], groups: Sequence[GroupRow]) -> Iterator[str]:
+    """p-values and seeds, and what another test split would have changed."""
+    told = []
+    for place, row in zip(_places(judged[:MOST], judged), judged, strict=False):
+        assert row.judged is not None
+        needed = row.judged.seeds_needed
+        needs = f", needs about {needed:,} seeds" if needed else ""
+        told.append(f"{place}: {row.judged.verdict}, p = {row.judged.p_adjusted:.3f}{needs}")
+    if told:
+        more = f"; {len(judged) - MOST} more in the table" if len(judged) > MOST else ""
+        yield f"{'; '.join(told)}{more} (p after Holm over all comparisons)."
+    seeds = sorted({len(row.scores) for row in groups})
+    counts = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    spread = [row.seed_error for row in groups if row.seed_error is not None]
+    errors = [row.test_error for row in groups if row.test_error is not None]
+    digits = f".{groups[0].scale.decimals}f"
+    text = f"{counts} seed{'s' if seeds[-1] > 1 else ''} a schedule"
+    if spread:
+        text += f", standard error of a mean {median(spread):{digits}}"
+    if items := min(row.items for row in groups):
+        text += f"; {items:,} test items, the same for all schedules"
+    if errors:
+        text += (
+            f", standard error of a score {median(errors):{digits}}, which is in no interval: "
+            "another test split would mostly move all schedules together"
+        )
+    yield f"{text}."
+
+
+def _cost(
+    rows: Sequence[ContrastRow], groups: Sequence[GroupRow], analysis: Analysis
+) -> Iterator[str]:
+    """Training time beside the other's, and the share of the budget that a search took."""
+    ratios: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if math.isfinite(row.seconds_ratio) and row.seconds_ratio and not row.several_machines:
+            candidate, baseline = _names(row)
+            ratios[candidate][baseline].append(row.seconds_ratio)
+    for candidate, by_baseline in ratios.items():
+        told = _and(f"{_span(found)} times that of {name}" for name, found in by_baseline.items())
+        yield f"The training time of {candidate} is {told}."
+    if rows and not ratios:
+        why = "several machines" if any(r.several_machines for r in rows) else "diverged runs"
+        yield f"Training times are not compared, because of {why}."
+    shares: dict[str, list[float]] = defaultdict(list)
+    for group in groups:
+        for run in analysis.members[group.group]:
+            if run.result.found is not None:
+                shares[_label(group)].append(run.result.found.updates / run.result.updates)
+    for name, some in shares.items():
+        share = f"{100 * median(some):.0f} % of the updates"
+        yield f"The search of {name} takes {share}, within the budget."
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _unknown_lr(analysis: Analysis, groups: Sequence[GroupRow]) -> str:
+    """Which schedule is least hurt by a wrong base LR, if several were tried."""
+    by_name: dict[str, dict[float, float]] = defaultdict(dict)
+    for row in groups:
+        by_name[_label(row)][row.group.lr] = row.mean
+    reference = analysis.study.plan.get("reference", "cosine")
+    rates = sorted(by_name.get(reference) or max(by_name.values(), key=len))
+    if len(rates) == 1:
+        return (
+            f"This study cannot say: {reference} was tried at base LR {rates[0]:g} alone. "
+            "toolkit compare --lrs tries several."
+        )
+    scale, metric = groups[0].scale, metric_of(analysis, groups[0].group.pair)
+    worst = {
+        name: scale.worst(means[lr] for lr in rates)
+        for name, means in by_name.items()
+        if means.keys() >= {*rates}
+    }
+    if len(worst) < 2:
+        return f"This study cannot say: {_and(worst)} alone was tried at several base LRs."
+    best = scale.best(worst.values())
+    use = next(name for name, value in worst.items() if value == best)
+    others = {name: value for name, value in worst.items() if name != use}
+    rival = reference if reference in others else next(iter(others))
+    limit, verb = ("below", "falls") if scale.higher_is_better else ("above", "rises")
+    unit, digits = " %" if scale == POINTS else "", f".{scale.decimals}f"
+    least, other = (f"{value:{digits}}{unit}" for value in (best, others[rival]))
+    return (
+        f"Use {use}: over base LRs {rates[0]:g} to {rates[-1]:g} its mean {metric} is never "
+        f"{limit} {least}, while that of {rival} {verb} to {other}. Seen in the means, not judged."
+    )
+
+
+def _best_mean(analysis: Analysis, groups: Sequence[GroupRow]) -> str:
+    """What stands out where nothing was declared, or nothing could be judged."""
+    scale = groups[0].scale
+    best = next(row for row in groups if row.mean == scale.best(r.mean for r in groups))
+    why = "nothing was declared before the runs" if not analysis.family else "nothing can be judged"
+    unit = " %" if scale == POINTS else ""
+    return (
+        f"No verdict: {why}. The best mean {metric_of(analysis, groups[0].group.pair)}, "
+        f"{best.mean:.{scale.decimals}f}{unit}, is that of {_label(best)} at base LR "
+        f"{best.group.lr:g}."
+    )
+
+
+def _and(words: Iterable[str]) -> str:
+    """Words in a row: a, b and c."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last

@@ -113,8 +113,9 @@ test-full: setup ## All tests, with every case of every matrix
 test-fast: setup ## The pure and the short tests in one process, while one works: under 60 s
 	$(PYTEST) -m fast $(ARGS)
 
-bench: setup ## The cost of the loop beside bare PyTorch
-	$(BIN)/python benchmarks/throughput.py
+bench: setup ## What the loop costs beside a bare loop, and what its rivals cost: about 15 minutes
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	$(BIN)/python benchmarks/overhead.py $(ARGS)
 
 loss-compare: setup ## Are losses, decisions and weights those of commit BASE, but for the fields ALLOW?
 	$(BIN)/python benchmarks/loss_compare.py $(BASE) $(if $(ALLOW),--allow $(ALLOW))

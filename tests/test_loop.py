@@ -1,6 +1,7 @@
 """The loop on one process: resuming, mirrors, divergence, results, bad configurations."""
 
 import importlib.util
+import inspect
 import json
 import math
 import signal
@@ -261,19 +262,25 @@ def test_the_trace_is_the_same_with_and_without_mirror_and_progress_bar(fit: Any
     assert mirrored.final_weights_sha == bare.final_weights_sha
 
 
-def test_an_update_searches_the_import_path_for_nothing(
+def test_an_update_looks_up_nothing_that_stays_the_same(
     fit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sought = list[str]()
-    find = importlib.util.find_spec
+    sought, taken_apart = list[str](), list[str]()
+    find, signature = importlib.util.find_spec, inspect.signature
 
     def note(name: str, *rest: Any) -> Any:
         sought.append(name)
         return find(name, *rest)
 
+    def take_apart(function: Any, **options: Any) -> inspect.Signature:
+        taken_apart.append(getattr(function, "__name__", ""))
+        return signature(function, **options)
+
     monkeypatch.setattr(importlib.util, "find_spec", note)
+    monkeypatch.setattr(inspect, "signature", take_apart)
     fit(config("--recipe.updates", "12"))
     assert sought.count("lomo_optim") <= 2  # as the optimizer is prepared, and in its first step
+    assert taken_apart.count("zero_grad") <= 1
 
 
 def test_clipping_bounds_the_update(tmp_path: Path) -> None:

@@ -2,6 +2,11 @@
 the end, result.json; mirrors follow them. What is shown meanwhile is in ``console``.
 
 Every rank has a recorder and calls it alike; only that of rank 0 writes.
+
+Events are written in blocks, for a line by itself takes as long as a step of a fused optimizer on a
+small model. A block ends with whatever somebody may be waiting for (an evaluation, a decision that
+changes something, a checkpoint, a change of status) and after a second. What a process that is
+killed had not written yet is of updates after its last checkpoint, which a resume makes again.
 """
 
 import json
@@ -10,8 +15,7 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +25,7 @@ from accelerate import Accelerator
 from toolkit.config import RunConfig, to_json
 from toolkit.errors import RunError
 from toolkit.records.config_file import CONFIG
-from toolkit.records.console import Console
+from toolkit.records.console import UNTOLD, Console
 from toolkit.records.events import EVALUATION, EVENTS, LOWER, TIMING, to_event
 from toolkit.records.events_file import cut_back, fingerprint
 from toolkit.records.json_files import read_json, write_json
@@ -31,6 +35,31 @@ from toolkit.schedules.reading import Decision, Reading
 from toolkit.task import Scale
 
 NOT_TRAINING = ("evaluation", "checkpoint")
+BLOCK_SECONDS = 1.0
+"""Age at which the oldest event that waits is written with the next reading."""
+_to_line = json.JSONEncoder(allow_nan=False).encode
+
+
+class Span:
+    """A block that is timed. A class, for a generator takes twice as long to enter and leave.
+
+    Args:
+        stopwatch: whose span it is.
+        name: of ``SPANS``.
+    """
+
+    __slots__ = ("begin", "name", "stopwatch")
+
+    def __init__(self, stopwatch: "Stopwatch", name: str) -> None:
+        self.stopwatch, self.name, self.begin = stopwatch, name, 0.0
+
+    def __enter__(self) -> None:
+        self.begin = time.perf_counter()
+        self.stopwatch.steps += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.stopwatch.steps += 1
+        self.stopwatch.seconds[self.name] += time.perf_counter() - self.begin
 
 
 class Stopwatch:
@@ -51,16 +80,9 @@ class Stopwatch:
         self._paused = sum(self.seconds[name] for name in NOT_TRAINING)
         self._lap = self._train_before
 
-    @contextmanager
-    def span(self, name: str) -> Iterator[None]:
+    def span(self, name: str) -> Span:
         """Add the time of the block to a span."""
-        begin = time.perf_counter()
-        self.steps += 1
-        try:
-            yield
-        finally:
-            self.steps += 1
-            self.seconds[name] += time.perf_counter() - begin
+        return Span(self, name)
 
     @property
     def train_seconds(self) -> float:
@@ -110,6 +132,8 @@ class Recorder:
         self.stopwatch = Stopwatch()
         self._writes = accelerator.is_main_process
         self._events: IO[str] | None = None
+        self._waiting: list[str] = []  # lines that are not written yet
+        self._waits_since = 0.0
         self._mirrors: list[Mirror] = []
         self.problems: list[str] = []
         """What is wrong with the events up to ``resume_at``, on rank 0; a sentence each."""
@@ -121,7 +145,7 @@ class Recorder:
             else:
                 every = config.read_every
                 self.problems = cut_back(folder / EVENTS, resume_at, saved_events, every)
-            self._events = (folder / EVENTS).open("a", buffering=1)
+            self._events = (folder / EVENTS).open("a")
             self._mirrors = start_mirrors(config, folder, (folder / EVENTS).stat().st_size)
         self._update, self._items = resume_at, 0.0  # of the last evaluation; items since then
         self._console = Console(
@@ -142,7 +166,7 @@ class Recorder:
         self.stopwatch = Stopwatch(stopwatch)
         self._console.go_on(update)
 
-    def span(self, name: str) -> Any:
+    def span(self, name: str) -> Span:
         """Time the block; see ``SPANS``."""
         return self.stopwatch.span(name)
 
@@ -153,7 +177,9 @@ class Recorder:
         several = {"lrs": rates} if len(rates) > 1 else {}
         event = to_event(reading, decision, rates[0], factor)
         event |= {**several, "t": time.time()}
-        self._write(event)
+        self._add(event)
+        if decision.action not in UNTOLD or self._block_is_due():
+            self.flush()
         self._items += reading.count
         self._console.reading(reading, decision, rates[0])
 
@@ -161,7 +187,8 @@ class Recorder:
         self, reading: Reading, decision: Decision, rates: list[float], factor: float
     ) -> None:
         """Log a validation loss that the schedule saw, and what it made of it."""
-        self._write({**to_event(reading, decision, rates[0], factor), "t": time.time()})
+        self._add({**to_event(reading, decision, rates[0], factor), "t": time.time()})
+        self.flush()
 
     def evaluation(
         self,
@@ -182,14 +209,16 @@ class Recorder:
         place = {"update": update, "epoch": epoch}
         lower = {LOWER: list(falling)} if falling else {}
         scores = {"split": split, **metrics, **lower}
-        self._write({"kind": EVALUATION, **place, **scores, "t": time.time()})
+        self._add({"kind": EVALUATION, **place, **scores, "t": time.time()})
         if split == "validation":
-            self._write({"kind": TIMING, **place, **self._cost(update), "t": time.time()})
+            self._add({"kind": TIMING, **place, **self._cost(update), "t": time.time()})
             self._console.validated(update, epoch, metrics)
+        self.flush()
 
     def event(self, kind: str, update: int, **fields: Any) -> None:
         """Log anything else that happened, such as a resume."""
-        self._write({"kind": kind, "update": update, **fields, "t": time.time()})
+        self._add({"kind": kind, "update": update, **fields, "t": time.time()})
+        self.flush()
 
     def events_state(self) -> dict[str, Any]:
         """Put the events so far on the disk; what they are, to be saved with a checkpoint.
@@ -197,12 +226,25 @@ class Recorder:
         On rank 0 alone.
         """
         assert self._events is not None
+        self.flush()
         return fingerprint(self._events)
 
     def status(self, status: str, update: int) -> None:
         """Say in state.json how far the run is: running, preempted, failed, diverged or done."""
+        self.flush()
         if self._writes:
             write_status(self.folder, status, update)
+
+    def flush(self) -> None:
+        """Write the events that wait, and see that they arrive.
+
+        Raises:
+            RunError: as ``check_files`` does.
+        """
+        if self._events is None or not self._waiting:
+            return
+        self.check_files()
+        self._write_block(self._events)
 
     def check_files(self) -> None:
         """See that what is written arrives.
@@ -226,6 +268,7 @@ class Recorder:
         Raises:
             RunError: if it is not read back as it was written.
         """
+        self.flush()
         if self._writes:
             write_json(self.folder / RESULT, result.to_json())
             written = json.loads(json.dumps(result.to_json()))
@@ -237,15 +280,27 @@ class Recorder:
         """Close the files, the console and the mirrors; safe to call twice."""
         self._console.close()
         if self._events is not None:
-            self._events.close()
-            self._events = None
+            events, self._events = self._events, None
+            with events:
+                self._write_block(events)
         for mirror in self._mirrors:
             mirror.end()
         self._mirrors = []
 
-    def _write(self, event: Mapping[str, Any]) -> None:
+    def _add(self, event: Mapping[str, Any]) -> None:
+        """Have an event wait for the end of the block."""
         if self._events is not None:
-            self._events.write(json.dumps(event, allow_nan=False) + "\n")
+            if not self._waiting:
+                self._waits_since = time.monotonic()
+            self._waiting.append(_to_line(event) + "\n")
+
+    def _block_is_due(self) -> bool:
+        return time.monotonic() - self._waits_since >= BLOCK_SECONDS
+
+    def _write_block(self, events: IO[str]) -> None:
+        block, self._waiting = "".join(self._waiting), []
+        events.write(block)
+        events.flush()
 
     def _cost(self, update: int) -> dict[str, float]:
         """Seconds so far, and throughput since the last call."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from toolkit.errors import ConfigError
@@ -135,10 +136,21 @@ def batches_of(run: "Run", first: int, last: int) -> "Iterator[Batch]":
     accelerator, plan, config = run.accelerator, run.batch_plan, run.config
     ranks, rank = run.batch_split.ranks, accelerator.process_index
     order = MicroBatches(plan, rank, ranks, run.batch_split.micro_batch, first, last)
-    seed = derive_seed(config.seed, config.arm, AUGMENT_STREAM)
+    seed, device = derive_seed(config.seed, config.arm, AUGMENT_STREAM), accelerator.device
     for number, batch in enumerate(training_loader(run.splits.train, order)):
         epoch = plan.epoch(first + number // run.batch_split.accumulation)
-        yield run.task.augment(send_to_device(batch, accelerator.device), seed, epoch)
+        yield run.task.augment(_on_device(batch, device), seed, epoch)
+
+
+def _on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on the device; what is no dictionary of tensors, in Accelerate's general way."""
+    if type(batch) is not dict:
+        moved: Batch = send_to_device(batch, device)
+        return moved
+    return {
+        name: value.to(device) if isinstance(value, Tensor) else send_to_device(value, device)
+        for name, value in batch.items()
+    }
 
 
 def training_loader(split: Split, batches: MicroBatches) -> "DataLoader[Batch]":

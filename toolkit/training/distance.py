@@ -28,6 +28,7 @@ from weakref import ref
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
 from torch.optim import SGD, Optimizer
 
 from toolkit.training.snapshot import inner_optimizer, master_weights
@@ -88,7 +89,8 @@ class DistanceEstimate:
         """r, |s|_1 and q, and n: shape (4,), on the device. No sync."""
         if not self._parts:
             return torch.zeros(SUMS)
-        return torch.stack([part.sums() for part in self._parts.values()]).sum(0)
+        first, *rest = [part.sums() for part in self._parts.values()]
+        return torch.stack([first, *rest]).sum(0) if rest else first
 
     def told(self, sums: Sequence[float] | None = None) -> tuple[float, float]:
         """What ``Reading.distance`` says, of ``sums`` that were added up over the ranks.
@@ -193,6 +195,7 @@ class _Part:
         self._first = self._sample(weights)
         self._running = torch.zeros_like(self._first)
         self._inner, self._square = self._first.new_zeros(()), self._first.new_zeros(())
+        self._count = self._first.new_tensor(self._first.numel())
 
     def is_of(self, weights: list[Tensor]) -> bool:
         """Whether it is of these weights, and of no other."""
@@ -214,15 +217,14 @@ class _Part:
         gradient.masked_fill_(bad, 0.0)
         moved = self._sample(self._weights)
         torch.sub(self._first, moved, out=moved)
-        inner = torch.dot(gradient, moved)
-        self._inner.mul_(KEPT).add_(inner.masked_fill_(~inner.isfinite(), 0.0), alpha=weight)
+        inner = torch.dot(gradient, moved).nan_to_num_(0.0, 0.0, 0.0)  # not finite: adds 0
+        self._inner.mul_(KEPT).add_(inner, alpha=weight)
         self._running.mul_(KEPT).add_(gradient, alpha=weight)
 
     def sums(self) -> Tensor:
         """This group's part of ``DistanceEstimate.sums``."""
         norm = self._running.abs().sum() * self._ratio
-        count = torch.full_like(norm, self._first.numel())
-        return torch.stack([self._inner, norm, self._square, count])
+        return torch.stack([self._inner, norm, self._square, self._count])
 
     def state(self) -> dict[str, Tensor]:
         """Copies on the host."""
@@ -240,6 +242,8 @@ class _Part:
     def _sample(self, tensors: list[Tensor]) -> Tensor:
         """What is looked at of each, one after the other, in float32 or wider: a copy, (n,)."""
         wide = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
+        if self._every == 1 and len(tensors) > 1:  # of a single tensor it would be a view
+            return _flatten_dense_tensors(tensors).to(wide)
         return torch.cat([_runs(t, self._every) for t in tensors]).to(wide)
 
 

@@ -151,7 +151,7 @@ def make_update(run: Run, batches: "Iterator[Batch]") -> None:
                 total, count = run.task.loss(run.model, batch)
                 # backward divides by the number of micro-batches, and averages over the ranks.
                 accelerator.backward(total / (count if divisor is None else divisor))
-                run.meter.add(total.detach(), count)
+                run.meter.add(total, count)
             # But for the last micro-batch these do nothing; under DeepSpeed they never do, for its
             # backward has made the update by now.
             with record.span("optimizer"):
@@ -230,7 +230,6 @@ def _read(run: Run) -> Decision:
     divergence.note_reading(run, reading.nonfinite, decision.action == "rollback")
     if decision.action == "restore":
         run.search_seconds = run.record.stopwatch.train_seconds
-    run.record.check_files()
     run.record.reading(reading, decision, run.lr.used, run.lr.factor)
     return decision
 

@@ -126,7 +126,7 @@ class LossMeter:
         """The sums since the last reading, and those of an estimate, in one transfer."""
         parts = [torch.stack(self._totals)] if self._totals else []
         parts += [] if estimate is None else [estimate.sums().to(self.accelerator.device)]
-        fetched = torch.cat(parts).tolist() if parts else []
+        fetched = (torch.cat(parts) if len(parts) > 1 else parts[0]).tolist() if parts else []
         sums = self._fetched
         for total, count in zip(fetched, self._counts, strict=False):  # behind them: the estimate's
             if math.isfinite(total):

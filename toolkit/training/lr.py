@@ -104,7 +104,8 @@ class ScheduledLR(LRScheduler):
         self._check = LoopCheck(optimizer, schedule, self.facts)
         super().__init__(optimizer)  # calls step(), which sets the LR of the first update
         _mark_steps(optimizer, self)
-        _newest[inner_optimizer(optimizer)] = ref(self)
+        self._newest = _newest.setdefault(inner_optimizer(optimizer), [])
+        self._newest[:] = [ref(self)]
 
     def can_also(self, ability: str) -> None:
         """Tell the schedule, before the first update, what the loop around it can do beside.
@@ -255,9 +256,7 @@ class ScheduledLR(LRScheduler):
 
     def _check_alone(self) -> None:
         """Say it, once, if another schedule sets the LR of this optimizer, too."""
-        if not self._stepped:
-            return
-        newest = _newest.get(inner_optimizer(self.optimizer), ref(self))()
+        newest = self._newest[0]() if self._stepped else None
         if newest is not None and newest is not self and newest.updates:
             self._check.say(
                 "two",
@@ -325,11 +324,12 @@ class ScheduledLR(LRScheduler):
         if self.estimate is not None:
             made = min(progress(self.updates, self.total_updates), 1.0)
             self.estimate.weight = self.schedule.weight(self.memory, made)  # type: ignore[attr-defined]
-        taken = {id(_defaults(self.optimizer).get("lr"))}
+        taken: set[int] = set()
         for group, base in zip(self.optimizer.param_groups, self._bases(), strict=True):
             if not isinstance(group["lr"], Tensor):
                 group["lr"] = float(base) * self.factor
                 continue
+            taken = taken or {id(_defaults(self.optimizer).get("lr"))}
             if id(group["lr"]) in taken:  # the default, or that of another group, too
                 group["lr"] = group["lr"].clone()
             taken.add(id(group["lr"]))
@@ -338,8 +338,8 @@ class ScheduledLR(LRScheduler):
         self._last_lr: list[float | Tensor] = list(self.used)
 
 
-_newest: "WeakKeyDictionary[Optimizer, ref[ScheduledLR]]" = WeakKeyDictionary()
-"""Optimizer -> the ``ScheduledLR`` that was built on it last."""
+_newest: "WeakKeyDictionary[Optimizer, list[ref[ScheduledLR]]]" = WeakKeyDictionary()
+"""Optimizer -> the ``ScheduledLR`` that was built on it last, in a list that all of them share."""
 
 
 def _own_default(optimizer: Any) -> None:

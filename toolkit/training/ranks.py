@@ -9,11 +9,13 @@ DeepSpeed has settings of its own for what the recipe decides. Here they are fil
 back from the engine that was made, for it would otherwise override some without a word.
 """
 
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
@@ -334,15 +336,27 @@ def _deepspeed(recipe: Recipe, batch_split: BatchSplit) -> "DeepSpeedPlugin":
 
 
 def _look_up_once() -> None:
-    """Have Accelerate's optimizers look for the package of LOMO, another optimizer, once.
+    """Have Accelerate's optimizers find out once what they look up at each update.
 
-    They search the whole import path for it twice at each step, which takes longer than the step
+    They search the whole import path twice at each step for the package of LOMO, another optimizer,
+    and take apart the signature of ``zero_grad`` at each call of it: together longer than the step
     of a fused optimizer on a small model.
     """
     from accelerate import optimizer
 
     if not hasattr(optimizer.is_lomo_available, "cache_info"):  # not of an earlier run
         optimizer.is_lomo_available = cache(optimizer.is_lomo_available)
+        optimizer.inspect = SimpleNamespace(signature=_signature)
+
+
+@cache
+def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
+
+
+def _signature(method: Callable[..., Any]) -> inspect.Signature:
+    """The signature of the function behind a method: what is kept refers to no optimizer."""
+    return _signature_of(getattr(method, "__func__", method))
 
 
 def _under_deepspeed() -> bool:

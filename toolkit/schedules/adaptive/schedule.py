@@ -200,18 +200,17 @@ class Adaptive:
     def observe(self, memory: AdaptiveMemory, reading: Reading) -> tuple[AdaptiveMemory, Decision]:
         if reading.kind == "validation":
             return self._validate(memory, reading)
-        made, memory = reading.update - memory.update, memory._replace(update=reading.update)
         if memory.searching:
-            return self._search(memory, reading)
-        if reading.distance is not None and memory.grows and memory.growth.first_lr:
+            return self._search(memory._replace(update=reading.update), reading)
+        growth, guard, safety = memory.growth, memory.guard, NO_ACTION
+        if reading.distance is not None and memory.grows and growth.first_lr:
+            made = reading.update - memory.update
             share = made / ((memory.total or growing.HORIZON_UPDATES) - memory.began)
-            grown = growing.observe(memory.growth, reading.distance, memory.total, share)
-            memory = memory._replace(growth=grown)
-        safety = NO_ACTION
+            growth = growing.observe(growth, reading.distance, memory.total, share)
         if self.guard:
             size = guarding.block_readings(memory.total)
-            state, safety = guarding.observe(memory.guard, reading, size)
-            memory = memory._replace(guard=state)
+            guard, safety = guarding.observe(guard, reading, size)
+        memory = memory._replace(update=reading.update, growth=growth, guard=guard)
         if safety.action == "rollback":
             return self._back(memory, safety)
         if reading.nonfinite or reading.count == 0:
@@ -249,6 +248,8 @@ class Adaptive:
         growth = memory.growth
         grown = growth.distance > (1 + TOLD_SHARE) * growth.first
         stall, seen = stalling.observe(memory.stall, reading.loss, reading.update, grown)
+        if stall is memory.stall:  # there is nothing to look at any more
+            return memory, NO_ACTION
         decision = stalling.decision(memory.stall, seen, reading.update)
         memory = memory._replace(stall=stall)
         if decision.action == "rollback":

@@ -1,0 +1,77 @@
+"""What is written down when: events wait for each other, but nobody waits for them."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate import Accelerator
+
+from toolkit.config import parse
+from toolkit.records import recorder
+from toolkit.records.recorder import Recorder
+from toolkit.schedules.reading import NO_ACTION, Decision, Reading
+
+
+@pytest.fixture
+def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A recorder whose blocks never end by time."""
+    monkeypatch.setattr(recorder, "BLOCK_SECONDS", math.inf)
+    config = parse(["digits/vit_micro", "--wandb", "off", "--progress", "False"])
+    made = Recorder(tmp_path, Accelerator(cpu=True), config, updates=12)
+    yield made
+    made.close()
+
+
+def read(record: Recorder, update: int, action: str = "hold") -> None:
+    decision = NO_ACTION._replace(action=action)
+    record.reading(Reading.of(update, 0.0, 1.0), decision, [0.1], 1.0)
+
+
+def written(record: Recorder) -> int:
+    """Lines in the file."""
+    return (record.folder / "events.jsonl").read_text().count("\n")
+
+
+@pytest.mark.parametrize(("action", "lines"), [("hold", 0), ("snapshot", 0), ("cut", 2)])
+def test_a_decision_that_changes_something_ends_a_block(
+    record: Recorder, action: str, lines: int
+) -> None:
+    read(record, 1)
+    read(record, 2, action)
+    assert written(record) == lines
+    record.close()
+    assert written(record) == 2
+
+
+def test_a_block_ends_when_its_time_is_over(
+    record: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read(record, 1)
+    monkeypatch.setattr(recorder, "BLOCK_SECONDS", 0.0)
+    read(record, 2)
+    assert written(record) == 2
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        lambda record: record.evaluation("test", 1, 0.1, {"accuracy": 50.0}),
+        lambda record: record.event("resume", 1),
+        lambda record: record.validation_reading(
+            Reading.of(1, 0.1, 1.0), Decision("none", None, "hold", ""), [0.1], 1.0
+        ),
+    ],
+)
+def test_other_events_end_a_block(record: Recorder, ends: Any) -> None:
+    read(record, 1)
+    ends(record)
+    assert written(record) == 2
+
+
+def test_a_checkpoint_and_a_status_end_a_block(record: Recorder) -> None:
+    read(record, 1)
+    assert record.events_state()["bytes"] == (record.folder / "events.jsonl").stat().st_size > 0
+    read(record, 2)
+    record.status("preempted", 2)
+    assert written(record) == 2

@@ -172,14 +172,10 @@ class _Meter(LossMeter):
         ranks, device = trainer.world_size, trainer.strategy.root_device
         super().__init__(SimpleNamespace(num_processes=ranks, device=device), lr=lr)
 
-    def _over_ranks(self, sums: list[float]) -> list[float]:
-        if self.accelerator.num_processes == 1:
-            return sums
-        there = torch.tensor(sums, dtype=torch.float64, device=self.accelerator.device)
+    def _added(self, there: Tensor) -> Tensor:
         torch.distributed.all_reduce(there)
-        torch.distributed.broadcast(there, 0)  # reductions do not promise equal bits
-        added: list[float] = there.tolist()
-        return added
+        torch.distributed.broadcast(there, 0)  # as LossMeter's, without Accelerate's state
+        return there
 
 
 class _Batches:

@@ -75,9 +75,8 @@ class DistanceEstimate:
         target = ref(self)
 
         def look(stepped: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return (
-                None if (alive := target()) is None else alive._before_step(stepped, args, kwargs)
-            )
+            alive = target()
+            return None if alive is None else alive._before_step(stepped, args, kwargs)
 
         inner.register_step_pre_hook(look)
 

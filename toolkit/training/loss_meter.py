@@ -118,9 +118,12 @@ class LossMeter:
         if self.accelerator.num_processes == 1:
             return sums
         there = torch.tensor(sums, dtype=torch.float64, device=self.accelerator.device)
-        # The broadcast makes the ranks equal by construction: reductions promise no such thing.
-        added: list[float] = broadcast(self.accelerator.reduce(there, "sum")).tolist()
+        added: list[float] = self._added(there).tolist()
         return added
+
+    def _added(self, there: Tensor) -> Tensor:
+        # The broadcast makes the ranks equal by construction: reductions promise no such thing.
+        return broadcast(self.accelerator.reduce(there, "sum"))
 
     def _fetch(self, estimate: DistanceEstimate | None) -> tuple[Sums, list[float]]:
         """The sums since the last reading, and those of an estimate, in one transfer."""

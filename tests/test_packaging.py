@@ -65,7 +65,7 @@ def plain(requirement: str) -> str:
 
 @pytest.mark.processes
 @pytest.mark.long
-def test_schedules_and_replay_need_torch_alone(tmp_path: Path) -> None:
+def test_schedules_and_replay_need_little_more_than_torch(tmp_path: Path) -> None:
     command = [sys.executable, "-c", LIGHT, ",".join(HEAVY)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ OPEN_AT_END_SECONDS = 1.5
 END_SECONDS = 8
 """How long the end of a process waits for W&B; what is not sent then stays on disk."""
 OTHERS_END_SECONDS = 60
-"""And for other trackers, which write to this machine or a server of one's own; MLflow cut off while
+"""And for other trackers, which write to this machine or to a server near it; MLflow, cut off while
 it makes a new database leaves a broken one."""
 
 WANDB = "wandb"

@@ -21,7 +21,10 @@ from toolkit.records.mirror_process import STATUS_PREFIX
 STUCK_SECONDS = 10
 OPEN_AT_END_SECONDS = 1.5
 END_SECONDS = 8
-"""How long the end of a process waits for its mirrors; what they have not sent stays on disk."""
+"""How long the end of a process waits for W&B; what is not sent then stays on disk."""
+OTHERS_END_SECONDS = 60
+"""And for other trackers, which write to this machine or to a server near it; MLflow, cut off while
+it makes a new database leaves a broken one."""
 
 WANDB = "wandb"
 NAMES = {WANDB: "W&B", "mlflow": "MLflow", "tensorboard": "TensorBoard", "trackio": "Trackio"}
@@ -97,10 +100,9 @@ class Mirror:
         self._process.wait()
 
     def start_offline(self) -> None:
-        """Mirror what there is once more, without asking the server: W&B alone knows that."""
-        if self.tracker == WANDB:
-            self._process = self._start("--offline")
-            self.end()
+        """Mirror what there is once more, without asking the server, which W&B alone has."""
+        self._process = self._start("--offline")
+        self.end()
 
     def wait(self, until: float) -> bool:
         """Wait for the process to end, up to a time of the monotonic clock; whether it did."""
@@ -206,20 +208,22 @@ def _without_launch() -> dict[str, str]:
 
 @atexit.register
 def end_mirrors() -> None:
-    """End all mirrors of this process, within 10 seconds; safe to call twice."""
+    """End all mirrors of this process, those to W&B within 10 seconds; safe to call twice."""
     begin = time.monotonic()
     for mirror in _mirrors:
         mirror.end()
-    while any(mirror.alive and not mirror.status for mirror in _mirrors):
+    uploads = [mirror for mirror in _mirrors if mirror.tracker == WANDB]
+    while any(mirror.alive and not mirror.status for mirror in uploads):
         if time.monotonic() > begin + OPEN_AT_END_SECONDS:
             break
         time.sleep(0.05)
-    unopened = [mirror for mirror in _mirrors if mirror.alive and not mirror.status]
+    unopened = [mirror for mirror in uploads if mirror.alive and not mirror.status]
     for mirror in unopened:
         mirror.kill()
         mirror.start_offline()
-    for mirror in _mirrors:
-        if not mirror.wait(begin + END_SECONDS):
+    for mirror in sorted(_mirrors, key=lambda mirror: mirror.tracker != WANDB):
+        seconds = END_SECONDS if mirror.tracker == WANDB else OTHERS_END_SECONDS
+        if not mirror.wait(begin + seconds):
             mirror.kill()
     _forget_finished()
 

@@ -36,7 +36,7 @@ def at_lr(study: Path, lr: float, scores: dict[str, float], seeds: int = 8, **ch
 
 def test_the_winner_is_named_with_all_five_facts(tmp_path: Path) -> None:
     study = write_study(tmp_path / "mine", [contrast("plan", "cosine", lr) for lr in (0.01, 0.1)])
-    sizes = {"samples": {"train": 1, "validation": 1, "test": 2_500}}
+    sizes: dict[str, Any] = {"samples": {"train": 1, "validation": 1, "test": 2_500}}
     at_lr(study, 0.1, {"plan": 80.0, "cosine": 80.0}, **sizes)
     answer = answer_of(study)
     assert answer.decided
@@ -85,10 +85,10 @@ def test_without_a_winner_nothing_is_recommended(tmp_path: Path) -> None:
 
 
 def test_the_error_of_the_test_split_is_the_binomial_one(tmp_path: Path) -> None:
-    sizes = {"samples": {"train": 1, "validation": 1, "test": 2_500}}
+    sizes: dict[str, Any] = {"samples": {"train": 1, "validation": 1, "test": 2_500}}
     for seed in range(4):
         write_run(tmp_path / "mine", "cosine", seed, 90.0, **sizes)
-        f1 = {"metrics": {"test": {"f1": 90.0}, "validation": {"f1": 90.0}}}
+        f1: dict[str, Any] = {"metrics": {"test": {"f1": 90.0}, "validation": {"f1": 90.0}}}
         write_run(tmp_path / "mine", "plan", seed, 90.0, lr=0.1, model="other", **sizes, **f1)
     rows = {row.metric: row for row in analyse(load_study(tmp_path / "mine")).groups}
     assert rows["accuracy"].test_error == pytest.approx(0.6)  # sqrt(0.9 * 0.1 / 2500), in points
@@ -107,6 +107,7 @@ def test_panels_of_a_row_share_their_axis_and_outliers_are_arrows(tmp_path: Path
     assert not any(series.clipped for series in clip(panels[0]).series)
     arrows = [series for series in clip(panels[1]).series if series.mark.symbol is LEFT]
     assert {series.name for series in arrows} == {"step"}
+    assert panels[1].x.limits is not None
     assert {*arrows[0].x} == {panels[1].x.limits[0]}
     assert "An arrow at the edge" in of_pair(analyse(load_study(study)), PAIR)["final"].caption
 
@@ -118,3 +119,4 @@ def test_a_performance_profile_needs_ten_problems(tmp_path: Path) -> None:
             at_lr(study, 0.001 * (place + 1), {"plan": 91.0, "cosine": 90.0}, seeds=2)
         panels = of_study(analyse(load_study(study)))["profiles"].panels
         assert len(panels) == (2 if count == 10 else 0)
+        assert all(panel.x.limits and panel.x.limits[0] < 1 for panel in panels)

@@ -9,7 +9,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
-WIDTHS = {"light": 1120, "dark": 1120, "phone": 390, "print": 794}
+WIDTHS = {"light": 1120, "dark": 1120, "phone": 390, "print": 700}
 HEIGHT = 1400
 
 
@@ -24,11 +24,8 @@ def main(page_file: Path, folder: Path) -> None:
                 color_scheme="dark" if kind == "dark" else "light",
             )
             page.goto(page_file.resolve().as_uri())
-            page.wait_for_selector("body[data-drawn]")
             if kind == "print":
                 page.emulate_media(media="print")
-                page.evaluate("dispatchEvent(new Event('beforeprint'))")
-                page.wait_for_timeout(2000)
             page.screenshot(path=folder / f"report-{kind}.png")
             page.close()
         browser.close()

@@ -82,8 +82,8 @@ def test_all_files_are_written(study: Path, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.long
 def test_equal_runs_give_equal_bytes(study: Path) -> None:
-    files = ("index.html", "report.md", "results.csv", "figures/final-1.svg")
-    files = (*files, "figures/differences.pdf", "figures/differences.svg")
+    files = ["index.html", "report.md", "results.csv", "figures/final-1.svg"]
+    files += ["figures/differences.pdf", "figures/differences.svg"]
     first = [(write_report(study).parent / name).read_bytes() for name in files]
     assert [(write_report(study).parent / name).read_bytes() for name in files] == first
 

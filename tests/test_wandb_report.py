@@ -118,7 +118,8 @@ def test_figures_and_tables_are_a_run_of_their_own(saved: tuple[FakeWandb, Path]
     ((run_id, run),) = server.runs.items()
     assert (run_id, run.said("jobType")) == ("report-it-s--mine-", "report")
     media = [p["config"]["mediaKeys"] for p in panels(server) if p["viewType"] == "Media Browser"]
-    assert media == [["figures/curves-1", "figures/final-1", "figures/sensitivity-1"]]
+    names = ("curves-1", "differences", "final-1", "sensitivity-1")
+    assert media == [[f"figures/{name}" for name in names]]
     assert {*media[0], "verdicts", "schedules"} <= run.summary.keys()
     assert server.strangers == []
 

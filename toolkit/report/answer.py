@@ -205,7 +205,7 @@ def _how_sure(judged: Sequence[ContrastRow], groups: Sequence[GroupRow]) -> Iter
         told.append(f"{place}: {row.judged.verdict}, p = {row.judged.p_adjusted:.3f}{needs}")
     if told:
         more = f"; {len(judged) - MOST} more in the table" if len(judged) > MOST else ""
-        yield f"{'; '.join(told)}{more} (p after Holm over all comparisons)."
+        yield f"{'; '.join(told)}{more} (p corrected for the number of comparisons, by Holm)."
     seeds = sorted({len(row.scores) for row in groups})
     counts = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     spread = [row.seed_error for row in groups if row.seed_error is not None]

@@ -167,7 +167,7 @@ def profiles(overall: Overall, legend: Legend) -> Section:
         "LR. The bands are 95 % bootstrap intervals."
     )
     title = "Who reaches the target first: performance profile"
-    return Section(title, caption, panels, legend=True)
+    return Section(title, caption, shared(panels), legend=True)
 
 
 def _profile(race: Race, schedules: Sequence[str], legend: Legend) -> list[Series]:

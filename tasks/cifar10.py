@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from datasets import Features, Value
-from datasets import Image as ImageFeature
 from PIL import Image
 from torch import nn
 
@@ -171,6 +169,9 @@ def _load() -> "DatasetDict":
 
 
 def _images(split: "Dataset", name: str) -> ImageSplit:
+    from datasets import Features, Value
+    from datasets import Image as ImageFeature
+
     place = partial(place_of, FOLDER, HUB, name)
     labels = torch.from_numpy(class_numbers(split["label"][:], Cifar10.classes, place))
     if isinstance(split.features["img"], ImageFeature):  # pandas and polars do not write that

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 import numpy as np
 import torch
-from datasets import List, Value
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,8 +40,6 @@ HUB = {"squad_v2": "rajpurkar/squad_v2"}
 COLUMNS = ("id", "title", "context", "question", "answers")
 OFFICIAL = {"train": 130_319, "validation": 11_873}
 SPLITS = tuple(OFFICIAL)
-PLAIN_ANSWERS = {"text": List(Value("string")), "answer_start": List(Value("int32"))}
-"""How the official data set stores the answers of a question."""
 VALIDATION_SHARE, SPLIT_SEED = 0.02, 20_180_611
 WIDTH = 512
 """Logits are padded to so many tokens: all ranks and batches agree, and no window is longer."""
@@ -294,13 +291,16 @@ def _load(folder: str) -> "DatasetDict":
 
 def _with_plain_answers(split: "Dataset", place: Callable[[int], str]) -> "Dataset":
     """The split with its answers as the official one has them: lists of texts and of starts."""
+    from datasets import List, Value
+
     stored = split["answers"][:]
     plain = [_plain_answers(answers, row, place) for row, answers in enumerate(stored)]
     if plain == stored:
         return split
     key = hashlib.sha256(f"{split._fingerprint} plain answers".encode()).hexdigest()[:32]
+    official = {"text": List(Value("string")), "answer_start": List(Value("int32"))}
     return split.remove_columns("answers").add_column(
-        "answers", plain, new_fingerprint=key, feature=PLAIN_ANSWERS
+        "answers", plain, new_fingerprint=key, feature=official
     )
 
 

@@ -34,6 +34,35 @@ def test_importing_the_core_loads_nothing_heavy(statement: str) -> None:
     assert not loaded_after(statement) & set(HEAVY)
 
 
+def printed(*arguments: str) -> str:
+    """A statement that carries out a command, whose words it keeps to itself."""
+    lines = "import contextlib, io\nfrom toolkit.cli import main\n"
+    quiet = "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+    return f"{lines}{quiet}    assert main({list(arguments)}) == 0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left_out"),
+    [
+        (["--version"], HEAVY),
+        (["--help"], HEAVY),
+        (["list"], ("torch", "pandas", "datasets", "transformers")),
+        (["train", "cifar10/resnet18", "--help"], ("pandas", "datasets", "transformers", "timm")),
+        (["train", "squad_v2/roberta-base", "--help"], ("pandas", "datasets", "transformers")),
+    ],
+)
+def test_what_a_command_tells_it_tells_without(
+    arguments: list[str], left_out: tuple[str, ...]
+) -> None:
+    assert not loaded_after(printed(*arguments)) & set(left_out)
+
+
+def test_metrics_leave_out_what_evaluate_needs_for_its_evaluators() -> None:
+    code = "import sys, toolkit.metrics; print('transformers.pipelines' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
 def test_imports_go_downward_only() -> None:
     tool = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([tool], cwd=ROOT, capture_output=True, text=True)

@@ -67,3 +67,17 @@ def test_a_tiny_model_takes_one_thread() -> None:
         assert set_threads(weights=TINY_WEIGHTS - 1) == torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.processes
+def test_a_command_leaves_no_search_for_garbage_to_the_end_of_the_interpreter() -> None:
+    lines = [
+        "import atexit, gc",
+        "atexit.register(lambda: print(gc.get_freeze_count() > 0))",  # called last
+        "from toolkit.process import run_command",
+        "run_command(lambda: 0)",
+        "print(gc.get_freeze_count() > 0)",
+    ]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]

@@ -2,15 +2,35 @@
 
 import re
 import string
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from toolkit.vision_compat import repair_torchvision
 
+
+@contextmanager
+def _missing(module: str) -> Iterator[None]:
+    """Have the import of a module fail in the block, unless it is there already."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
 repair_torchvision()  # evaluate imports transformers, which imports torchvision
 
+# Its metrics need no transformers; its evaluators, which nothing here uses, would import half of
+# it, which takes longer than all the rest. Whoever wants them imports evaluate first.
+with _missing("transformers.pipelines"):
+    import evaluate
 import datasets  # noqa: E402
-import evaluate  # noqa: E402
 import numpy as np  # noqa: E402
 from sklearn.metrics import accuracy_score, f1_score  # noqa: E402
 

@@ -11,7 +11,6 @@ run is made of, how it is saved and how it is evaluated have files of their own;
 schedule, task, optimizer or launcher by name.
 """
 
-import gc
 from collections.abc import Iterator
 
 from accelerate.state import AcceleratorState
@@ -168,9 +167,8 @@ def make_update(run: Run, batches: "Iterator[Batch]") -> None:
 def release(run: Run) -> None:
     """Free the run's memory, so that another can follow in the same process."""
     run.record.close()
-    run.accelerator.free_memory(run.model, run.optimizer)
     run.evaluation_loaders.clear()
-    gc.collect()
+    run.accelerator.free_memory(run.model, run.optimizer)  # collects garbage, too
     run.accelerator.wait_for_everyone()
     AcceleratorState._reset_state()  # the next run may have another precision
 

@@ -11,7 +11,8 @@ events) is left out; the interval is Student's over the repetitions. The first t
 counted: in them ``adaptive`` searches. Overhead is in microseconds an update over the bare loop,
 and its limits are shares of a rival's overhead in the same turns.
 
-usage: python benchmarks/overhead.py [--repeats 4] [--scale 1.0] [--beside CHECKOUT] [WORKLOAD ...]
+usage: python benchmarks/overhead.py [--repeats 4] [--scale 1.0] [--sides SIDE,...]
+       [--beside CHECKOUT] [WORKLOAD ...]
 --beside has the toolkit of another checkout run, too: before and after in the same turns.
 """
 
@@ -257,9 +258,9 @@ def table(name: str, made: Sequence[Mapping[str, list[float]]]) -> Iterator[str]
             f"| {side} | {1000 * each:.3f} | {over:+.0f} | {median(found):.3f} "
             f"| {math.exp(low):.3f} to {math.exp(high):.3f} |"
         )
-    if all(len(one["bare"]) for one in made):
+    if found_limits := list(limits(name, made)):
         yield "\n| limit | found | 95 % | at most | met |\n|---|---|---|---|---|"
-        yield from limits(name, made)
+        yield from found_limits
 
 
 def limits(name: str, made: Sequence[Mapping[str, list[float]]]) -> Iterator[str]:
@@ -297,6 +298,8 @@ def main() -> None:
     parser.add_argument("--beside", default="", metavar="CHECKOUT")
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.repeats < 2:
+        parser.error("--repeats: an interval takes at least 2")
     for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[threads] = "1"
     if hasattr(os, "sched_setaffinity"):

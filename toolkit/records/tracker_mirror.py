@@ -81,8 +81,10 @@ def _open(tracker: str, folder: Path, resumed: int) -> Any:
         folder: the run's.
         resumed: the first update of this attempt; 0 for the first attempt.
     """
+    from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
+    PartialState(cpu=True)  # Accelerate's own messages ask it which rank this is
     config = read_config(folder)
     name, place = run_name(config), str(folder.resolve())
     if tracker == "tensorboard":

@@ -33,6 +33,7 @@ NEEDS = {
     "a GPU",
     "a network",
     "a W&B account",
+    "a model of your own",
     "data of your own",
     "downloads",
     "hours",

@@ -233,7 +233,7 @@ def test_a_raise_that_does_harm_is_taken_back_where_there_is_no_state_to_go_back
     decisions = [decision for *_, decision in trace if decision.action != "hold"]
     assert [decision.action for decision in decisions[:2]] == ["raise", "cut"]
     assert "the raise does not pay" in decisions[1].reason
-    assert decisions[1].reason.endswith("LR x0.667")
+    assert decisions[1].reason.endswith("LR x0.667, to 0.01")
     assert trace[-1][0].scale in (1.0, 1.5)
 
 

@@ -91,7 +91,13 @@ def test_the_command_line_does_not_grow_unnoticed() -> None:
     assert names == {
         *("target", "recipe", "schedule", "seed", "arm", "sees", "read_every", "eval_every"),
         *("save_every", "keep_checkpoints", "rank_timeout", "keep_weights", "study", "wandb"),
-        *("progress", "save_predictions", "data", "task_sha"),  # of the last two no flag is made
+        *(
+            "log_with",
+            "progress",
+            "save_predictions",
+            "data",
+            "task_sha",
+        ),  # of the last two no flag is made
         *("optimizer", "lr", "weight_decay", "momentum", "decay", "epochs", "updates"),
         *("global_batch", "micro_batch", "eval_batch", "clip", "precision", "init"),
         *("metric", "betas", "eps", "nesterov"),

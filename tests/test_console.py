@@ -138,7 +138,7 @@ def test_a_run_tells_its_story_in_a_log_file(python: Launch, tmp_path: Path) -> 
         "  model: 13,770 parameters, random first weights",
         "  budget: 6 epochs, 120 updates of 64 samples = 1 rank x 1 micro-batch x 64",
     ]
-    assert f"  in: {folder}, not mirrored to W&B" in lines
+    assert f"  in: {folder}, mirrored nowhere" in lines
     evaluations = [line for line in lines if "validation accuracy" in line]
     assert [line.split(",")[0] for line in evaluations] == [
         f"update {update}/120" for update in range(20, 121, 20)

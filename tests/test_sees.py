@@ -293,7 +293,8 @@ def test_runs_that_see_at_other_times_are_not_one_group(
 ) -> None:
     for seed, updates in enumerate((10, 20)):
         folder = write_run(tmp_path, "plateau", seed, 90.0, sees=sees)
-        (folder / "config.json").write_text(json.dumps({f"{every}_every": updates}))
+        file = folder / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), f"{every}_every": updates}))
     with pytest.raises(ConfigError, match=f"differ in {every}_every"):
         load_study(tmp_path)
 

@@ -51,7 +51,7 @@ def mirror(tracker: str, folder: Path, over: threading.Event, begin: int = 0) ->
     for row in rows:
         update = int(row.axes["update"])
         if run is None:  # now it is known which of the steps of an earlier attempt are no more
-            run = _open(tracker, folder, update if begin else 0)
+            run = _open(tracker, folder, update + (not row.values) if begin else 0)
         told: dict[str, Any] = dict(row.values)
         if told:
             told |= {name: value for name, value in row.axes.items() if name != "update"}

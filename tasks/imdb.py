@@ -87,6 +87,8 @@ class LstmRecipe(ImdbRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.gradient_checkpointing:
+            raise ValueError("recipe.gradient_checkpointing = True: that is for encoders")
         owns = {"first_layers": "layers", "width": "hidden", "mean_pooling": "pooling"}
         for name, own in owns.items():
             if value := getattr(self, name):

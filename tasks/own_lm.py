@@ -21,7 +21,14 @@ from toolkit.predictions import Columns, Predictions
 from toolkit.task import NAMES_DATA, Batch, Recipe, Scale, Split, Splits, Task, Unseen
 
 from .own_data import files_by_split, files_to_predict, own_path
-from .text import TextRecipe, config_of, encoder_of, fitting_tokenizer, folders_of
+from .text import (
+    TextRecipe,
+    config_of,
+    encoder_of,
+    fitting_tokenizer,
+    folders_of,
+    keeping_little,
+)
 from .text_blocks import (
     NO_TOKEN,
     SUFFIXES,
@@ -173,7 +180,7 @@ class Lm(Task):
             drop = recipe.dropout
             drops = {} if drop is None else dict.fromkeys(DROPOUTS, drop)
             config = GPT2Config(**{**SIZES[name], **settings, **drops})
-            return cast(nn.Module, AutoModelForCausalLM.from_config(config))
+            return keeping_little(AutoModelForCausalLM.from_config(config), recipe)
         return cast(nn.Module, encoder_of(AutoModelForCausalLM, name, recipe, **settings))
 
     def export(self, model: Any, name: str, recipe: LmRecipe, folder: Path) -> str:

@@ -160,8 +160,6 @@ def launch(tmp_path: Path, warm: WarmLauncher) -> Launch:
     def run(config: str, *command: str, env: Env = None, timeout: int = 300, cold: bool = False):
         file = str(ROOT / "launch_configs" / f"{config}.yaml")
         arguments = ["--quiet", "--config_file", file, *command]
-        if config != "cpu":
-            arguments = ["--main_process_port", "0", *arguments]
         # Ranks on one core would wait for each other.
         with nullcontext() if config == "cpu" else all_cores():
             if not (cold or _has_gpu()):

@@ -103,8 +103,9 @@ class Recipe:
     """Examples per forward pass in evaluation, on one rank."""
     clip: float | None = None
     """Largest L2 norm of the gradient; no clipping by default."""
-    precision: Literal["auto", "fp32", "bf16", "fp64"] = "fp32"
-    """bf16 is autocast; auto is bf16 where the hardware has it; fp64 is for exactness tests."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp64"] = "fp32"
+    """bf16 is autocast; auto is bf16 where the hardware has it; tf32 is fp32 whose matrix products
+    round their factors to 10 bits, on GPUs that know it; fp64 is for exactness tests."""
     init: Literal["random", "pretrained"] = "random"
     """Where the first weights come from."""
     metric: str | None = field(default=None, metadata={INTRODUCED_AT: None})
@@ -116,6 +117,9 @@ class Recipe:
     """What the optimizer adds to its denominator; by default the optimizer's own."""
     nesterov: bool = field(default=False, metadata={INTRODUCED_AT: False})
     """Nesterov's momentum, of sgd and of optimizers that have the setting; muon has it always."""
+    compile: bool = field(default=False, metadata={INTRODUCED_AT: False})
+    """torch.compile for the model's passes: faster after a minute or so, other rounding. The LR is
+    no part of what is compiled."""
 
     def __post_init__(self) -> None:
         for item in fields(self):  # 20 epochs are 20.0: the same run, the same id

@@ -243,6 +243,8 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     set_threads(parameters)
     initial_weights_sha = weights_sha(model.state_dict())
     infinite_at_start = infinite_buffers(model)
+    if recipe.compile:
+        model.compile()  # in place: names of weights, and what is saved, stay as they are
     built = build_optimizer(model, recipe)
     model, optimizer = accelerator.prepare(model, built)
     check_engine(model, recipe, batch_split)

@@ -202,6 +202,8 @@ def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
     _look_up_once()
     meet_ranks()
     AcceleratorState._reset_state()  # of a run that was refused: this may have another precision
+    # A setting of the process, which an earlier run in it may have made.
+    torch.set_float32_matmul_precision("high" if recipe.precision == "tf32" else "highest")
     accelerator = Accelerator(
         mixed_precision="bf16" if recipe.precision == "bf16" else "no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(

@@ -7,14 +7,14 @@ names. ``python -m toolkit.records.tracker_mirror TRACKER runs/STUDY/*`` mirrors
 import argparse
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from toolkit.records.config_file import read_config
 from toolkit.records.mirror_process import STATUS_PREFIX, run_mirror
-from toolkit.records.mirror_rows import describe, follow, run_name
+from toolkit.records.mirror_rows import Row, describe, follow, run_name
 from toolkit.records.result import RESULT, read_result
 
 PROJECT = "adaptive-lr-toolkit"
@@ -46,12 +46,11 @@ def mirror(tracker: str, folder: Path, over: threading.Event, begin: int = 0) ->
     Raises:
         Exception: whatever the tracker raises; its kinds of errors are many.
     """
-    rows = (row for row, new in follow(folder, begin, over) if new)
     run, update = None, 0
-    for row in rows:
-        update = int(row.axes["update"])
+    for row in _told(tracker, follow(folder, begin, over)):
         if run is None:  # now it is known which of the steps of an earlier attempt are no more
-            run = _open(tracker, folder, update if begin else 0)
+            run = _open(tracker, folder, int(row.axes["update"]) if begin else 0)
+        update = int(row.axes["update"])
         told: dict[str, Any] = dict(row.values)
         if told:
             told |= {name: value for name, value in row.axes.items() if name != "update"}
@@ -63,6 +62,24 @@ def mirror(tracker: str, folder: Path, over: threading.Event, begin: int = 0) ->
     if (folder / RESULT).exists():
         run.log(_outcome(folder), step=update)
     run.finish()
+
+
+def _told(tracker: str, rows: Iterable[tuple[Row, bool]]) -> Iterator[Row]:
+    """The rows that are new to a tracker.
+
+    TensorBoard drops all that it has of the update at which an attempt begins, and so is told once
+    more what stays of that one.
+    """
+    last: list[Row] = []  # what an earlier attempt told of its last update
+    for row, new in rows:
+        if last and last[-1].axes["update"] != row.axes["update"]:
+            last.clear()
+        if new:
+            yield from last if tracker == "tensorboard" else ()
+            last.clear()
+            yield row
+        else:
+            last.append(row)
 
 
 def _outcome(folder: Path) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The answer of a report: which schedule, by how much, how sure, at which cost; and its axes."""
 
+import json
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def test_the_winner_is_named_with_all_five_facts(tmp_path: Path) -> None:
     )
     assert "base LR 0.01: better, p = " in facts["How sure"]
     assert "1.00 times that of cosine" in facts["At which cost"]
-    assert "mean accuracy is never below" in facts["If the LR is unknown"]
+    assert "mean accuracy of cosine and plan is never" in facts["If the LR is unknown"]
     assert answer.headline in markdown(analyse(load_study(study)))
 
 
@@ -120,3 +121,68 @@ def test_a_performance_profile_needs_ten_problems(tmp_path: Path) -> None:
         panels = of_study(analyse(load_study(study)))["profiles"].panels
         assert len(panels) == (2 if count == 10 else 0)
         assert all(panel.x.limits and panel.x.limits[0] < 1 for panel in panels)
+
+
+def test_what_a_baseline_wins_by_has_no_sign(tmp_path: Path) -> None:
+    rates = (0.03, 0.1)
+    family = [contrast(name, "cosine", lr) for name in ("plan", "step") for lr in rates]
+    study = write_study(tmp_path / "mine", family)
+    for lr in rates:
+        at_lr(study, lr, {"plan": 70.0, "step": 75.0, "cosine": 80.0})
+    assert answer_of(study).headline == (
+        "Use cosine: it is better than plan and step in 4 comparisons, by 5.00 to 10.00 points."
+    )
+
+
+def test_a_comparison_that_is_not_run_yet_is_named(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "mine", [contrast("plan", "cosine", lr) for lr in (0.01, 0.1)])
+    assert answer_of(study).headline.endswith(" Not judged: base LR 0.1.")
+
+
+def test_schedules_that_diverge_alike_are_not_recommended(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "mine", [contrast("plan", "cosine", 0.1)])
+    lost: dict[str, Any] = {"status": "diverged", "metrics": {"test": {}, "validation": {}}}
+    at_lr(study, 0.1, {"plan": 0.0, "cosine": 0.0}, seeds=4, **lost)
+    answer = answer_of(study)
+    assert answer.headline == (
+        "No winner: plan and cosine are equivalent here, and runs of plan and cosine diverged."
+    )
+    assert "because runs diverged" in answer.facts["At which cost"]
+
+
+def test_no_schedule_is_named_that_was_not_tried(tmp_path: Path) -> None:
+    at_lr(tmp_path / "mine", 0.1, {"plan": 90.0, "step": 91.0}, seeds=2)
+    told = answer_of(tmp_path / "mine").facts["If the LR is unknown"]
+    assert told.startswith("This study cannot say: plan was tried at base LR 0.1 alone.")
+
+
+def test_runs_without_a_common_seed_are_not_called_diverged(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "mine", [contrast("plan", "cosine", 0.1)])
+    for seed in range(3):
+        write_run(study, "plan", seed, 90.0, lr=0.1)
+        write_run(study, "cosine", seed + 5, 90.0, lr=0.1)
+    cost = answer_of(study).facts["At which cost"]
+    assert cost == (
+        "Training times are not compared, because no two schedules have a seed in common."
+    )
+
+
+def test_equals_are_all_named(tmp_path: Path) -> None:
+    for lr, name, seed in product((0.01, 0.1), ("cosine", "plan"), range(2)):
+        write_run(tmp_path / "mine", name, seed, 90.0, lr=lr)
+    answer = answer_of(tmp_path / "mine")
+    assert answer.headline.endswith("cosine at base LR 0.1 and plan at base LR 0.1.")
+    told = answer.facts["If the LR is unknown"]
+    assert told.startswith("No single schedule stands out: over base LRs 0.01 to 0.1 the mean")
+
+
+def test_the_sense_of_a_metric_is_told_where_less_is_better(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "mine", [contrast("plan", "cosine", 0.1)])
+    scale = {"scales": {"loss": {"higher_is_better": False, "diverged": 4.0, "decimals": 4}}}
+    for seed, (name, loss) in product(range(8), (("plan", 1.2), ("cosine", 1.5))):
+        of_run = {"test": {"loss": loss + 0.01 * seed}, "validation": {"loss": loss}}
+        write_run(study, name, seed, 0.0, lr=0.1, model="other", metrics=of_run, **scale)
+    at_other = {**contrast("plan", "cosine", 0.1), "pair": "digits/other@field"}
+    (study / "study.json").write_text(json.dumps({"family": [at_other], "rope": {"digits": 0.01}}))
+    facts = next(a.facts for a in answers(analyse(load_study(study))) if a.pair == "digits/other")
+    assert facts["By how much"].endswith("Of loss less is better.")

@@ -61,7 +61,7 @@ def _answer(analysis: Analysis, pair: str) -> Answer:
         tuned = zip(analysis.tuned, findings(analysis), strict=True)
         headline = " ".join(str(finding) for row, finding in tuned if row.pair == pair)
     elif judged:
-        headline = _headline(analysis, judged, won, groups)
+        headline = _headline(analysis, rows, won, groups)
     else:
         headline = _best_mean(analysis, groups)
     facts = {
@@ -84,19 +84,28 @@ def _won(judged: Iterable[ContrastRow]) -> Iterator[Won]:
 
 def _headline(
     analysis: Analysis,
-    judged: Sequence[ContrastRow],
+    rows: Sequence[ContrastRow],
     won: Sequence[Won],
     groups: Sequence[GroupRow],
 ) -> str:
-    """Which schedule to use, by the verdicts of a pair."""
+    """Which schedule to use, by the verdicts of a pair, and which comparisons have none."""
+    judged = [row for row in rows if row.judged]
     if unbeaten := {one.winner for one in won} - {one.loser for one in won}:
         means = {name: _grid_mean(name, groups) for name in sorted(unbeaten)}
         best = groups[0].scale.best(means.values())
         use = next(name for name, mean in means.items() if mean == best)
         own = [one for one in won if one.winner == use]
-        rest = [row for row in judged if use in _names(row) and row not in [w.row for w in own]]
-        told = " ".join(_elsewhere(rest, judged))
+        rest = [row for row in rows if use in _names(row) and row not in [w.row for w in own]]
+        told = " ".join(_elsewhere(rest, rows))
         return f"Use {use}: it is better than {_victories(own, analysis)}. {told}".strip()
+    unjudged = " ".join(_elsewhere([row for row in rows if not row.judged], rows))
+    return f"{_without_one_winner(analysis, judged, won)} {unjudged}".strip()
+
+
+def _without_one_winner(
+    analysis: Analysis, judged: Sequence[ContrastRow], won: Sequence[Won]
+) -> str:
+    """What the verdicts of a pair say where no schedule is better and nowhere worse."""
     if won:
         by_winner: dict[str, list[str]] = defaultdict(list)
         for one in won:
@@ -105,6 +114,11 @@ def _headline(
         return f"It depends on the base LR: {told}."
     names = _and(dict.fromkeys(name for row in judged for name in _names(row)))
     if all(row.judged and row.judged.verdict == "equivalent" for row in judged):
+        lost = dict.fromkeys(
+            name for row in judged if math.isnan(row.seconds_ratio) for name in _names(row)
+        )
+        if lost:
+            return f"No winner: {names} are equivalent here, and runs of {_and(lost)} diverged."
         return f"Use the cheaper one: {names} are equivalent here."
     reference, baselines = analysis.study.plan.get("reference"), [row.baseline for row in judged]
     stay = reference if reference in baselines else baselines[0]
@@ -134,7 +148,8 @@ def _victories(won: Sequence[Won], analysis: Analysis) -> str:
     metric = metric_of(analysis, won[0].row.pair)
     if len(won) > MOST:
         names = _and(dict.fromkeys(one.loser for one in won))
-        return f"{names} in {len(won)} comparisons, by {_range([one.row for one in won])}"
+        apart = [abs(one.row.paired.mean) for one in won if one.row.paired]
+        return f"{names} in {len(won)} comparisons, by {_range(apart, won[0].row.scale, '')}"
     units = [f" points of {metric}" if one.row.scale == POINTS else f" in {metric}" for one in won]
     return _and(
         f"{one.loser} by {abs(one.row.paired.mean):.{one.row.scale.decimals}f}{unit} at base LR "
@@ -170,8 +185,10 @@ def _by_how_much(analysis: Analysis, rows: Sequence[ContrastRow]) -> str:
     if not paired:
         return ""
     metric = metric_of(analysis, rows[0].pair)
+    sense = "" if paired[0].scale.higher_is_better else ", of which less is better,"
     if len(paired) > MOST:
-        return f"Differences in {metric} of {_range(paired)}; the table has them all."
+        found = _range([row.paired.mean for row in paired if row.paired], paired[0].scale, "+")
+        return f"Differences in {metric}{sense} of {found}; the table has them all."
     unit = " points" if paired[0].scale == POINTS else ""
     told = [
         f"{place}: {_signed(row.paired.mean, row.scale)}{unit} (95 % interval "
@@ -182,17 +199,17 @@ def _by_how_much(analysis: Analysis, rows: Sequence[ContrastRow]) -> str:
     one_lr = len({row.lr for row in rows}) == 1
     of = f"At base LR {rows[0].lr:g}: " if one_lr else ""
     of = f"{contrast_label(rows[0])} at " if len({*map(_names, rows)}) == 1 else of
-    return f"{of}{'; '.join(told)}."
+    less = "" if paired[0].scale.higher_is_better else f" Of {metric} less is better."
+    return f"{of}{'; '.join(told)}.{less}"
 
 
 def _signed(value: float, scale: Scale) -> str:
     return f"{value:+.{scale.decimals}f}"
 
 
-def _range(rows: Sequence[ContrastRow]) -> str:
-    means = [row.paired.mean for row in rows if row.paired]
-    low, high = (_signed(value, rows[0].scale) for value in (min(means), max(means)))
-    return f"{low} to {high}{' points' * (rows[0].scale == POINTS)}"
+def _range(values: Sequence[float], scale: Scale, sign: str) -> str:
+    low, high = (f"{value:{sign}.{scale.decimals}f}" for value in (min(values), max(values)))
+    return f"{low} to {high}{' points' * (scale == POINTS)}"
 
 
 def _how_sure(judged: Sequence[ContrastRow], groups: Sequence[GroupRow]) -> Iterator[str]:
@@ -237,8 +254,7 @@ def _cost(
         told = _and(f"{_span(found)} times that of {name}" for name, found in by_baseline.items())
         yield f"The training time of {candidate} is {told}."
     if rows and not ratios:
-        why = "several machines" if any(r.several_machines for r in rows) else "diverged runs"
-        yield f"Training times are not compared, because of {why}."
+        yield f"Training times are not compared, because {_why_no_times(rows, groups)}."
     shares: dict[str, list[float]] = defaultdict(list)
     for group in groups:
         for run in analysis.members[group.group]:
@@ -247,6 +263,14 @@ def _cost(
     for name, some in shares.items():
         share = f"{100 * median(some):.0f} % of the updates"
         yield f"The search of {name} takes {share}, within the budget."
+
+
+def _why_no_times(rows: Sequence[ContrastRow], groups: Sequence[GroupRow]) -> str:
+    if any(row.several_machines for row in rows):
+        return "the runs are of several machines"
+    if any(row.diverged for row in groups):
+        return "runs diverged"
+    return "no two schedules have a seed in common"
 
 
 def _span(values: Sequence[float]) -> str:
@@ -260,10 +284,11 @@ def _unknown_lr(analysis: Analysis, groups: Sequence[GroupRow]) -> str:
     for row in groups:
         by_name[_label(row)][row.group.lr] = row.mean
     reference = analysis.study.plan.get("reference", "cosine")
-    rates = sorted(by_name.get(reference) or max(by_name.values(), key=len))
+    known = reference if reference in by_name else max(by_name, key=lambda n: len(by_name[n]))
+    rates = sorted(by_name[known])
     if len(rates) == 1:
         return (
-            f"This study cannot say: {reference} was tried at base LR {rates[0]:g} alone. "
+            f"This study cannot say: {known} was tried at base LR {rates[0]:g} alone. "
             "toolkit compare --lrs tries several."
         )
     scale, metric = groups[0].scale, metric_of(analysis, groups[0].group.pair)
@@ -274,29 +299,37 @@ def _unknown_lr(analysis: Analysis, groups: Sequence[GroupRow]) -> str:
     }
     if len(worst) < 2:
         return f"This study cannot say: {_and(worst)} alone was tried at several base LRs."
-    best = scale.best(worst.values())
-    use = next(name for name, value in worst.items() if value == best)
-    others = {name: value for name, value in worst.items() if name != use}
-    rival = reference if reference in others else next(iter(others))
-    limit, verb = ("below", "falls") if scale.higher_is_better else ("above", "rises")
     unit, digits = " %" if scale == POINTS else "", f".{scale.decimals}f"
-    least, other = (f"{value:{digits}}{unit}" for value in (best, others[rival]))
+    shown = {name: f"{value:{digits}}{unit}" for name, value in worst.items()}
+    best = scale.best(worst.values())
+    least = next(shown[name] for name, value in worst.items() if value == best)
+    equal = [name for name in worst if shown[name] == least]
+    others = [name for name in worst if name not in equal]
+    limit, verb = ("below", "falls") if scale.higher_is_better else ("above", "rises")
+    over = f"over base LRs {rates[0]:g} to {rates[-1]:g}"
+    if len(equal) > 1:
+        more = f", which that of {_and(others)} is" if others else ""
+        return (
+            f"No single schedule stands out: {over} the mean {metric} of {_and(equal)} is never "
+            f"{limit} {least}{more}. Seen in the means, not judged."
+        )
+    rival = reference if reference in others else others[0]
     return (
-        f"Use {use}: over base LRs {rates[0]:g} to {rates[-1]:g} its mean {metric} is never "
-        f"{limit} {least}, while that of {rival} {verb} to {other}. Seen in the means, not judged."
+        f"Use {equal[0]}: {over} its mean {metric} is never {limit} {least}, while that of {rival} "
+        f"{verb} to {shown[rival]}. Seen in the means, not judged."
     )
 
 
 def _best_mean(analysis: Analysis, groups: Sequence[GroupRow]) -> str:
     """What stands out where nothing was declared, or nothing could be judged."""
     scale = groups[0].scale
-    best = next(row for row in groups if row.mean == scale.best(r.mean for r in groups))
+    best = scale.best(row.mean for row in groups)
+    where = _and(f"{_label(r)} at base LR {r.group.lr:g}" for r in groups if r.mean == best)
     why = "nothing was declared before the runs" if not analysis.family else "nothing can be judged"
     unit = " %" if scale == POINTS else ""
     return (
         f"No verdict: {why}. The best mean {metric_of(analysis, groups[0].group.pair)}, "
-        f"{best.mean:.{scale.decimals}f}{unit}, is that of {_label(best)} at base LR "
-        f"{best.group.lr:g}."
+        f"{best:.{scale.decimals}f}{unit}, is that of {where}."
     )
 
 

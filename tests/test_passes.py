@@ -106,7 +106,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.processes
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_compiled_model_has_one_graph_whatever_the_lr(python: Launch) -> None:
     import json
 

@@ -18,6 +18,7 @@ from toolkit import cli, task
 from toolkit.config import parse
 from toolkit.errors import ConfigError
 from toolkit.metrics import Accuracy, SquadV2, classification, compute, regression
+from toolkit.records.prediction_file import write_rows
 from toolkit.training import evaluation
 from toolkit.training.build import Run
 
@@ -138,6 +139,14 @@ def test_what_cannot_be_predicted_is_one_line(
     assert "is not finished: its command continues it" in said(unfinished, broken)
     assert "has kept no weights: it diverged" in said(diverged, broken)
     assert not [*digits.folder.glob("predictions-*")]
+
+
+def test_a_carriage_return_in_a_cell_begins_no_row(tmp_path: Path) -> None:
+    rows = [{"id": "a\rb", "answer": "c", "score": 0.5}, {"id": "d", "answer": "e", "score": -1.0}]
+    write_rows(tmp_path / "found.csv", rows)
+    with (tmp_path / "found.csv").open(newline="") as opened:
+        found = list(csv.DictReader(opened))
+    assert found == [{name: str(value) for name, value in row.items()} for row in rows]
 
 
 def test_a_full_disk_costs_the_predictions_and_no_result(
@@ -341,6 +350,16 @@ def test_questions_are_answered_and_need_no_answers(
         assert of[row["id"]]["score"] == pytest.approx(row["score"], rel=1e-4, abs=1e-5)
     if kind == "answerable":
         assert all(row["answer"] for row in answered.rows)
+        return
+    some = tmp_path / "some.jsonl"  # the reader fills up what a row lacks
+    rome = {"text": ["Rome"], "answer_start": [0]}
+    asked: list[dict[str, Any]] = [
+        {"context": "Rome is old.", "question": "What is old?"} for _ in range(2)
+    ]
+    some.write_text(json.dumps({**asked[0], "answers": rome}) + "\n" + json.dumps(asked[1]))
+    partly = toolkit.predict(run.folder, some)
+    assert partly.metrics == {}
+    assert not any("answers" in row for row in partly.rows)
 
 
 @pytest.mark.long

@@ -1,6 +1,7 @@
 """What is written down when: events wait for each other, but nobody waits for them."""
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,29 @@ def test_a_decision_that_changes_something_ends_a_block(
 def test_a_block_ends_when_its_time_is_over(
     record: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    record.status("running", 0)
     read(record, 1)
-    monkeypatch.setattr(recorder, "BLOCK_SECONDS", 0.0)
+    now = time.monotonic()
+    monkeypatch.setattr(recorder, "BLOCK_SECONDS", 10.0)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 30)
     read(record, 2)
+    assert written(record) == 2  # as the last was written long ago
+    read(record, 3)
     assert written(record) == 2
+    monkeypatch.setattr(time, "monotonic", lambda: now + 45)
+    read(record, 4)
+    assert written(record) == 4
+
+
+def test_a_slow_run_writes_each_reading_at_once(
+    record: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(recorder, "BLOCK_SECONDS", 10.0)
+    for update in (1, 2, 3):
+        monkeypatch.setattr(time, "monotonic", lambda update=update: now + 11 * update)
+        read(record, update)
+        assert written(record) == update
 
 
 @pytest.mark.parametrize(

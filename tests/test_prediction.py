@@ -16,7 +16,7 @@ from tests.own import config_of, tiny_encoder, train
 from tests.test_own_images import picture, write_folder
 from toolkit import cli, task
 from toolkit.config import parse
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, RunError
 from toolkit.metrics import Accuracy, SquadV2, classification, compute, regression
 from toolkit.records.prediction_file import write_rows
 from toolkit.training import evaluation
@@ -194,6 +194,36 @@ class Own(type(load("digits"))):
 
 TASK = Own()
 """
+
+
+OTHER_IDS = """
+from toolkit.task import load
+
+class Renumbered:
+    def __init__(self, split):
+        self.split = split
+    def __len__(self):
+        return len(self.split)
+    def __getitems__(self, ids):
+        batch = self.split.__getitems__(ids)
+        return {**batch, "id": 5000 - batch["id"]}
+
+class Own(type(load("digits"))):
+    def splits(self, name, recipe):
+        found = super().splits(name, recipe)
+        return found._replace(test=Renumbered(found.test))
+
+TASK = Own()
+"""
+
+
+def test_predictions_are_not_told_of_samples_that_are_not_theirs(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(OTHER_IDS)
+    flags = ("--updates", "2", "--eval-every", "2", *SILENT)
+    with pytest.raises(RunError, match="ids of the batches are not 0 to 316, each once"):
+        train(parse([f"{file}/vit_micro", *flags, *SAVE]), tmp_path / "runs")
+    assert not [*tmp_path.rglob("predictions*")]
 
 
 def test_a_task_of_the_users_own_predicts_in_its_own_words(

@@ -16,7 +16,7 @@ from tests.own import config_of, tiny_encoder, train
 from tests.test_own_images import picture, write_folder
 from toolkit import cli, task
 from toolkit.config import parse
-from toolkit.errors import ConfigError, RunError
+from toolkit.errors import ConfigError
 from toolkit.metrics import Accuracy, SquadV2, classification, compute, regression
 from toolkit.records.prediction_file import write_rows
 from toolkit.training import evaluation
@@ -217,12 +217,14 @@ TASK = Own()
 """
 
 
-def test_predictions_are_not_told_of_samples_that_are_not_theirs(tmp_path: Path) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text(OTHER_IDS)
-    flags = ("--updates", "2", "--eval-every", "2", *SILENT)
-    with pytest.raises(RunError, match="ids of the batches are not 0 to 316, each once"):
-        train(parse([f"{file}/vit_micro", *flags, *SAVE]), tmp_path / "runs")
+def test_predictions_are_not_told_of_samples_that_are_not_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(OTHER_IDS)
+    flags = ("--updates", "2", "--eval-every", "2", *SILENT, *SAVE)
+    assert cli.main(["train", "mine.py/vit_micro", *flags]) == 1
+    assert "ids of the batches are not 0 to 316, each once" in capsys.readouterr().err
     assert not [*tmp_path.rglob("predictions*")]
 
 

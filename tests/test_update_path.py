@@ -1,5 +1,6 @@
 """What is written down when: events wait for each other, but nobody waits for them."""
 
+import json
 import math
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from toolkit.config import parse
 from toolkit.records import recorder
 from toolkit.records.recorder import Recorder
 from toolkit.schedules.reading import NO_ACTION, Decision, Reading
+from toolkit.train import main
 
 
 @pytest.fixture
@@ -95,3 +97,25 @@ def test_a_checkpoint_and_a_status_end_a_block(record: Recorder) -> None:
     read(record, 2)
     record.status("preempted", 2)
     assert written(record) == 2
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
+def test_a_run_that_fails_leaves_all_its_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    monkeypatch.setattr(recorder, "BLOCK_SECONDS", math.inf)
+    monkeypatch.chdir(tmp_path)
+
+    def fail(run: Any) -> None:
+        if run.update == 7:
+            raise error
+
+    flags = ["digits/linear", "--updates", "9", "--wandb", "off", "--no-progress", "cosine"]
+    if error is SystemExit:
+        with pytest.raises(SystemExit):
+            main(flags, [fail])
+    else:
+        assert main(flags, [fail]) == 1
+    (file,) = tmp_path.glob("runs/single/*/events.jsonl")
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [event["update"] for event in events if "kind" not in event] == [*range(1, 8)]

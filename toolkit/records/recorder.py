@@ -16,7 +16,8 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -287,6 +288,18 @@ class Recorder:
         for mirror in self._mirrors:
             mirror.end()
         self._mirrors = []
+
+    @contextmanager
+    def closed_on_error(self) -> Iterator[None]:
+        """Within it whatever is raised closes the files, with all events so far in them."""
+        with ExitStack() as stack:
+            stack.callback(self._close_anyway)
+            yield
+            stack.pop_all()
+
+    def _close_anyway(self) -> None:
+        with suppress(OSError):  # as of a full disk: the error that is on its way says more
+            self.close()
 
     def _add(self, event: Mapping[str, Any]) -> None:
         """Have an event wait for the end of the block."""

@@ -54,7 +54,7 @@ def fit(run: Run) -> Result | None:
     """
     with stop_on_signal():
         checkpoint.start_or_resume(run)
-        with watched(run):
+        with run.record.closed_on_error(), watched(run):
             run.record.status("running", run.update)
             _train(run)
             result = _result(run) if run.diverged or not run.stop_agreed else None

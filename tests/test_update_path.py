@@ -110,7 +110,7 @@ def test_a_run_that_fails_leaves_all_its_events(
         if run.update == 7:
             raise error
 
-    flags = ["digits/linear", "--updates", "9", "--wandb", "off", "--no-progress", "cosine"]
+    flags = ["digits/vit_micro", "--updates", "9", "--wandb", "off", "--no-progress", "cosine"]
     if error is SystemExit:
         with pytest.raises(SystemExit):
             main(flags, [fail])

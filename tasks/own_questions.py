@@ -158,7 +158,7 @@ def _question(place: str, name: str, fields: Mapping[str, Any], answers: Answers
     found = None
     if fields.get("is_impossible"):
         found = _answers([], place)
-    elif answers == "needed" or (answers == "optional" and "answers" in fields):
+    elif answers == "needed" or (answers == "optional" and fields.get("answers") is not None):
         found = _answers(fields["answers"], place)
     title = str(fields.get("title") or fields["context"])
     return Question(place, name, title, fields["context"], fields["question"], found)
@@ -184,8 +184,8 @@ def _id_of(row: Mapping[str, Any], unnamed: str) -> str:
 def _answers(stored: Any, place: str) -> dict[str, list[Any]]:
     """Texts and starts; from a list of answers, or as the hub has them."""
     names = ("text", "answer_start")
-    if stored is None:
-        stored = []
+    if stored is None:  # not of this row, where others have them
+        raise ConfigError(f"{place} has no answers: if there is none, give an empty list")
     try:
         if isinstance(stored, list):
             stored = {name: [one[name] for one in stored] for name in names}

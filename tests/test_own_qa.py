@@ -166,6 +166,12 @@ def no_context(folder: Path) -> Path:
     return write(folder / "mine.jsonl", rows)
 
 
+def without_answers(folder: Path) -> Path:
+    rows = flat()
+    del rows[3]["answers"]
+    return write(folder / "mine.jsonl", rows)
+
+
 def broken(folder: Path) -> Path:
     (folder / "mine.json").write_text('{"data": [{"title": "a"')
     return folder / "mine.json"
@@ -189,6 +195,10 @@ FAULTS = {
     "one row": (few, "F has 1 row: too few to cut off"),
     "a missing column": (no_column, "F has no column 'answers'; it has"),
     "an empty context in a row": (no_context, "line 4 of F has no context"),
+    "a row without answers": (
+        without_answers,
+        "line 4 of F has no answers: if there is none, give",
+    ),
     "broken JSON": (broken, "F is no JSON: Expecting"),
 }
 

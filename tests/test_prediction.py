@@ -18,6 +18,7 @@ from toolkit import cli, task
 from toolkit.config import parse
 from toolkit.errors import ConfigError
 from toolkit.metrics import Accuracy, SquadV2, classification, compute, regression
+from toolkit.records.prediction_file import write_rows
 from toolkit.training import evaluation
 from toolkit.training.build import Run
 
@@ -140,6 +141,14 @@ def test_what_cannot_be_predicted_is_one_line(
     assert not [*digits.folder.glob("predictions-*")]
 
 
+def test_a_carriage_return_in_a_cell_begins_no_row(tmp_path: Path) -> None:
+    rows = [{"id": "a\rb", "answer": "c", "score": 0.5}, {"id": "d", "answer": "e", "score": -1.0}]
+    write_rows(tmp_path / "found.csv", rows)
+    with (tmp_path / "found.csv").open(newline="") as opened:
+        found = list(csv.DictReader(opened))
+    assert found == [{name: str(value) for name, value in row.items()} for row in rows]
+
+
 def test_a_full_disk_costs_the_predictions_and_no_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +194,38 @@ class Own(type(load("digits"))):
 
 TASK = Own()
 """
+
+
+OTHER_IDS = """
+from toolkit.task import load
+
+class Renumbered:
+    def __init__(self, split):
+        self.split = split
+    def __len__(self):
+        return len(self.split)
+    def __getitems__(self, ids):
+        batch = self.split.__getitems__(ids)
+        return {**batch, "id": 5000 - batch["id"]}
+
+class Own(type(load("digits"))):
+    def splits(self, name, recipe):
+        found = super().splits(name, recipe)
+        return found._replace(test=Renumbered(found.test))
+
+TASK = Own()
+"""
+
+
+def test_predictions_are_not_told_of_samples_that_are_not_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(OTHER_IDS)
+    flags = ("--updates", "2", "--eval-every", "2", *SILENT, *SAVE)
+    assert cli.main(["train", "mine.py/vit_micro", *flags]) == 1
+    assert "ids of the batches are not 0 to 316, each once" in capsys.readouterr().err
+    assert not [*tmp_path.rglob("predictions*")]
 
 
 def test_a_task_of_the_users_own_predicts_in_its_own_words(
@@ -341,6 +382,16 @@ def test_questions_are_answered_and_need_no_answers(
         assert of[row["id"]]["score"] == pytest.approx(row["score"], rel=1e-4, abs=1e-5)
     if kind == "answerable":
         assert all(row["answer"] for row in answered.rows)
+        return
+    some = tmp_path / "some.jsonl"  # the reader fills up what a row lacks
+    rome = {"text": ["Rome"], "answer_start": [0]}
+    asked: list[dict[str, Any]] = [
+        {"context": "Rome is old.", "question": "What is old?"} for _ in range(2)
+    ]
+    some.write_text(json.dumps({**asked[0], "answers": rome}) + "\n" + json.dumps(asked[1]))
+    partly = toolkit.predict(run.folder, some)
+    assert partly.metrics == {}
+    assert not any("answers" in row for row in partly.rows)
 
 
 @pytest.mark.long

@@ -119,7 +119,8 @@ def check_scalars(folder: Path) -> None:
 def test_tensorboard_has_the_numbers_of_the_events_of_two_ranks(
     launch: Launch, tmp_path: Path
 ) -> None:
-    env: Any = {"WANDB_MODE": None}
+    # As SLURM has it where a launcher is started on each of two nodes.
+    env: Any = {"WANDB_MODE": None, "PMI_SIZE": "2", "PMI_RANK": "0"}
     flags = [*FLAGS, "--log-with", "tensorboard", "--eval-every", "10"]
     done = launch("cpu2", "-m", "toolkit.train", *flags, env=env, cold=True)
     assert done.returncode == 0, done.stderr

@@ -135,7 +135,10 @@ def _outputs(config: RunConfig, task: Task, run: Path, unseen: Unseen) -> Predic
     finally:
         accelerator.free_memory(model)
         AcceleratorState._reset_state()  # the next may have another precision
-    return in_order(outputs)
+    try:
+        return in_order(outputs, len(unseen.split))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -36,6 +36,9 @@ PACKAGES = {
 }
 """Tracker -> the packages one of which it needs."""
 LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHERS = ("ACCELERATE_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
+"""Begin the names of what Accelerate's, SLURM's and MPI's launchers tell their ranks: Accelerate
+looks for all of them."""
 
 _mirrors: "list[Mirror]" = []
 
@@ -202,7 +205,7 @@ def _without_launch() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if name not in LAUNCH and not name.startswith("ACCELERATE_")
+        if name not in LAUNCH and not name.startswith(LAUNCHERS)
     }
 
 

@@ -5,8 +5,9 @@ Every rank has a recorder and calls it alike; only that of rank 0 writes.
 
 Events are written in blocks, for a line by itself takes as long as a step of a fused optimizer on a
 small model. A block ends with whatever somebody may be waiting for (an evaluation, a decision that
-changes something, a checkpoint, a change of status) and after a second. What a process that is
-killed had not written yet is of updates after its last checkpoint, which a resume makes again.
+changes something, a checkpoint, a change of status) and with the first reading a second after the
+last block, so that those of a slow run are written one by one. What a process that is killed had
+not written yet is of updates after its last checkpoint, which a resume makes again.
 """
 
 import json
@@ -15,7 +16,8 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,7 +38,7 @@ from toolkit.task import Scale
 
 NOT_TRAINING = ("evaluation", "checkpoint")
 BLOCK_SECONDS = 1.0
-"""Age at which the oldest event that waits is written with the next reading."""
+"""Age of the last block at which a reading ends the next."""
 _to_line = json.JSONEncoder(allow_nan=False).encode
 
 
@@ -133,7 +135,7 @@ class Recorder:
         self._writes = accelerator.is_main_process
         self._events: IO[str] | None = None
         self._waiting: list[str] = []  # lines that are not written yet
-        self._waits_since = 0.0
+        self._wrote = time.monotonic()  # when the last block was
         self._mirrors: list[Mirror] = []
         self.problems: list[str] = []
         """What is wrong with the events up to ``resume_at``, on rank 0; a sentence each."""
@@ -287,18 +289,28 @@ class Recorder:
             mirror.end()
         self._mirrors = []
 
+    @contextmanager
+    def closed_on_error(self) -> Iterator[None]:
+        """Within it whatever is raised closes the files, with all events so far in them."""
+        with ExitStack() as stack:
+            stack.callback(self._close_anyway)
+            yield
+            stack.pop_all()
+
+    def _close_anyway(self) -> None:
+        with suppress(OSError):  # as of a full disk: the error that is on its way says more
+            self.close()
+
     def _add(self, event: Mapping[str, Any]) -> None:
         """Have an event wait for the end of the block."""
         if self._events is not None:
-            if not self._waiting:
-                self._waits_since = time.monotonic()
             self._waiting.append(_to_line(event) + "\n")
 
     def _block_is_due(self) -> bool:
-        return time.monotonic() - self._waits_since >= BLOCK_SECONDS
+        return time.monotonic() - self._wrote >= BLOCK_SECONDS
 
     def _write_block(self, events: IO[str]) -> None:
-        block, self._waiting = "".join(self._waiting), []
+        block, self._waiting, self._wrote = "".join(self._waiting), [], time.monotonic()
         events.write(block)
         events.flush()
 

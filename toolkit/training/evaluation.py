@@ -50,14 +50,23 @@ def evaluation_mode(run: Run) -> Iterator[None]:
     run.model.train()
 
 
-def in_order(batches: Sequence[Sequence[Tensor]]) -> Predictions:
+def in_order(batches: Sequence[Sequence[Tensor]], samples: int | None = None) -> Predictions:
     """The predictions of all batches, in the order of their split.
 
     Args:
         batches: of each what ``Task.predict`` returned, and the samples' numbers, on the CPU.
+        samples: how many there are, where each is to be told which is its prediction.
+
+    Raises:
+        ValueError: if the numbers are not those of the samples.
     """
     *outputs, ids = (torch.cat(parts).numpy() for parts in zip(*batches, strict=True))
     order = np.argsort(ids, kind="stable")
+    if samples is not None and not np.array_equal(ids[order], np.arange(samples)):
+        raise ValueError(
+            f"whose each prediction is cannot be told: the ids of the batches are not 0 to "
+            f"{samples - 1}, each once, as Split.__getitems__ is asked for them"
+        )
     return Predictions(*(part[order] for part in outputs))
 
 

@@ -11,9 +11,10 @@ run is made of, how it is saved and how it is evaluated have files of their own;
 schedule, task, optimizer or launcher by name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from accelerate.state import AcceleratorState
+from torch import Tensor
 
 from toolkit.config import schedule_name
 from toolkit.errors import RunError, error_text, outcome
@@ -53,7 +54,7 @@ def fit(run: Run) -> Result | None:
     """
     with stop_on_signal():
         checkpoint.start_or_resume(run)
-        with watched(run):
+        with run.record.closed_on_error(), watched(run):
             run.record.status("running", run.update)
             _train(run)
             result = _result(run) if run.diverged or not run.stop_agreed else None
@@ -105,7 +106,7 @@ def evaluate(run: Run, split: str, stoppable: bool = False) -> dict[str, float |
         metrics: dict[str, float | None] = {}
         fault, error = "", None
         if run.accelerator.is_main_process:
-            metrics, fault, error = _judged(run, split, in_order(gathered))
+            metrics, fault, error = _judged(run, split, gathered)
         if fault := from_rank_zero(fault):
             raise RunError(fault) from error
     note_missing(run, split, metrics)
@@ -115,7 +116,7 @@ def evaluate(run: Run, split: str, stoppable: bool = False) -> dict[str, float |
 
 
 def _judged(
-    run: Run, split: str, predictions: Predictions
+    run: Run, split: str, gathered: Sequence[Sequence[Tensor]]
 ) -> tuple[dict[str, float | None], str, Exception | None]:
     """The task's metrics; those of the test split are saved with the predictions, if asked for.
 
@@ -124,18 +125,24 @@ def _judged(
         it.
     """
     data: Split = getattr(run.splits, split)
+    saves = run.config.save_predictions
 
-    def ordered() -> dict[str, float | None]:
+    def judged() -> tuple[Predictions, dict[str, float | None]]:
+        predictions = in_order(gathered, len(data) if saves else None)
         found = plain_metrics(run.task.metrics(predictions.values, predictions.labels, data))
         declared = run.config.recipe.metric is not None or found.keys() & run.scales.keys()
-        return headline_first(found, next(iter(run.scales)) if declared else None)
+        return predictions, headline_first(found, next(iter(run.scales)) if declared else None)
 
-    metrics, error = outcome(ordered)
-    what = f"the metrics of the split {split} failed"
-    if error is None and split == "test" and run.config.save_predictions:
+    both, error = outcome(judged)
+    if both is None:
+        return {}, f"the metrics of the split {split} failed: {error_text(error)}", error
+    predictions, metrics = both
+    if saves and split == "test":
         _, error = outcome(lambda: save_predictions(run, predictions))
-        what = "the predictions of the test split could not be written"
-    return metrics or {}, "" if error is None else f"{what}: {error_text(error)}", error
+        if error is not None:
+            what = "the predictions of the test split could not be written"
+            return {}, f"{what}: {error_text(error)}", error
+    return metrics, "", None
 
 
 def make_update(run: Run, batches: "Iterator[Batch]") -> None:

@@ -47,6 +47,20 @@ def test_a_planted_oscillation_is_found(period: int, phi: float) -> None:
     assert called_oscillation(oscillating(noise(30, READINGS, phi, seed=4), period)) >= 90
 
 
+@pytest.mark.parametrize("readings", [32, 45, 399, 400])
+@pytest.mark.parametrize("below", [1e-3, 1e-6])
+def test_an_oscillation_below_a_limit_is_found_to_the_bit(readings: int, below: float) -> None:
+    streams = noise(40, readings, 0.0, seed=5)
+    cycle, found = oscillating(np.zeros_like(streams), 5), 0
+    for row in np.concatenate([streams, streams + cycle / 2, 1e-9 * (streams + 4 * cycle)]):
+        stream = row.tolist()
+        exact, told = oscillation(stream), oscillation(stream, below)
+        assert exact is not None
+        assert told == exact if exact.p < below else told is None
+        found += exact.p < below
+    assert 0 < found < 120
+
+
 @every_phi
 def test_a_falling_stream_is_not_cut_for_a_plateau(phi: float) -> None:
     streams = falling(noise(25, LONG, phi, seed=5)).tolist()

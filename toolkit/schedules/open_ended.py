@@ -198,7 +198,7 @@ def observe(
         return _in_descent(memory, line, rules)
     # Where a rule acts on plateaus, an oscillation that nothing is to act on does not hide them.
     looks = rules.calm < 1 or rules.cut == 1
-    if looks and (cycle := oscillation(losses)) and cycle.p < OSCILLATION_P:
+    if looks and (cycle := oscillation(losses, OSCILLATION_P)) and cycle.p < OSCILLATION_P:
         return _in_oscillation(memory, cycle, rules)
     if is_plateau(line):
         return _at_plateau(memory, line, rules, reading.update)

@@ -23,6 +23,7 @@ cache line of the model (``benchmarks/signal_cost.py``).
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from operator import is_
 from typing import Any
 from weakref import ref
 
@@ -191,38 +192,42 @@ class _Part:
 
     def __init__(self, weights: list[Tensor], every: int, ratio: float) -> None:
         self._weights, self._every, self._ratio = weights, every, ratio
-        self._first = self._sample(weights)
+        self._wide = torch.float64 if weights[0].dtype == torch.float64 else torch.float32
+        self._first = self._sample(weights).clone()
         self._running = torch.zeros_like(self._first)
         self._inner, self._square = self._first.new_zeros(()), self._first.new_zeros(())
         self._count = self._first.new_tensor(self._first.numel())
 
     def is_of(self, weights: list[Tensor]) -> bool:
         """Whether it is of these weights, and of no other."""
-        same = len(weights) == len(self._weights)
-        return same and all(a is b for a, b in zip(weights, self._weights, strict=True))
+        return len(weights) == len(self._weights) and all(map(is_, weights, self._weights))
 
     def add(self, weight: float, stepped: Any) -> None:
         """Take in an update of this weight, before it is made; one that is not finite adds 0."""
         gradient = self._sample([_gradient(w) for w in self._weights])
+        if alone := self._every == 1 and len(self._weights) == 1:  # it may be the gradient itself
+            gradient = gradient.clone()
         if (scale := getattr(stepped, "grad_scale", None)) is not None:
             gradient.div_(scale)  # a fused optimizer is to take the loss scale out by itself ...
         square = gradient.square().sum()
-        bad = ~square.isfinite()
+        bad = ~(square < math.inf)  # isfinite is several operations, each slow on a small tensor
         if (skipped := getattr(stepped, "found_inf", None)) is not None:
             bad |= skipped > 0  # ... and skips an update by itself, too
         self._square = square.masked_fill_(bad, 0.0)
         if not weight:
             return
         gradient.masked_fill_(bad, 0.0)
-        moved = self._sample(self._weights)
-        torch.sub(self._first, moved, out=moved)
+        now = self._sample(self._weights)
+        moved = torch.sub(self._first, now, out=None if alone else now)
         inner = torch.dot(gradient, moved).nan_to_num_(0.0, 0.0, 0.0)  # not finite: adds 0
         self._inner.mul_(KEPT).add_(inner, alpha=weight)
         self._running.mul_(KEPT).add_(gradient, alpha=weight)
 
     def sums(self) -> Tensor:
         """This group's part of ``DistanceEstimate.sums``."""
-        norm = self._running.abs().sum() * self._ratio
+        norm = self._running.abs().sum()
+        if self._ratio != 1:
+            norm = norm * self._ratio
         return torch.stack([self._inner, norm, self._square, self._count])
 
     def state(self) -> dict[str, Tensor]:
@@ -239,11 +244,15 @@ class _Part:
         return True
 
     def _sample(self, tensors: list[Tensor]) -> Tensor:
-        """What is looked at of each, one after the other, in float32 or wider: a copy, (n,)."""
-        wide = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
-        if self._every == 1 and len(tensors) > 1:  # of a single tensor it would be a view
-            return _flatten_dense_tensors(tensors).to(wide)
-        return torch.cat([_runs(t, self._every) for t in tensors]).to(wide)
+        """What is looked at of each, one after the other, in float32 or wider: (n,).
+
+        A copy, but of a single tensor that is looked at whole it may be a view.
+        """
+        if self._every == 1:
+            flat = _flatten_dense_tensors(tensors)
+        else:
+            flat = torch.cat([_runs(tensor, self._every) for tensor in tensors])
+        return flat if flat.dtype == self._wide else flat.to(self._wide)
 
 
 def momentum_of(optimizer: Any) -> float | None:
@@ -286,16 +295,18 @@ def _every(weights: list[Tensor]) -> int:
 
 
 def _runs(tensor: Tensor, every: int) -> Tensor:
-    """One in so many entries: runs of neighbours, evenly spread; in a small tensor short ones."""
+    """One in ``every`` entries: runs of neighbours, evenly spread; in a small tensor short ones.
+
+    ``every`` is 2 or more.
+    """
     flat = tensor.detach().reshape(-1)
-    if every == 1:
-        return flat
     run = min(LONGEST_RUN, flat.numel() // (every * FEWEST_RUNS))
     return flat[::every] if run <= 1 else flat.unfold(0, run, run * every).reshape(-1)
 
 
 def _gradient(weight: Tensor) -> Tensor:
     """The gradient as a dense tensor; zeros where there is none."""
-    if weight.grad is None:
+    gradient = weight.grad  # each look at it takes a while
+    if gradient is None:
         return weight.new_zeros(()).expand(weight.shape)
-    return weight.grad.to_dense() if weight.grad.is_sparse else weight.grad
+    return gradient.to_dense() if gradient.is_sparse else gradient

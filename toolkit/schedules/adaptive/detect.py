@@ -27,7 +27,9 @@ True
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
+from operator import mul
 from statistics import fmean, median
 from typing import NamedTuple
 
@@ -45,6 +47,8 @@ USUAL_HALVINGS = 400
 """Losses from 2^-400 to 2^400 can be squared, and added up, as they are."""
 LONGEST_PERIOD_READINGS = 8
 """Periods of oscillations that are looked for are 2 to so many readings long."""
+LONGEST_SCREENED = 1024
+"""Readings of a window at most for which the waves of a screening are kept: 3 MB of them."""
 SD_PER_MAD = 1.4826
 """Standard deviation over median absolute deviation, of a normal distribution."""
 
@@ -84,11 +88,16 @@ def winsorise(losses: Sequence[float]) -> list[float]:
 
     Losses further out are moved to that distance, so that one outlier cannot bend a line.
     """
-    middle = median(losses)
-    farthest = OUTLIER_SD * SD_PER_MAD * median(abs(loss - middle) for loss in losses)
+    ordered = sorted(losses)
+    middle = median(ordered)
+    # Of sorted losses the distances fall and then rise: two runs, which sorting merges at once.
+    farthest = OUTLIER_SD * SD_PER_MAD * median([abs(loss - middle) for loss in ordered])
+    least, most = middle - farthest, middle + farthest
     if farthest == 0:  # more than half of the losses are equal: nothing tells what is far
         return list(losses)
-    return [min(max(loss, middle - farthest), middle + farthest) for loss in losses]
+    if least <= ordered[0] and ordered[-1] <= most:
+        return list(losses)
+    return [min(max(loss, least), most) for loss in losses]
 
 
 def trend(losses: Sequence[float]) -> Trend | None:
@@ -102,10 +111,9 @@ def trend(losses: Sequence[float]) -> Trend | None:
         return None
     winsorised, halvings = _halved(winsorise(losses[len(losses) - size * BLOCKS :]))
     means = [fmean(winsorised[start : start + size]) for start in range(0, len(winsorised), size)]
-    places = [place - (BLOCKS - 1) / 2 for place in range(BLOCKS)]
-    square = sum(place * place for place in places)
+    places, square = _places(BLOCKS)
     middle = fmean(means)
-    slope = sum(place * mean for place, mean in zip(places, means, strict=True)) / square
+    slope = sum(map(mul, places, means)) / square
     rest = sum((m - middle - slope * p) ** 2 for p, m in zip(places, means, strict=True))
     error = math.sqrt(rest / (BLOCKS - 2) / square)
     rounding = ROUNDING_SHARE * max(map(abs, winsorised))
@@ -149,11 +157,16 @@ class Oscillation(NamedTuple):
     p: float
 
 
-def oscillation(losses: Sequence[float]) -> Oscillation | None:
+def oscillation(losses: Sequence[float], below: float = 1.0) -> Oscillation | None:
     """The strongest period of 2 to 8 readings; None for under 32 readings or a straight line.
 
     A straight line and positive autocorrelation are taken out first, so that slow noise does not
     pass for a cycle.
+
+    Args:
+        losses: the window.
+        below: the p from which on a period is of no interest. That it is, is told at a fifth of the
+            cost, and the answer may then be None.
     """
     count = len(losses)
     if count < 4 * LONGEST_PERIOD_READINGS:
@@ -163,12 +176,12 @@ def oscillation(losses: Sequence[float]) -> Oscillation | None:
     rounding = ROUNDING_SHARE * max(map(abs, halved))
     if max(map(abs, rest)) <= rounding:
         return None
-    first = math.ceil(len(rest) / LONGEST_PERIOD_READINGS)
+    if below < 1 and count <= LONGEST_SCREENED and _fisher(_rough_powers(rest)) > 1.01 * below:
+        return None
+    first = _fewest_cycles(len(rest))
     powers = [_power(rest, cycles) for cycles in range(first, len(rest) // 2 + 1)]
     strongest = max(range(len(powers)), key=powers.__getitem__)
-    share = powers[strongest] / sum(powers)
-    p = min(1.0, len(powers) * (1 - share) ** (len(powers) - 1))
-    return Oscillation(len(rest) / (first + strongest), p)
+    return Oscillation(len(rest) / (first + strongest), _fisher(powers))
 
 
 def _halved(losses: Sequence[float]) -> tuple[list[float], int]:
@@ -180,28 +193,44 @@ def _halved(losses: Sequence[float]) -> tuple[list[float], int]:
 
 
 def _spread_around(losses: Sequence[float], slope: float) -> float:
-    middle, centre = fmean(losses), (len(losses) - 1) / 2
-    rest = fmean((loss - middle - slope * (i - centre)) ** 2 for i, loss in enumerate(losses))
-    return math.sqrt(rest)
+    middle, (places, _) = fmean(losses), _places(len(losses))
+    rest = [(loss - middle - slope * i) ** 2 for i, loss in zip(places, losses, strict=True)]
+    return math.sqrt(fmean(rest))
+
+
+@lru_cache(maxsize=8)
+def _places(count: int) -> tuple[list[float], float]:
+    """The places of so many readings around their middle, and the sum of their squares."""
+    places = [place - (count - 1) / 2 for place in range(count)]
+    return places, sum(map(mul, places, places))
 
 
 def _without_line(losses: Sequence[float]) -> list[float]:
     """The residuals of the least-squares line through the losses."""
-    places = [place - (len(losses) - 1) / 2 for place in range(len(losses))]
-    middle = fmean(losses)
-    square = sum(place * place for place in places)
-    slope = sum(place * loss for place, loss in zip(places, losses, strict=True)) / square
+    middle, (places, square) = fmean(losses), _places(len(losses))
+    slope = sum(map(mul, places, losses)) / square
     return [loss - middle - slope * place for place, loss in zip(places, losses, strict=True)]
 
 
 def _whitened(values: Sequence[float]) -> list[float]:
     """The residuals of an autoregression of order 1, with a coefficient from 0 to 0.95."""
-    square = sum(value * value for value in values)
+    square = sum(map(mul, values, values))
     if square == 0:
         return [0.0] * (len(values) - 1)
-    follow = sum(a * b for a, b in pairwise(values)) / square
+    follow = sum(map(mul, values, values[1:])) / square
     phi = min(max(follow, 0.0), 0.95)
     return [b - phi * a for a, b in pairwise(values)]
+
+
+def _fewest_cycles(count: int) -> int:
+    """Cycles over so many values of the longest period that is looked for."""
+    return math.ceil(count / LONGEST_PERIOD_READINGS)
+
+
+def _fisher(powers: Sequence[float]) -> float:
+    """The probability that noise would show as strong a peak as the strongest (Fisher 1929)."""
+    share = max(powers) / sum(powers)
+    return min(1.0, len(powers) * (1 - share) ** (len(powers) - 1))
 
 
 def _power(values: Sequence[float], cycles: int) -> float:
@@ -213,3 +242,52 @@ def _power(values: Sequence[float], cycles: int) -> float:
     power = last * last + before * before - turn * last * before
     # At half the sampling rate a cosine has no sine beside it.
     return power / 2 if 2 * cycles == len(values) else power
+
+
+class _Wave(NamedTuple):
+    """A number of cycles over the values; both sampled over half of them, with squared norms."""
+
+    cosine: tuple[float, ...]
+    cosine_square: float
+    sine: tuple[float, ...]
+    sine_square: float
+
+
+@lru_cache(maxsize=2)
+def _waves(count: int) -> list[_Wave]:
+    """The waves that are looked for in so many values, from the longest period to the shortest."""
+    turns = [2 * math.pi * place / count for place in range(count)]
+    cosines, sines = [*map(math.cos, turns)], [*map(math.sin, turns)]
+    waves = []
+    for cycles in range(_fewest_cycles(count), count // 2 + 1):
+        places = [cycles * place % count for place in range(count // 2 + 1)]
+        cosine, sine = (tuple([wave[i] for i in places]) for wave in (cosines, sines))
+        squares = (sum(map(mul, wave, wave)) for wave in (cosine, sine))
+        waves.append(_Wave(cosine, next(squares), sine, next(squares)))
+    return waves
+
+
+def _rough_powers(values: Sequence[float]) -> list[float]:
+    """What ``_power`` tells of each wave, but for a common factor and errors of some 1e-13.
+
+    The inner product of a wave and the values is in their distance, |a - b|^2 = |a|^2 + |b|^2 -
+    2 a b, which Python has a function for. A cosine is even around the first value and a sine odd,
+    so both are taken over half of the values.
+    """
+    size = math.sqrt(fmean(map(mul, values, values)))  # in this unit |a| and |b| are about as large
+    first, *others = [value / size for value in values]
+    pairs = list(zip(others, reversed(others), strict=True))
+    half = len(values) // 2
+    even = (first, *[a + b for a, b in pairs[:half]])
+    odd = (0.0, *[a - b for a, b in pairs[:half]])
+    if len(values) % 2 == 0:  # the one in the middle is its own partner
+        even = (*even[:-1], even[-1] / 2)
+    even_square, odd_square = sum(map(mul, even, even)), sum(map(mul, odd, odd))
+    powers = [
+        (even_square + cosine_square - math.dist(even, cosine) ** 2) ** 2
+        + (odd_square + sine_square - math.dist(odd, sine) ** 2) ** 2
+        for cosine, cosine_square, sine, sine_square in _waves(len(values))
+    ]
+    if len(values) % 2 == 0:
+        powers[-1] /= 2
+    return powers

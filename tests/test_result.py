@@ -98,7 +98,7 @@ def test_a_run_that_diverged_before_its_first_evaluation_has_a_result() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{\n"a": 1,\n}', r"a.json, line 3, is not JSON: .*; do this"),
+        (b'{\n"a": 1,\n"b"}', r"a.json, line 3, is not JSON: .*; do this"),
         (b"{", r"a.json is not JSON: .*; do this"),
         (b"[]", "a.json is not a JSON object; do this"),
         (b'{"a": "\xff"}', "a.json is not text; do this"),

@@ -42,6 +42,8 @@ SWITCHES = ("fresh", "dry-run", "help", "help-all")
 HELP = {"--help", "-h", "--help-all", "help", "h", "help-all"}
 NAME_WIDTH = 31
 """Columns of a flag and its values in ``--help``."""
+IN_FULL_HELP_ONLY = ("wandb",)
+"""Flags that another stands for."""
 Given: TypeAlias = tuple[str, list[str]]
 """A flag as it was written, without dashes, and its values."""
 
@@ -331,7 +333,7 @@ def allowed(hint: Any) -> str:
 
 
 def help_lines(groups: Mapping[str, Sequence[Flag]]) -> Iterator[str]:
-    """A line for each flag, as wide as the terminal.
+    """A line for each flag but those of ``IN_FULL_HELP_ONLY``, as wide as the terminal.
 
     Args:
         groups: heading -> its flags.
@@ -340,7 +342,7 @@ def help_lines(groups: Mapping[str, Sequence[Flag]]) -> Iterator[str]:
     known = [flag for flags in groups.values() for flag in flags]
     for heading, flags in groups.items():
         yield textwrap.shorten(heading, width, placeholder=" ...")
-        for flag in flags:
+        for flag in (flag for flag in flags if flag.name not in IN_FULL_HELP_ONLY):
             unique = sum(flag.short == one.short for one in known) == 1
             start = f"  --{flag.short if unique else flag.name} {_metavar(flag.hint)}".rstrip()
             if flag.default is not None and flag.default != ():

@@ -68,7 +68,7 @@ class RunConfig:
     study: str = "single"
     """The folder below runs/ that the run belongs to."""
     wandb: Literal["auto", "off"] = "auto"
-    """off leaves W&B out, where log_with names nothing."""
+    """off leaves W&B out where log_with names nothing, which can say so itself."""
     log_with: tuple[Literal["wandb", "tensorboard", "mlflow", "trackio", "none"], ...] = field(
         default=(), metadata={INTRODUCED_AT: ()}
     )

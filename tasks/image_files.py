@@ -18,7 +18,7 @@ from toolkit.task import Batch, Unseen
 
 from .own_data import column_of, kept_as
 from .own_labels import cells_of, known_labels
-from .own_tables import Table, label_column, one_table
+from .own_tables import Table, label_column, one_table, what_was_read
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -152,18 +152,17 @@ def unseen_images(
     Raises:
         ConfigError: if they cannot be read.
     """
-    images, labels, others = _found(path, classes, numbered, columns)
+    images, labels, notes = _found(path, classes, numbered, columns)
     rows = pixels_of(images, config)
     every = np.arange(len(rows))
     split = StoredImages(rows, torch.from_numpy(labels), every, config["input_size"], images.names)
-    note = f"{others:,} files beside the images were left out"
-    return Unseen(split, bool((labels >= 0).all()), (note,) if others else ())
+    return Unseen(split, bool((labels >= 0).all()), notes)
 
 
 def _found(
     path: Path, classes: Sequence[str], numbered: bool, columns: Columns
-) -> tuple[Images, np.ndarray, int]:
-    """The images, the numbers of their classes, and how many files are none."""
+) -> tuple[Images, np.ndarray, tuple[str, ...]]:
+    """The images, the numbers of their classes, and what is to be said of them."""
     if path.is_file() and path.suffix.lower() == ".parquet":
         table = one_table([path])
         there = table.rows.column_names
@@ -171,7 +170,7 @@ def _found(
         label = label_column(columns, LABEL_COLUMNS, table, [image])
         cells = [None] * len(table.rows) if label is None else cells_of(table.rows, label)
         numbers = known_labels(cells, classes, table.place, label or "label", numbered)
-        return of_table(table, image), numbers, 0
+        return of_table(table, image), numbers, (what_was_read("images", image, label),)
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
             raise ConfigError(f"{path} is no image: it ends in none of {', '.join(SUFFIXES)}")
@@ -181,7 +180,11 @@ def _found(
     known = {} if columns.no_labels else {name: i for i, name in enumerate(classes)}
     names = [file.parent.name if file.parent != folder else "" for file in files]
     numbers = np.array([known.get(name, NO_LABEL) for name in names], int)
-    return of_files_in(folder, files), numbers, others
+    notes = [f"{others:,} files beside the images were left out"] if others else []
+    unknown = sorted({name for name in names if name} - {*known})
+    if unknown and (numbers >= 0).any():
+        notes.append(f"the run knows no class {unknown[0]}: images in such folders have no label")
+    return of_files_in(folder, files), numbers, tuple(notes)
 
 
 def pixels_of(images: Images, config: Mapping[str, Any]) -> "Dataset":

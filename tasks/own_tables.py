@@ -115,6 +115,12 @@ def label_column(
     return found[0] if len(found) == 1 else None
 
 
+def what_was_read(what: str, column: str, label: str | None) -> str:
+    """Which columns were taken for what, for the names of columns may deceive."""
+    labels = "" if label is None else f", the labels those of column {label}"
+    return f"the {what} are those of column {column}{labels}"
+
+
 def read_table(file: Path) -> Table:
     """The rows of one file.
 

@@ -92,7 +92,7 @@ class TextClassification(Task):
         tokens = {key: Ragged.from_column(rows, key) for key in rows.column_names}
         label = torch.from_numpy(texts.labels)
         split = TokenSplit(tokens, fill, {"label": label}, True, texts.names)
-        return Unseen(split, texts.labelled, texts.table.notes)
+        return Unseen(split, texts.labelled, texts.notes)
 
     def known_classes(self, recipe: Any) -> Sequence[str] | None:
         """The classes that a user's label may be; None where labels are numbers."""

@@ -11,7 +11,7 @@ from toolkit.predictions import Columns
 
 from .own_data import column_of, files_to_predict
 from .own_labels import cells_of, known_labels
-from .own_tables import SUFFIXES, Table, label_column, one_table
+from .own_tables import SUFFIXES, Table, label_column, one_table, what_was_read
 
 TEXT_COLUMNS = ("text", "sentence", "review", "comment", "content", "body", "message", "tweet")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "score", "sentiment", "rating")
@@ -26,12 +26,14 @@ class UnseenTexts:
         column: the one with the texts.
         labels: as of ``known_labels``.
         names: of the rows: their numbers in a file, after its name where there are several.
+        notes: which columns were read, and what is to be said of the files.
     """
 
     table: Table
     column: str
     labels: np.ndarray
     names: Sequence[str | int]
+    notes: tuple[str, ...]
 
     @property
     def labelled(self) -> bool:
@@ -80,7 +82,8 @@ def unseen_texts(
     if path.is_dir():
         counts = ((file.relative_to(path).as_posix(), count) for file, count in table.files)
         names = [f"{name}:{row}" for name, count in counts for row in range(count)]
-    return UnseenTexts(table, text, labels, names)
+    notes = (what_was_read("texts", text, label), *table.notes)
+    return UnseenTexts(table, text, labels, names, notes)
 
 
 def _one(name: str | None) -> list[str]:

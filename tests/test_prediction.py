@@ -102,6 +102,12 @@ def test_images_without_classes_need_no_label(digits: Run, pictures: Path, tmp_p
     found = toolkit.predict(digits.folder, flat)
     assert found.metrics == {}
     assert found.notes == ("1 files beside the images were left out",)
+    for name in ("3", "three"):
+        (tmp_path / "some" / name).mkdir(parents=True)
+        (tmp_path / "some" / name / "a.png").write_bytes(next(pictures.rglob("*.png")).read_bytes())
+    some = toolkit.predict(digits.folder, tmp_path / "some")
+    assert some.metrics == {}
+    assert some.notes == ("the run knows no class three: images in such folders have no label",)
     assert [set(row) for row in found.rows] == [{"id", "prediction", "probability"}] * 3
     one = toolkit.predict(digits.folder, flat / found.rows[1]["id"])
     assert one.rows[0]["prediction"] == found.rows[1]["prediction"]
@@ -324,6 +330,8 @@ def test_columns_can_be_named(texts: Run, tmp_path: Path) -> None:
     file.write_text("one,other\nthe film was red,blue\nthe film was blue,\n")
     found = toolkit.predict(texts.folder, file, text_column="one", label_column="other")
     assert found.metrics == {}  # one row has no label
+    (note,) = found.notes
+    assert note == "the texts are those of column one, the labels those of column other"
     assert [row.get("label") for row in found.rows] == ["blue", None]
     with pytest.raises(ConfigError, match=r"no column 'third' \(--label-column\)"):
         toolkit.predict(texts.folder, file, text_column="one", label_column="third")

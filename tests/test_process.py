@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,6 +33,21 @@ def test_an_error_is_one_line_and_a_code(
 ) -> None:
     assert run_command(_raise(error)) == code
     assert capsys.readouterr().err == said
+
+
+def test_files_that_are_left_open_get_what_was_written_to_them(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from toolkit.process import run_command\n"
+        "class Log:\n"
+        "    def __init__(self):\n"
+        "        self.file, self.me = open(sys.argv[1], 'w'), self\n"
+        "        self.file.write('a line')\n"
+        "raise SystemExit(run_command(lambda: bool(Log()) - 1))"
+    )
+    file = tmp_path / "own.log"
+    subprocess.run([sys.executable, "-c", code, str(file)], check=True, timeout=60)
+    assert file.read_text() == "a line"
 
 
 def test_only_rank_zero_says_it(

@@ -17,7 +17,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -281,25 +281,31 @@ class Recorder:
     def close(self) -> None:
         """Close the files, the console and the mirrors; safe to call twice."""
         self._console.close()
-        if self._events is not None:
-            events, self._events = self._events, None
-            with events:
-                self._write_block(events)
+        self._close_events()
         for mirror in self._mirrors:
             mirror.end()
         self._mirrors = []
 
     @contextmanager
     def closed_on_error(self) -> Iterator[None]:
-        """Within it whatever is raised closes the files, with all events so far in them."""
-        with ExitStack() as stack:
-            stack.callback(self._close_anyway)
-            yield
-            stack.pop_all()
+        """Within it whatever is raised closes the file of the events, with all so far in it.
 
-    def _close_anyway(self) -> None:
-        with suppress(OSError):  # as of a full disk: the error that is on its way says more
-            self.close()
+        The mirrors go on, for the run's status is not written yet.
+        """
+        done = False
+        try:
+            yield
+            done = True
+        finally:
+            if not done:
+                with suppress(OSError):  # of a full disk: the error on its way says more
+                    self._close_events()
+
+    def _close_events(self) -> None:
+        if self._events is not None:
+            events, self._events = self._events, None
+            with events:
+                self._write_block(events)
 
     def _add(self, event: Mapping[str, Any]) -> None:
         """Have an event wait for the end of the block."""

@@ -75,6 +75,22 @@ def test_a_line_says_how_the_run_is_going_since_the_line_before(
     ]
 
 
+def test_without_a_reading_since_the_line_before_there_is_no_loss(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock = Clock()
+    shows = told(clock)
+    clock.now = 31.0
+    read(shows, 5)
+    shows.validated(5, 0.5, {"perplexity": 7.0})
+    read(shows, 6, loss=float("nan"))
+    shows.validated(6, 0.6, {"perplexity": 7.0})
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.startswith("update 5/100, epoch 0.5, loss 2.0000, lr 0.0178, ")
+    assert second.startswith("update 5/100, epoch 0.5, lr 0.0178, validation perplexity 7.0000")
+    assert third.startswith("update 6/100, epoch 0.6, loss nan, lr 0.0178, ")
+
+
 def test_the_end_of_a_search_and_a_rollback_are_told_with_their_reason(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -138,7 +154,7 @@ def test_a_run_tells_its_story_in_a_log_file(python: Launch, tmp_path: Path) -> 
         "  model: 13,770 parameters, random first weights",
         "  budget: 6 epochs, 120 updates of 64 samples = 1 rank x 1 micro-batch x 64",
     ]
-    assert f"  in: {folder}, not mirrored to W&B" in lines
+    assert f"  in: {folder}, mirrored nowhere" in lines
     evaluations = [line for line in lines if "validation accuracy" in line]
     assert [line.split(",")[0] for line in evaluations] == [
         f"update {update}/120" for update in range(20, 121, 20)

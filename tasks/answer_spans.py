@@ -190,7 +190,7 @@ def _check_stride(tokenizer: "PreTrainedTokenizerBase", max_length: int, stride:
     if not 0 <= stride <= room // 2:
         raise ConfigError(
             f"recipe.stride = {stride}: with recipe.max_length = {max_length} it must be between "
-            f"0 and {room // 2}, half of what the {special} special tokens leave"
+            f"0 and {room // 2}, half of what the {special} special tokens leave (--stride)"
         )
     return room
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from toolkit.data import silent
 from toolkit.errors import ConfigError, first_line
 from toolkit.fingerprint import files_of, of_files
 from toolkit.predictions import NO_LABEL, Columns
@@ -104,10 +105,8 @@ def images_in_folder(folder: Path) -> tuple[list[Path], int]:
 
 def of_files_in(folder: Path, files: Sequence[Path]) -> Images:
     """The images in files of a folder."""
-    from datasets import Dataset
-
     paths = [str(file) for file in files]
-    rows = Dataset.from_dict({"image": paths})
+    rows = silent().Dataset.from_dict({"image": paths})
     names = [file.relative_to(folder).as_posix() for file in files]
     return Images(rows, paths.__getitem__, of_files(files), str(folder), names)
 

@@ -257,6 +257,8 @@ def column_of(
             raise ConfigError(f"{where} has no column '{given}' ({flag}); it has {there}")
         return given
     rest = [name for name in columns if name not in others]
+    if not rest:
+        raise ConfigError(f"{where} has no column for {flag}: all it has is {there}")
     named = [name for name in rest if name.lower() in usual]
     found = named or (rest if others else [])
     if len(found) == 1:

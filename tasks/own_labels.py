@@ -218,10 +218,11 @@ def _as_classes(
     encoded = {split: np.array([number[v] for v in some], int) for split, some in values.items()}
     counts = Counter(values["train"])
     rare, most = min(counts.values()), max(counts.values())
+    each = f"{rare:,} to {most:,}" if rare < most else f"{rare:,}"
     return Labels(
         tuple(classes),
         encoded,
-        (f"{len(classes)} classes, of {rare:,} to {most:,} rows to train on",),
+        (f"{len(classes)} classes, of {each} of the {len(values['train']):,} training rows each",),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from toolkit.data import silent
 from toolkit.errors import ConfigError
 from toolkit.task import Batch
 
@@ -126,8 +127,7 @@ def encoded(files: Sequence[Path], tokenizer: Any) -> np.ndarray:
 
     Lines are cut into tokens by themselves, and the result is kept on disk for the next process.
     """
-    from datasets import Dataset
-
+    dataset = silent().Dataset
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     state = state_of(tokenizer)
     parts: list[np.ndarray] = []
@@ -136,7 +136,7 @@ def encoded(files: Sequence[Path], tokenizer: Any) -> np.ndarray:
             lines = _text(file).splitlines(keepends=True)
         key = hashlib.sha256(f"lm 2 {content}{state}".encode()).hexdigest()
         with reading(file):
-            rows = Dataset.from_dict({"line": lines}).map(
+            rows = dataset.from_dict({"line": lines}).map(
                 lambda some: {
                     "ids": tokenizer(some["line"], add_special_tokens=False)["input_ids"]
                 },

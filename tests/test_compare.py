@@ -198,7 +198,8 @@ def test_one_command_trains_reports_and_goes_on(
     assert "12 runs to go, about" in told
     assert not Path("runs").exists()
     assert cli.main(command) == 0
-    told = capsys.readouterr().out
+    told, errors = capsys.readouterr()
+    assert "run/s" not in errors, "a file gets a line a run and no bar"
     (folder,) = Path("runs").iterdir()
     assert f"report: {folder}/report/index.html" in told
     assert "own.py:half - cosine" in told

@@ -75,6 +75,22 @@ def test_a_line_says_how_the_run_is_going_since_the_line_before(
     ]
 
 
+def test_without_a_reading_since_the_line_before_there_is_no_loss(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock = Clock()
+    shows = told(clock)
+    clock.now = 31.0
+    read(shows, 5)
+    shows.validated(5, 0.5, {"perplexity": 7.0})
+    read(shows, 6, loss=float("nan"))
+    shows.validated(6, 0.6, {"perplexity": 7.0})
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.startswith("update 5/100, epoch 0.5, loss 2.0000, lr 0.0178, ")
+    assert second.startswith("update 5/100, epoch 0.5, lr 0.0178, validation perplexity 7.0000")
+    assert third.startswith("update 6/100, epoch 0.6, loss nan, lr 0.0178, ")
+
+
 def test_the_end_of_a_search_and_a_rollback_are_told_with_their_reason(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

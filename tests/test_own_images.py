@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import timm
@@ -160,7 +161,7 @@ def test_the_example_trains_and_its_model_is_exported(tmp_path: Path) -> None:
     flags = (*SMALL, "--recipe.epochs", "2", "--recipe.optimizer", "adam", "--recipe.lr", "0.003")
     run, result = train(config_of("images", MODEL, "example", *flags), tmp_path)
     assert list(result.metrics.test) == ["accuracy", "macro_f1"]
-    assert result.samples == {"train": 28, "validation": 4, "test": 4}
+    assert result.samples == {"train": 82, "validation": 10, "test": 10}
     call = own.export(run.model, MODEL, run.config.recipe, tmp_path / "exported")
     loaded = eval(call, {"timm": timm}).eval()
     assert loaded.pretrained_cfg["label_names"] == ["circle", "cross", "square"]
@@ -183,6 +184,12 @@ def test_names_of_classes_are_those_that_were_trained_on(tmp_path: Path) -> None
     assert main(["export", str(run.folder), str(tmp_path / "exported")]) == 0
     config = json.loads((tmp_path / "exported/config.json").read_text())
     assert config["label_names"] == ["dark", "grey", "light"]
+
+
+def test_decoding_draws_no_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    datasets.enable_progress_bars()
+    splits_of(config_of("images", MODEL, write_folder(tmp_path / "mine", 5), *SMALL))
+    assert capsys.readouterr().err == ""
 
 
 def own_example() -> Path:

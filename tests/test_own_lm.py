@@ -193,4 +193,8 @@ def test_a_folder_without_text_is_named(tmp_path: Path) -> None:
 
 
 def test_the_example_is_there() -> None:
-    assert (own_data.EXAMPLES / "lm.txt").stat().st_size > 2_000
+    """With room for a batch of the default size, of characters or of tokens of four letters."""
+    characters, field = (own.recipes["*"][name] for name in ("characters", "field"))
+    train = 0.8 * (own_data.EXAMPLES / "lm.txt").stat().st_size
+    assert train > characters.global_batch * characters.max_length + 1
+    assert train > 5 * (field.global_batch * field.max_length + 1)

@@ -191,6 +191,11 @@ FAULTS: dict[str, tuple[str, str | bytes, str]] = {
     "no label": ("a.csv", f"text,label\n{GOOD}good,\n", r"line 22 of .*a\.csv has no label"),
     "a missing column": ("a.csv", f"text,kind,x\n{GOOD}", r"line 2 of .* has 2 cells, and .* 3"),
     "no head": ("a.csv", GOOD, r"a\.csv: which column is meant\? .*it has the film was good, good"),
+    "texts alone": (
+        "a.csv",
+        "text\n" + "good\n" * 20,
+        r"a\.csv has no column for --recipe\.label-column: all it has is text",
+    ),
     "one row": ("a.csv", "text,label\ngood,1\n", r"a\.csv has 1 row: too few"),
     "one label": ("a.csv", "text,label\n" + "a,1\n" * 20, r"label is 1 in all 20 rows to train on"),
     "a few rows": ("a.csv", "text,label\na,1\nb,2\n", r"a\.csv has 2 rows: too few to cut off"),

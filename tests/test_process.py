@@ -1,5 +1,6 @@
 """How a command ends: exit codes, one line for an error."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -81,6 +82,24 @@ def test_a_tiny_model_takes_one_thread() -> None:
         several = set_threads(weights=TINY_WEIGHTS)
         assert several == set_threads() == torch.get_num_threads()
         assert set_threads(weights=TINY_WEIGHTS - 1) == torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_that_the_user_asks_for_are_a_limit_but_not_those_of_a_launcher(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for launcher in ("LOCAL_WORLD_SIZE", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.delenv(launcher, raising=False)
+    before = torch.get_num_threads()
+    try:
+        for asked, threads in (("1", 1), ("3", 3), ("16", 8), ("", 8), ("0", 8), ("4,2", 8)):
+            monkeypatch.setenv("OMP_NUM_THREADS", asked)
+            assert set_threads(TINY_WEIGHTS) == torch.get_num_threads() == threads
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # torchrun set both
+        assert set_threads(TINY_WEIGHTS) == 4
     finally:
         torch.set_num_threads(before)
 

@@ -81,7 +81,9 @@ def test_a_run_under_every_schedule_is_reproduced_to_the_bit(
 ) -> None:
     folder = run_folder(tmp_path, name)
     assert main([str(folder)]) == 0
-    assert f"all {BUDGET // READ_EVERY} decisions and LRs of the run" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"all {BUDGET // READ_EVERY} decisions and LRs of the run" in told
+    assert ("LR  decision" in told) == (": 0 decisions" not in told)
     recorded = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert replayed(capsys, folder, f"schedule:{name}") == recorded[:-1]
 

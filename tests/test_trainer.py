@@ -84,6 +84,24 @@ def test_the_example_killed_and_resumed_ends_with_the_same_weights(tmp_path: Pat
 
 
 @pytest.mark.long
+def test_a_checkpoint_that_a_kill_cut_off_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = built(tmp_path, constant(), max_steps=8, save_strategy="steps", save_steps=2)
+    whole.train()
+    cut, broken = tmp_path / "checkpoint-8", tmp_path / "checkpoint-6"
+    (cut / "trainer_state.json").unlink()
+    (broken / "trainer_state.json").write_text("{")
+    resumed = built(tmp_path, constant(), max_steps=8, save_strategy="no")
+    resumed.train(resume_from_checkpoint=True)
+    assert [reading.update for reading, _ in resumed.seen] == [5, 6, 7, 8]
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value)
+    for passed in (cut, broken):
+        assert f"{passed} was cut off while it was written: passed over" in caplog.text
+
+
+@pytest.mark.long
 def test_the_budget_is_the_trainers_and_adaptive_searches_on_the_same_batches(
     tmp_path: Path,
 ) -> None:

@@ -22,8 +22,10 @@ without the mixin trains on as if no loss ever changed; ``ScheduledLR`` says so 
 """
 
 import copy
+import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -178,6 +180,19 @@ class ScheduleMixin(FeedLoss):
         self.schedule, self.pretrained = schedule, pretrained
         super().__init__(*args, read_every=read_every, **kwargs)
 
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """The Trainer's. ``True`` takes the last checkpoint that is whole, not one that is cut off.
+
+        The Trainer itself takes the last folder, which it cannot read if it was killed while it
+        wrote it.
+        """
+        if resume_from_checkpoint is True:
+            folder = Path(self.args.output_dir)  # type: ignore[attr-defined]
+            resume_from_checkpoint = _last_whole(folder) or True
+        return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+
     def _take_given(self) -> None:
         for problem in _contradictions(self):
             raise ConfigError(problem)
@@ -245,6 +260,19 @@ class ScheduleMixin(FeedLoss):
         found = torch.stack([told, changes]).to(device, torch.float32)
         told_by, changed_by = self.accelerator.reduce(found, "sum").tolist()
         return bool(changed_by) if told_by else None
+
+
+def _last_whole(folder: Path) -> str | None:
+    """The last checkpoint of a Trainer's folder with the file that it writes last, if any."""
+    found = (path for path in folder.glob("checkpoint-*") if path.name[11:].isdecimal())
+    for checkpoint in sorted(found, key=lambda path: int(path.name[11:]), reverse=True):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_bytes())
+        except (OSError, ValueError):
+            logger.warning("%s was cut off while it was written: passed over", checkpoint)
+        else:
+            return str(checkpoint)
+    return None
 
 
 def _contradictions(trainer: ScheduleMixin) -> Iterator[str]:

@@ -20,7 +20,7 @@ from toolkit.errors import ConfigError
 from toolkit.export import config_of, model_of, task_of
 from toolkit.predictions import Columns, Predictions
 from toolkit.process import DONE, run_command, set_threads, world_size
-from toolkit.records.console import say
+from toolkit.records.console import counted, say
 from toolkit.records.prediction_file import check_new, write_rows
 from toolkit.task import Task, Unseen, headline_first, parse_target
 
@@ -171,7 +171,9 @@ def _command(argv: Sequence[str] | None) -> int:
         no_labels=options.no_labels,
     )
     write_rows(output, found.rows)
-    say(*(f"note: {note}" for note in found.notes), f"{len(found.rows):,} rows in {output}")
+    say(
+        *(f"note: {note}" for note in found.notes), f"{counted(len(found.rows), 'row')} in {output}"
+    )
     if found.metrics:
         numbers = (f"{name} {_shown(value)}" for name, value in found.metrics.items())
         say(f"on these: {', '.join(numbers)}")

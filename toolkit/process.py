@@ -38,6 +38,9 @@ def world_size() -> int:
 def set_threads(weights: int | None = None) -> int:
     """Share the cores among the processes of this machine, and return the threads of each.
 
+    Who sets ``OMP_NUM_THREADS`` for a process of its own has no more than that; launchers set it
+    unasked, so it does not count under them.
+
     A tiny model takes one thread: its operations are too short to share, and threads that wait for
     each other beside another busy program make an update fifty times slower.
 
@@ -50,10 +53,18 @@ def set_threads(weights: int | None = None) -> int:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it guessed so
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) and not _is_launched():
+        threads = min(threads, int(asked))
     if weights is not None and weights < TINY_WEIGHTS:
         threads = 1
     torch.set_num_threads(threads)
     return threads
+
+
+def _is_launched() -> bool:
+    """Whether torchrun or ``accelerate launch`` started this process."""
+    return "LOCAL_WORLD_SIZE" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
 
 
 def leave_process_group(failed: bool = False) -> None:

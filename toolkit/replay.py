@@ -27,6 +27,7 @@ from toolkit.errors import ConfigError, OlderVersionError, RunError
 from toolkit.process import DONE, run_command
 from toolkit.records import recorded_losses
 from toolkit.records.config_file import CONFIG
+from toolkit.records.console import counted
 from toolkit.records.events import entrant, to_event
 from toolkit.records.gaps import Gap, gaps
 from toolkit.records.log_columns import Columns
@@ -259,14 +260,16 @@ def _print_decisions(replay: Replay, judged: Sequence[Replayed], seconds: float)
     total, readings = replay.facts.budget, replay.losses.readings
     acted = [j for j in judged if j.decision.action not in ("hold", "snapshot")]
     snapshots = sum(j.decision.action == "snapshot" for j in judged)
+    kept = counted(snapshots, "snapshot")
     name = entrant(schedule_name(replay.schedule), replay.losses.sees)
     print(
         f"{replay.losses.file}: {len(readings)} readings, updates {readings[0].update} to "
         f"{readings[-1].update} of {total or 'a run without a known end'}; "
-        f"{name} from base LR {replay.base_lr:g}: {len(acted)} decisions "
-        f"{f'and {snapshots} snapshots ' * bool(snapshots)}in {1000 * seconds:.1f} ms"
+        f"{name} from base LR {replay.base_lr:g}: {counted(len(acted), 'decision')} "
+        f"{f'and {kept} ' * bool(snapshots)}in {1000 * seconds:.1f} ms"
     )
-    print(f"{'update':>8} {'epoch':>7} {'loss':>10} {'LR':>10}  decision")
+    if acted:
+        print(f"{'update':>8} {'epoch':>7} {'loss':>10} {'LR':>10}  decision")
     for reading, factor, decision, *_ in acted:
         rate = replay.base_lr * factor
         print(

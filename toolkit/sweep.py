@@ -114,7 +114,7 @@ def _sweep(
             _slurm(options),
             runs_of(options) / "slurm",
         )
-    with _bar(study, items, options.progress) as bar:
+    with _bar(study, items, options.progress, bool(options.slots_per_device)) as bar:
 
         def done() -> None:
             bar.update(sum(item.finished for item in items) - bar.n)
@@ -240,7 +240,8 @@ def declare(
         declaration.declare(study, source, items, runs, command)
 
 
-def _bar(study: Study, items: Sequence[Item], shown: bool) -> Any:
+def _bar(study: Study, items: Sequence[Item], shown: bool, workers: bool) -> Any:
+    """How many runs are done; in a file only where their lines are in the workers' own logs."""
     interval = 0.5 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
     return tqdm(
         total=len(items),
@@ -249,7 +250,7 @@ def _bar(study: Study, items: Sequence[Item], shown: bool) -> Any:
         desc=study.name,
         mininterval=interval,
         smoothing=0.05,  # kinds of runs take turns
-        disable=not (shown and is_rank_zero()),
+        disable=not (shown and is_rank_zero() and (workers or sys.stderr.isatty())),
     )
 
 

@@ -258,7 +258,8 @@ def _announce(run: Any) -> None:
         f"{recipe.lr:g}, {recipe.optimizer}",
         f"  samples: {sizes}",
         f"  model: {run.parameters:,} parameters, {recipe.init} first weights",
-        f"  budget: {epochs:.3g} epochs, {run.budget:,} updates of {recipe.global_batch} samples = "
+        f"  budget: {epochs:.3g} epoch{'s' * (epochs != 1)}, {counted(run.budget, 'update')} of "
+        f"{recipe.global_batch} samples = "
         f"{counted(split.ranks, 'rank')} x {counted(split.accumulation, 'micro-batch')} x "
         f"{split.micro_batch}",
         f"  on: {run.accelerator.device.type}, {recipe.precision}, {threads} a rank",

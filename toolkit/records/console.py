@@ -75,6 +75,7 @@ class Console:
         self._begun = self._latest = self._said = clock()
         self._since = 0, 0.0  # updates and training seconds at the last line
         self._total, self._count = 0.0, 0.0  # sum of the losses since the last line, and of items
+        self._read = False  # whether there was a reading since the last line
         self._lr = math.nan
 
     def go_on(self, update: int) -> None:
@@ -88,7 +89,7 @@ class Console:
         """Show a reading, the LR of its last update and what the schedule made of it."""
         if not self._shown:
             return
-        self._lr = lr
+        self._lr, self._read = lr, True
         if reading.count:
             self._total += reading.loss * reading.count
             self._count += reading.count
@@ -116,9 +117,10 @@ class Console:
         self._bar.close()
 
     def _line(self, update: int, epoch: float, *words: str) -> str:
-        """How the run is going, since the line before."""
+        """How the run is going since the line before; without a reading between, no loss."""
         loss = self._total / self._count if self._count else math.nan
-        parts = [f"update {update}/{self._updates}", f"epoch {epoch:.3g}", f"loss {loss:.4f}"]
+        parts = [f"update {update}/{self._updates}", f"epoch {epoch:.3g}"]
+        parts += [f"loss {loss:.4f}"] * self._read
         parts += [f"lr {self._lr:.3g}", *words]
         before, seconds = self._since
         self._since = update, self._train_seconds()
@@ -129,7 +131,7 @@ class Console:
         if self._made < update < self._updates:
             each = (now - self._begun) / (update - self._made)
             parts.append(f"ETA {duration(each * (self._updates - update))}")
-        self._said, self._total, self._count = now, 0.0, 0.0
+        self._said, self._total, self._count, self._read = now, 0.0, 0.0, False
         return ", ".join(parts)
 
 

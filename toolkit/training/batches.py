@@ -61,7 +61,8 @@ class BatchPlan:
     ) -> None:
         if size < global_batch:
             raise ConfigError(
-                f"recipe.global_batch = {global_batch}: the training split has {size} samples"
+                f"recipe.global_batch = {global_batch}: the training split has {size} samples "
+                f"(--global-batch {size} or less)"
             )
         self.size, self.global_batch, self.seed = size, global_batch, seed
         self.lengths = lengths

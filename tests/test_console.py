@@ -214,3 +214,9 @@ def test_what_is_said_is_in_the_order_it_is_said(capsys: pytest.CaptureFixture[s
     console.say("one", "two")
     console.say("three")
     assert capsys.readouterr().out == "one\ntwo\nthree\n"
+
+
+def test_a_budget_without_room_for_a_search_is_told(python: Launch) -> None:
+    done = python(*RUN[:3], "--recipe.updates", "20", "--wandb", "off", "adaptive")
+    told = "  adaptive: the untouched model; LR 0.01 is kept: too few updates for a search"
+    assert told in done.stdout.splitlines()

@@ -253,8 +253,9 @@ def _announce(run: Any) -> None:
     sizes = ", ".join(f"{name} {len(getattr(run.splits, name)):,}" for name in SPLITS)
     epochs = run.budget / run.batch_plan.updates_per_epoch
     threads = counted(torch.get_num_threads(), "thread")
+    start, name = run.lr.decision, schedule_name(config.schedule)
     say(
-        f"{config.target}, seed {config.seed}: {schedule_name(config.schedule)} from base LR "
+        f"{config.target}, seed {config.seed}: {name} from base LR "
         f"{recipe.lr:g}, {recipe.optimizer}",
         f"  samples: {sizes}",
         f"  model: {run.parameters:,} parameters, {recipe.init} first weights",
@@ -264,6 +265,7 @@ def _announce(run: Any) -> None:
         f"{split.micro_batch}",
         f"  on: {run.accelerator.device.type}, {recipe.precision}, {threads} a rank",
         f"  in: {run.folder}, {mirrored_to(config)}",
+        *([f"  {name}: {start.reason}"] if start.action == "snapshot" else []),
         *(f"note: {note}" for note in run.notes),
     )
 

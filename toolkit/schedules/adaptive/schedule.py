@@ -125,7 +125,7 @@ class Adaptive:
     >>> schedule = Adaptive(search="off", warmup=0.1)
     >>> memory, decision = schedule.start(0.1, Facts(budget=1000, can=frozenset({"restore"})))
     >>> decision.action, decision.reason
-    ('snapshot', 'the untouched model')
+    ('snapshot', 'the untouched model; LR 0.1 is kept: search = off')
     >>> [round(schedule.factor(memory, p), 3) for p in (0.0, 0.05, 0.1, 0.55)]
     [0.0, 0.5, 1.0, 0.5]
 
@@ -195,7 +195,9 @@ class Adaptive:
         if not self.guard:
             return memory, NO_ACTION
         memory = memory._replace(stall=stalling.begin(memory.total))
-        return memory, Decision("none", None, "snapshot", "the untouched model")
+        why = "search = off" if self.search == "off" else "too few updates for a search"
+        kept = f"the untouched model; LR {base_lr:.3g} is kept: {why}"
+        return memory, Decision("none", None, "snapshot", kept)
 
     def observe(self, memory: AdaptiveMemory, reading: Reading) -> tuple[AdaptiveMemory, Decision]:
         if reading.kind == "validation":

@@ -66,7 +66,7 @@ def _seeds(row: ContrastRow) -> str:
     if row.paired is None:
         return ""
     needed = row.judged.seeds_needed if row.judged else None
-    return str(row.paired.n) + (f" of about {needed}" if needed else "")
+    return str(row.paired.n) + (f" of about {needed:,}" if needed else "")
 
 
 def _verdict(row: ContrastRow) -> str:
@@ -80,7 +80,7 @@ def _verdict_and_seeds(row: ContrastRow) -> str:
     if row.judged is None or not row.judged.seeds_needed:
         return _verdict(row)
     end = "" if abs(row.judged.paired.mean) > (row.rope or 0.0) else " to equivalence"
-    return f"{row.judged.verdict} (about {row.judged.seeds_needed} seeds{end})"
+    return f"{row.judged.verdict} (about {row.judged.seeds_needed:,} seeds{end})"
 
 
 GROUP = [

@@ -178,7 +178,9 @@ def test_equals_are_all_named(tmp_path: Path) -> None:
 
 def test_the_sense_of_a_metric_is_told_where_less_is_better(tmp_path: Path) -> None:
     study = write_study(tmp_path / "mine", [contrast("plan", "cosine", 0.1)])
-    scale = {"scales": {"loss": {"higher_is_better": False, "diverged": 4.0, "decimals": 4}}}
+    scale: dict[str, Any] = {
+        "scales": {"loss": {"higher_is_better": False, "diverged": 4.0, "decimals": 4}}
+    }
     for seed, (name, loss) in product(range(8), (("plan", 1.2), ("cosine", 1.5))):
         of_run = {"test": {"loss": loss + 0.01 * seed}, "validation": {"loss": loss}}
         write_run(study, name, seed, 0.0, lr=0.1, model="other", metrics=of_run, **scale)

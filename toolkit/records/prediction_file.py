@@ -60,8 +60,8 @@ def _write_csv(opened: TextIO, rows: Sequence[Mapping[str, Any]]) -> None:
     columns = dict.fromkeys(name for row in rows for name in row)
     # A carriage return ends a row for whoever reads it, but the writer puts no marks around it.
     returns = any("\r" in cell for row in rows for cell in row.values() if isinstance(cell, str))
-    quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
-    writer = csv.DictWriter(opened, columns, lineterminator="\n", quoting=quoting)
+    marks: dict[str, Any] = {"quoting": csv.QUOTE_NONNUMERIC} if returns else {}
+    writer = csv.DictWriter(opened, columns, lineterminator="\n", **marks)
     writer.writeheader()
     for row in rows:
         writer.writerow({name: _cell(_finite(value)) for name, value in row.items()})

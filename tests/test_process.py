@@ -116,3 +116,37 @@ def test_a_command_leaves_no_search_for_garbage_to_the_end_of_the_interpreter() 
     command = [sys.executable, "-c", "\n".join(lines)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+FAULTS = """
+import resource, torch
+from toolkit.process import keep_memory
+print(keep_memory())
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def turn(): torch.ones(1 << 23), torch.ones(1 << 23)  # 32 MiB each, and both given back
+for _ in range(20): turn()
+begun = faults()
+for _ in range(5): turn()
+print(faults() - begun)
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+@pytest.mark.parametrize(
+    ("variables", "kept"),
+    [({}, True), ({"TOOLKIT_KEEP_MEMORY": "0"}, False), ({"MALLOC_TRIM_THRESHOLD_": "1"}, False)],
+)
+def test_freed_memory_is_not_fetched_again(variables: dict[str, str], kept: bool) -> None:
+    plain = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
+    plain = {**plain, "GLIBC_TUNABLES": "", "TOOLKIT_KEEP_MEMORY": ""}
+    process = subprocess.run(
+        [sys.executable, "-c", FAULTS],
+        env={**plain, **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told, faults = process.stdout.split()
+    assert told == str(kept)
+    assert (int(faults) < 2000) is kept

@@ -1,6 +1,7 @@
-"""This process: who it is among the ranks of a launch, how many threads it takes, how it ends."""
+"""This process: who it is among the ranks of a launch, its threads and memory, how it ends."""
 
 import atexit
+import ctypes
 import gc
 import io
 import os
@@ -17,6 +18,18 @@ DONE, FAILED, WRONG, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
 continued; stopped by the user's Ctrl-C, to be continued if anything had begun."""
 TINY_WEIGHTS = 100_000
 """Weights below which a model is tiny: it trains on one thread."""
+KEEP_MEMORY = "TOOLKIT_KEEP_MEMORY"
+"""Environment variable: 0 leaves it to the C library when it gives memory back to the system."""
+MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+"""Environment variables by which the user has told glibc already."""
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+"""Parameters of glibc's ``mallopt``, of ``malloc.h``."""
+TRIM_BYTES, PAD_BYTES = 2**31 - 1, 2**26
+"""Bytes that stay in the process while they are free, and steps in which it asks for more: in small
+ones an aligned allocation seldom fits where the last one was."""
+HEAP_BYTES = (2**30, 2**25)
+"""Sizes of an allocation up to which it is made of them: the first that this glibc takes, of which
+older ones allow 32 MiB."""
 OWN_FAULT = "a fault of the toolkit"
 """What the line says of an error that is nobody's but the toolkit's."""
 
@@ -65,6 +78,26 @@ def set_threads(weights: int | None = None) -> int:
 def _is_launched() -> bool:
     """Whether torchrun or ``accelerate launch`` started this process."""
     return "LOCAL_WORLD_SIZE" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+
+
+def keep_memory() -> bool:
+    """Have freed memory stay in this process, on glibc.
+
+    Or the activations of each update may be given back to the system and fetched again, page by
+    page (``docs/performance.md``).
+
+    Returns:
+        Whether it was set. It is not under ``TOOLKIT_KEEP_MEMORY=0``, where the user's environment
+        sets the same, or under another C library.
+    """
+    told = os.environ.get(KEEP_MEMORY) == "0" or any(map(os.environ.get, MALLOC_VARIABLES))
+    if told or not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    kept = mallopt(M_TRIM_THRESHOLD, TRIM_BYTES) and mallopt(M_TOP_PAD, PAD_BYTES)
+    return bool(kept) and any(mallopt(M_MMAP_THRESHOLD, size) for size in HEAP_BYTES)
 
 
 def leave_process_group(failed: bool = False) -> None:

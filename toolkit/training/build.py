@@ -24,7 +24,7 @@ from toolkit import signals, userfile
 from toolkit.config import RUNS, RunConfig, resolve, run_folder
 from toolkit.errors import ConfigError
 from toolkit.identity import check_data, check_task_file, with_fingerprint
-from toolkit.process import set_threads, world_size
+from toolkit.process import keep_memory, set_threads, world_size
 from toolkit.records.mirror_handle import check_trackers
 from toolkit.records.provenance import code
 from toolkit.records.recorder import Recorder
@@ -241,6 +241,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     together(lambda: check_data(config))  # nothing reads them after this
     parameters = sum(weight.numel() for weight in model.parameters())
     set_threads(parameters)
+    keep_memory()
     initial_weights_sha = weights_sha(model.state_dict())
     infinite_at_start = infinite_buffers(model)
     if recipe.compile:

@@ -176,6 +176,15 @@ def test_equals_are_all_named(tmp_path: Path) -> None:
     assert told.startswith("No single schedule stands out: over base LRs 0.01 to 0.1 the mean")
 
 
+def test_the_rule_of_the_verdicts_is_told(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "mine", [contrast("plan", "cosine", 0.01)])
+    (answer,) = answers(analyse(load_study(study)))
+    sure = answer.facts["How sure"]
+    rule = "Better or worse takes p below 0.05, an interval without 0, and a difference above "
+    assert f"{rule}0.5 points, the ROPE: all of it." in sure
+    assert "whose means have standard errors of " in sure
+
+
 def test_the_sense_of_a_metric_is_told_where_less_is_better(tmp_path: Path) -> None:
     study = write_study(tmp_path / "mine", [contrast("plan", "cosine", 0.1)])
     scale: dict[str, Any] = {

@@ -209,7 +209,8 @@ def _signed(value: float, scale: Scale) -> str:
 
 def _range(values: Sequence[float], scale: Scale, sign: str) -> str:
     low, high = (f"{value:{sign}.{scale.decimals}f}" for value in (min(values), max(values)))
-    return f"{low} to {high}{' points' * (scale == POINTS)}"
+    span = low if len(values) == 1 else f"{low} to {high}"
+    return f"{span}{' points' * (scale == POINTS)}"
 
 
 def _how_sure(judged: Sequence[ContrastRow], groups: Sequence[GroupRow]) -> Iterator[str]:
@@ -218,25 +219,30 @@ def _how_sure(judged: Sequence[ContrastRow], groups: Sequence[GroupRow]) -> Iter
     for place, row in zip(_places(judged[:MOST], judged), judged, strict=False):
         assert row.judged is not None
         needed = row.judged.seeds_needed
-        needs = f", needs about {needed:,} seeds" if needed else ""
+        needs = f", needs about {needed:,} seeds in all" if needed else ""
         told.append(f"{place}: {row.judged.verdict}, p = {row.judged.p_adjusted:.3f}{needs}")
     if told:
         more = f"; {len(judged) - MOST} more in the table" if len(judged) > MOST else ""
         yield f"{'; '.join(told)}{more} (p corrected for the number of comparisons, by Holm)."
+        rope, scale = judged[0].rope, judged[0].scale
+        unit = " points" if scale == POINTS else ""
+        than = f", and a difference above {rope:g}{unit}, the ROPE" if rope else ""
+        yield f"Better or worse takes p below 0.05, an interval without 0{than}: all of it."
     seeds = sorted({len(row.scores) for row in groups})
     counts = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     spread = [row.seed_error for row in groups if row.seed_error is not None]
     errors = [row.test_error for row in groups if row.test_error is not None]
-    digits = f".{groups[0].scale.decimals}f"
-    text = f"{counts} seed{'s' if seeds[-1] > 1 else ''} a schedule"
+    scale = groups[0].scale
+    text = f"{counts} seed{'s' if seeds[-1] > 1 else ''} a schedule and base LR"
     if spread:
-        text += f", standard error of a mean {median(spread):{digits}}"
+        text += f", whose means have standard errors of {_range(spread, scale, '')}"
     if items := min(row.items for row in groups):
         text += f"; {items:,} test items, the same for all schedules"
     if errors:
+        error = _range([median(errors)], scale, "")
         text += (
-            f", standard error of a score {median(errors):{digits}}, which is in no interval: "
-            "another test split would mostly move all schedules together"
+            f". Which items these are gives each score a standard error of {error}, mostly the "
+            "same to all schedules, and in no interval"
         )
     yield f"{text}."
 

@@ -64,8 +64,9 @@ def found(analysis: Analysis) -> Table:
         Column("runs", lambda row: str(len(row.found))),
     ]
     caption = (
-        "The LR with which training began, before warm-up and anneal, and to what it was raised: "
-        "medians, and the range over the runs. Updates, trials and seconds are the search's."
+        "From the base LR given a search of a few updates finds the LR to train with, which an "
+        "estimate may raise in training; warm-up and anneal come on top. Medians over the runs; "
+        "the range is that of the LR found. Updates, trials and seconds are the search's."
     )
     return Table("The LR found", caption, columns, rows)
 

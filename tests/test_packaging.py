@@ -187,7 +187,7 @@ def test_the_wheel_does_it_all_away_from_the_checkout(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(installed.home / "black.png")
     (run,) = installed.home.glob("runs/own/*/result.json")
     said = installed.toolkit("predict", str(run.parent), "black.png", "--task", "mine.py")
-    assert "1 rows in" in said
+    assert "1 row in" in said
     lines = (run.parent / "predictions-black.csv").read_text().splitlines()
     assert lines[0] == "id,prediction,probability"
     assert lines[1].startswith("black.png,")

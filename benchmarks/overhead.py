@@ -89,23 +89,12 @@ LIMITS = {
     ),
 }
 """As shares of overheads."""
+LOOP = (Limit("constant", "bare", 1.02), Limit("adaptive", "constant", 1.02))
 RATIO_LIMITS = {
     "vit_micro": (Limit("constant", "Trainer at equal settings", 0.97),),
-    "ResNet-18": (
-        Limit("constant", "bare", 1.02),
-        Limit("adaptive", "constant", 1.02),
-        Limit("constant", "Trainer at equal settings", 0.97),
-    ),
-    "LSTM": (
-        Limit("constant", "bare", 1.02),
-        Limit("adaptive", "constant", 1.02),
-        Limit("constant", "Trainer at equal settings", 0.97),
-    ),
-    "MiniLM": (
-        Limit("constant", "bare", 1.02),
-        Limit("adaptive", "constant", 1.02),
-        Limit("constant", "Trainer at equal settings", 1.0),
-    ),
+    "ResNet-18": (*LOOP, Limit("constant", "Trainer at equal settings", 0.97)),
+    "LSTM": (*LOOP, Limit("constant", "Trainer at equal settings", 0.97)),
+    "MiniLM": (*LOOP, Limit("constant", "Trainer at equal settings", 1.0)),
 }
 
 

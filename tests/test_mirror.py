@@ -17,8 +17,7 @@ from tests.conftest import ROOT, Launch, all_cores
 from tests.fake_wandb import FakeWandb
 from tests.studies import write_run
 from toolkit.records.events import event_of
-from toolkit.records.mirror_rows import DECISION_COLUMNS, decision, describe, values
-from toolkit.records.wandb_mirror import PROJECT
+from toolkit.records.mirror_rows import DECISION_COLUMNS, PROJECT, decision, describe, values
 
 pytestmark = pytest.mark.processes
 FLAGS = ["digits/vit_micro", "--seed", "3", "--log-with", "wandb", "--recipe.updates"]

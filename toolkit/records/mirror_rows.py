@@ -25,6 +25,8 @@ from toolkit.records.events import (
 )
 from toolkit.records.json_files import parse_object
 
+PROJECT = "adaptive-lr-toolkit"
+"""What trackers keep runs under, unless they are told otherwise."""
 AXES = ("update", "epoch", "wall_clock")
 """On every row; wall_clock is in seconds since the run's first event."""
 VALIDATION_LOSS = "validation/loss"
@@ -111,9 +113,8 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def run_name(config: Mapping[str, Any]) -> str:
-    """What a run is called at a tracker, by its stored configuration."""
-    told = describe(config)
+def run_name(told: Mapping[str, Any]) -> str:
+    """What a run is called at a tracker, by what ``describe`` tells of it."""
     return f"{told['target']} {told['schedule']} LR {told['base_lr']:g} seed {told['seed']}"
 
 

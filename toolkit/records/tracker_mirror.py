@@ -14,10 +14,9 @@ from typing import Any
 
 from toolkit.records.config_file import read_config
 from toolkit.records.mirror_process import STATUS_PREFIX, run_mirror
-from toolkit.records.mirror_rows import describe, follow, run_name
+from toolkit.records.mirror_rows import PROJECT, describe, follow, run_name
 from toolkit.records.result import RESULT, read_result
 
-PROJECT = "adaptive-lr-toolkit"
 TRACKERS = ("mlflow", "tensorboard", "trackio")
 TEXTS = ("tensorboard",)
 """Those that take texts among the values: the decisions are told there."""
@@ -85,8 +84,8 @@ def _open(tracker: str, folder: Path, resumed: int) -> Any:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     PartialState(cpu=True)  # Accelerate's own messages ask it which rank this is
-    config = read_config(folder)
-    name, place = run_name(config), str(folder.resolve())
+    told = describe(read_config(folder))
+    name, place = run_name(told), str(folder.resolve())
     if tracker == "tensorboard":
         # The steps that an earlier attempt told from here on are not the run's any more.
         purged = {"purge_step": resumed} if resumed else {}
@@ -100,7 +99,7 @@ def _open(tracker: str, folder: Path, resumed: int) -> Any:
         _note_run(folder, run.tracker.info.run_id)
     print(f"{STATUS_PREFIX}open", flush=True)
     if not resumed:
-        run.store_init_configuration(dict(_plain(describe(config))))
+        run.store_init_configuration(dict(_plain(told)))
     return run
 
 

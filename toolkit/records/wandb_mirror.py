@@ -22,10 +22,16 @@ from toolkit.records.config_file import CONFIG, read_config
 from toolkit.records.events import EVENTS
 from toolkit.records.json_files import read_json
 from toolkit.records.mirror_process import STATUS_PREFIX, run_mirror
-from toolkit.records.mirror_rows import AXES, DECISION_COLUMNS, describe, follow, run_name
+from toolkit.records.mirror_rows import (
+    AXES,
+    DECISION_COLUMNS,
+    PROJECT,
+    describe,
+    follow,
+    run_name,
+)
 from toolkit.records.result import RESULT, read_result
 
-PROJECT = "adaptive-lr-toolkit"
 CONFIG_FIELDS = ("world_size", "micro_batch", "precision", "init", "device", "versions", "argv")
 SUMMARY_FIELDS = ("status", "updates", "rollbacks", "initial_weights_sha", "batch_order_sha")
 """Fields of a result that W&B has in the run's configuration, and those in its summary."""
@@ -108,8 +114,7 @@ def _open(folder: Path, offline: bool, live: bool) -> Any:
 def _init(folder: Path, mode: str, live: bool) -> Any:
     import wandb
 
-    stored = read_config(folder)
-    config = describe(stored)
+    config = describe(read_config(folder))
     schedule = config["schedule"]
     target, _, recipe = config["target"].partition("@")
     return wandb.init(
@@ -120,7 +125,7 @@ def _init(folder: Path, mode: str, live: bool) -> Any:
         resume="allow",
         group=config["study"],
         job_type=schedule[-TAG_LENGTH:],
-        name=run_name(stored),
+        name=run_name(config),
         tags=[tag[-TAG_LENGTH:] for tag in (target, f"@{recipe}", schedule)],
         config=config,
         settings=wandb.Settings(

@@ -103,9 +103,10 @@ class Recipe:
     """Examples per forward pass in evaluation, on one rank."""
     clip: float | None = None
     """Largest L2 norm of the gradient; no clipping by default."""
-    precision: Literal["auto", "fp32", "tf32", "bf16", "fp64"] = "fp32"
-    """bf16 is autocast; auto is bf16 where the hardware has it; tf32 is fp32 whose matrix products
-    round their factors to 10 bits, on GPUs that know it; fp64 is for exactness tests."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "fp64"] = "fp32"
+    """bf16 is autocast; fp16, too, with a gradient scaler, on GPUs alone; auto is bf16 where the
+    hardware has it; tf32 is fp32 whose matrix products round their factors to 10 bits, on GPUs that
+    know it; fp64 is for exactness tests."""
     init: Literal["random", "pretrained"] = "random"
     """Where the first weights come from."""
     metric: str | None = field(default=None, metadata={INTRODUCED_AT: None})

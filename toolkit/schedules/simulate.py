@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from toolkit.errors import ConfigError
 from toolkit.schedules import Schedule
 from toolkit.schedules._common import finite
-from toolkit.schedules.reading import Decision, Facts, Reading
+from toolkit.schedules.reading import ABILITIES, Decision, Facts, Reading
 
 CHANGED = (
     "the protocol of schedules has changed: start(base_lr, facts) and observe(memory, reading) "
@@ -109,6 +109,21 @@ def check_protocol(schedule: object, where: str) -> None:
         inspect.signature(start).bind(*given)
     except TypeError as error:
         raise ConfigError(f"{where}: {CHANGED}") from error
+
+
+def check_abilities(schedule: object, facts: Facts) -> None:
+    """Refuse a schedule that needs what the loop cannot do, but for ``restore``.
+
+    Raises:
+        ValueError: for that, or for an ability that there is not.
+    """
+    if unknown := facts.can - {*ABILITIES}:
+        raise ValueError(f"can = {sorted(unknown)}: a loop can {', '.join(ABILITIES)}")
+    if missing := needs_of(schedule) - facts.can - {"restore"}:
+        raise ValueError(
+            f"{type(schedule).__name__} needs {', '.join(sorted(missing))}, which this loop cannot "
+            "give it"
+        )
 
 
 def check_schedule(schedule: object) -> None:

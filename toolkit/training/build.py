@@ -55,6 +55,7 @@ from toolkit.training.ranks import (
     split_global_batch,
     together,
 )
+from toolkit.training.scaling import check_precision
 
 SAVES, SAVE_SECONDS = 10, 600.0
 """By default there is a checkpoint after a tenth of the budget, and after so many seconds."""
@@ -223,6 +224,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     target, recipe = parse_target(config.target), config.recipe
     check_task_file(config)
     check_trackers(config)
+    check_precision(recipe.precision)
     task = load(target.task)
     batch_split = split_global_batch(recipe.global_batch, recipe.micro_batch, world_size())
     accelerator = make_accelerator(recipe, batch_split)

@@ -204,6 +204,8 @@ def _state(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
         "last_metrics": run.last_metrics,
         "evaluated": run.evaluated,
     }
+    if (scaler := run.accelerator.scaler) is not None:
+        state["scaler"] = scaler.state_dict()
     return state, tensors
 
 
@@ -211,6 +213,8 @@ def _set_state(run: Run, state: dict[str, Any], tensors: dict[str, Any]) -> None
     """The inverse of ``_state``."""
     run.update = run.saved_at = state["update"]
     run.lr.load_state_dict({**state["lr"], **tensors})
+    if (scaler := run.accelerator.scaler) is not None:
+        scaler.load_state_dict(state["scaler"])
     run.rollbacks = state["rollbacks"]
     run.search_seconds = state["search_seconds"]
     run.initial_weights_sha = state["initial_weights_sha"]

@@ -3,7 +3,8 @@
 While it trains: 20 readings in a row with a loss that is not finite. At its end: a weight that is
 not finite, a buffer with a NaN or with an infinity that was not there at the start (masks hold
 infinities by design), or more than a tenth of its readings rolled back or of its updates skipped,
-as gradient scalers and DeepSpeed do with gradients that are not finite.
+as gradient scalers and DeepSpeed do with gradients that are not finite. A scaler may skip the few
+in which it finds its scale, also where they are more than that.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from toolkit.training.build import Run
+from toolkit.training.scaling import HALVINGS
 
 NONFINITE_READINGS = 20
 """So many readings in a row with a loss that is not finite, on whichever rank, and no update brings
@@ -44,18 +46,20 @@ def note_end(run: Run, state: Mapping[str, Tensor]) -> None:
     run.lost = found[0]
 
 
-def skipped_updates(run: Run) -> int:
-    """Updates that the optimizer has not made, because their gradients were not finite."""
-    return run.update - run.lr.updates
-
-
 def _too_much_lost(run: Run) -> str:
-    skipped = skipped_updates(run)
+    skipped = run.lr.skipped
     if run.rollbacks > LOST_SHARE * run.readings:
         return f"{run.rollbacks} of {run.readings} readings were rolled back"
-    if skipped > LOST_SHARE * run.update:
+    if skipped > _usually_skipped(run):
         return f"{skipped} of {run.update} updates were skipped: their gradients were not finite"
     return ""
+
+
+def _usually_skipped(run: Run) -> float:
+    """Updates that may be skipped; a gradient scaler looks for its scale in the first ones."""
+    usual = LOST_SHARE * run.update
+    searched = min(HALVINGS, run.update / 2) if run.accelerator.scaler is not None else 0.0
+    return max(usual, searched)
 
 
 def _not_finite(state: Mapping[str, Tensor], infinite_at_start: frozenset[str]) -> str:

@@ -165,6 +165,7 @@ def make_update(run: Run, batches: "Iterator[Batch]") -> None:
                     accelerator.clip_grad_norm_(run.model.parameters(), clip)
                 run.optimizer.step()
                 run.optimizer.zero_grad()
+    run.lr.attempted()
     run.update += 1
     run.steps += 1
     for hook in run.after_update:

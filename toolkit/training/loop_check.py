@@ -11,6 +11,7 @@ from typing import Any
 from toolkit.errors import RunError
 from toolkit.schedules.open_loop import OpenLoop
 from toolkit.schedules.reading import Facts, Reading
+from toolkit.training.scaling import HALVINGS
 from toolkit.training.snapshot import inner_optimizer, master_weights
 
 FEWEST_UNREAD, UNREAD_SHARE, OPEN_UNREAD = 100, 0.1, 1000
@@ -19,9 +20,9 @@ of the budget, or so many without a budget."""
 UNSEEN_CHANGES = 3
 """Calls of ``lr.step`` by which the weights have changed without an update: weights that are loaded
 or averaged before the first one change seldom, those that are trained at every call."""
-MOST_SKIPPED, SKIPPED_SHARE = 16, 0.25
-"""Updates that a loop may count though a gradient scaler has skipped them: in a row from its first
-scale, 2^16, to 1, and of those after it such a share."""
+SKIPPED_SHARE = 0.25
+"""Share of the updates, beyond the first ``HALVINGS``, that a loop may count though a gradient
+scaler has skipped them."""
 
 
 class LoopCheck:
@@ -81,6 +82,10 @@ class LoopCheck:
                 "the optimizer has made another update before lr.step() was called for the last "
                 "one: call it after each update, or the schedule counts too few and its LR lags",
             )
+
+    def skipped(self) -> None:
+        """A gradient scaler has skipped an update, as the loop says; ``step`` may not be called."""
+        self._works = True
 
     def stepped(self, updated: bool) -> None:
         """``lr.step`` was called, for an update or for none.
@@ -176,7 +181,7 @@ class LoopCheck:
 
 def _skipped_of(counted: int) -> float:
     """How many of the updates that a loop counts a gradient scaler may have skipped."""
-    return MOST_SKIPPED + SKIPPED_SHARE * max(0, counted - MOST_SKIPPED)
+    return HALVINGS + SKIPPED_SHARE * max(0, counted - HALVINGS)
 
 
 def _patience(facts: Facts) -> float:

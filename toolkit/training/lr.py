@@ -11,10 +11,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from toolkit.schedules import Schedule, memory_from_json, memory_to_json
-from toolkit.schedules.reading import ABILITIES, NO_ACTION, Decision, Facts, Reading
+from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Reading
 from toolkit.schedules.simulate import (
     Course,
     begin,
+    check_abilities,
     needs_of,
     observe,
     progress,
@@ -22,6 +23,7 @@ from toolkit.schedules.simulate import (
 )
 from toolkit.training.distance import DistanceEstimate, base_lr_of, momentum_of
 from toolkit.training.loop_check import LoopCheck
+from toolkit.training.scaling import was_skipped
 from toolkit.training.snapshot import Snapshot, inner_optimizer
 
 
@@ -31,8 +33,9 @@ class ScheduledLR(LRScheduler):
     Call ``observe`` with each reading and ``step`` after each optimizer update. ``step`` counts
     optimizer updates, not calls: several calls after one update are one, so a copy that went
     through ``accelerator.prepare`` (which calls it once per rank) behaves the same. An update that
-    a gradient scaler skips is none. A loop that forgets one of the two calls, or whose updates are
-    made by another optimizer, is told so (``loop_check.py``).
+    a gradient scaler skips is none, but in a loop that calls ``attempted``. A loop that forgets one
+    of the two calls, or whose updates are made by another optimizer, is told so
+    (``loop_check.py``).
 
     Build it after ``accelerator.prepare``, on the prepared optimizer.
 
@@ -77,7 +80,7 @@ class ScheduledLR(LRScheduler):
         base_lr = base_lr_of(optimizer.param_groups)
         self.schedule = schedule
         self.total_updates = total_updates
-        self.updates = 0
+        self.updates = self.skipped = 0
         self.factor = 1.0
         self.snapshot = None if model is None else Snapshot(model, optimizer)
         self.held: list[Any] = []
@@ -92,7 +95,7 @@ class ScheduledLR(LRScheduler):
         momentum = momentum_of(optimizer)
         self.facts = Facts(total_updates, epochs, init, frozenset(able), momentum)
         """What the schedule was told before the first update."""
-        _check_abilities(schedule, self.facts)
+        check_abilities(schedule, self.facts)
         self.memory, self.decision = begin(schedule, base_lr, self.facts)
         """What the schedule remembers, and what it decided last (nothing since a load)."""
         self.course = Course()
@@ -190,6 +193,16 @@ class ScheduledLR(LRScheduler):
         self._step_count = self.updates + 1
         self._write()
 
+    def attempted(self) -> None:
+        """Have ``step`` count the last update also if a gradient scaler has skipped it.
+
+        For a loop whose budget is of updates that it attempts. Those skipped are in ``skipped``.
+        """
+        if not self._stepped:
+            self.skipped += 1
+            self._stepped = True
+            self._check.skipped()
+
     def get_lr(self) -> list[float | Tensor]:
         """The LR of each group for the next update, from the schedule's memory."""
         factor = self._next_factor()
@@ -212,6 +225,8 @@ class ScheduledLR(LRScheduler):
         held: dict[str, Any] = {"held": self.held} if self.held and self.searching else {}
         if self._stepped:  # an update that step() has yet to count
             held["uncounted"] = 1
+        if self.skipped:
+            held["skipped"] = self.skipped
         return state | held | {name: kept for name, kept in tensors.items() if kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -241,6 +256,7 @@ class ScheduledLR(LRScheduler):
         # An update that was not counted when the state was taken is: a loop that goes on with its
         # step() and one that goes on with the next update are both right then.
         self.updates = self.last_epoch = state_dict["updates"] + state_dict.get("uncounted", 0)
+        self.skipped = state_dict.get("skipped", 0)
         self._set_bases(bases)
         # It stays after the last update. Earlier versions did not keep it.
         kept = state_dict.get("factor")
@@ -358,17 +374,6 @@ def _defaults(optimizer: Any) -> dict[str, Any]:
     return found
 
 
-def _check_abilities(schedule: object, facts: Facts) -> None:
-    """Refuse a schedule that needs what the loop cannot do; without a model it gets a warning."""
-    if unknown := facts.can - {*ABILITIES}:
-        raise ValueError(f"can = {sorted(unknown)}: a loop can {', '.join(ABILITIES)}")
-    if missing := needs_of(schedule) - facts.can - {"restore"}:
-        raise ValueError(
-            f"{type(schedule).__name__} needs {', '.join(sorted(missing))}, which this loop cannot "
-            "give it"
-        )
-
-
 def _warn(schedule: object) -> None:
     warnings.warn(
         f"{type(schedule).__name__} has no model to restore: it will cut where it would go back, "
@@ -384,15 +389,9 @@ def _mark_steps(optimizer: Any, lr: ScheduledLR) -> None:
     def mark(stepped: Any, *_: Any) -> None:
         if (alive := target()) is not None:
             alive._check.updated()
-            alive._stepped = alive._stepped or not _skipped(stepped)
+            if not was_skipped(stepped):
+                alive._stepped = True
+                if alive.snapshot is not None:
+                    alive.snapshot.note_update()
 
     inner_optimizer(optimizer).register_step_post_hook(mark)
-
-
-def _skipped(stepped: Any) -> bool:
-    """Whether a fused optimizer has skipped the update in its kernel, as a gradient scaler told it.
-
-    The host waits for the device, as the scaler itself does at each step of other optimizers.
-    """
-    found = getattr(stepped, "found_inf", None)
-    return found is not None and bool(found > 0)

@@ -94,7 +94,7 @@ def last_weights(run: Run) -> tuple[str, list[str]]:
         divergence.note_end(run, state)
         if run.lost:
             notes.append(f"diverged: {run.lost}")
-        elif skipped := divergence.skipped_updates(run):
+        elif skipped := run.lr.skipped:
             notes.append(f"{skipped} updates were skipped: their gradients were not finite")
         sha = weights_sha(state) if run.accelerator.is_main_process else ""
         if sha and run.config.keep_weights and not run.diverged:

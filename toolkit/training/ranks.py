@@ -205,7 +205,7 @@ def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
     # A setting of the process, which an earlier run in it may have made.
     torch.set_float32_matmul_precision("high" if recipe.precision == "tf32" else "highest")
     accelerator = Accelerator(
-        mixed_precision="bf16" if recipe.precision == "bf16" else "no",
+        mixed_precision=recipe.precision if recipe.precision in ("bf16", "fp16") else "no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=batch_split.accumulation, sync_with_dataloader=False
         ),
@@ -310,8 +310,9 @@ def _stated(recipe: Recipe, batch_split: BatchSplit) -> dict[str, Any]:
 
 def _deepspeed(recipe: Recipe, batch_split: BatchSplit) -> "DeepSpeedPlugin":
     """The plugin of the launch config, with the recipe's settings in the places left ``auto``."""
-    if recipe.precision == "fp64":
-        raise ConfigError("recipe.precision = fp64: DeepSpeed trains in fp32 or bf16")
+    if recipe.precision in ("fp16", "fp64"):
+        where = f"recipe.precision = {recipe.precision}"
+        raise ConfigError(f"{where}: DeepSpeed trains in fp32 or bf16")
     if recipe.optimizer in ("schedule-free", "prodigy", "muon"):
         # Each rank has a part of the weights: prodigy would estimate another step size on each,
         # schedule-free average weights that the model does not use, and muon finds no matrix.

@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from toolkit.errors import RunError
+from toolkit.training.scaling import scaler_of
 
 OWNED_BY_THE_SCHEDULE = ("lr", "initial_lr")
 """Numbers of a parameter group that a restore leaves alone."""
@@ -52,6 +53,7 @@ class Snapshot:
         self._kept: dict[str, Any] = {}
         self._before: dict[str, Any] = {}
         self._restored = False  # since the newest was taken
+        self._proven = False  # whether the gradient scaler's scale has led to an update yet
 
     @property
     def size(self) -> int:
@@ -90,8 +92,22 @@ class Snapshot:
                 tensor.copy_(self._kept[name])
             self._restore_buffers()
             self._restore_optimizer()
+            self._restore_scaler()
             self._gather_again()
         self.seconds += time.perf_counter() - begin
+
+    def note_update(self) -> None:
+        """An update was made, and not skipped by a gradient scaler.
+
+        The scaler begins at a scale that no model has seen. Once there is one that fits, it is that
+        of the untouched model, too: else each trial would look for it anew, and make no update.
+        """
+        if self._proven:
+            return
+        self._proven = True
+        for kept in (self._kept, self._before):
+            if "scaler/scale" in kept:
+                kept["scaler/scale"] = scaler_of(self.optimizer).get_scale()
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept, as host tensors and numbers by name, and what that has cost so far; empty
@@ -99,13 +115,15 @@ class Snapshot:
         if not self._kept:
             return {}
         states = {"kept": self._kept, "before": self._before, "restored": self._restored}
-        return copy.deepcopy({**states, "taken": self.taken, "seconds": self.seconds})
+        counts = {"taken": self.taken, "seconds": self.seconds, "proven": self._proven}
+        return copy.deepcopy({**states, **counts})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keep what ``state_dict`` returned, as if it had been taken."""
         self._kept = dict(state.get("kept", {}))
         self._before = dict(state.get("before", {}))
         self._restored = bool(state.get("restored", False))
+        self._proven = bool(state.get("proven", False))
         self.taken = int(state.get("taken", 0))  # earlier versions did not keep the counts
         self.seconds = float(state.get("seconds", 0.0))
 
@@ -127,6 +145,9 @@ class Snapshot:
             for key, value in group.items():
                 if isinstance(value, int | float | Tensor) and key not in OWNED_BY_THE_SCHEDULE:
                     yield f"group/{place}/{key}", value
+        scaler = scaler_of(self.optimizer)
+        for key, value in ({} if scaler is None else scaler.state_dict()).items():
+            yield f"scaler/{key}", value
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
         for name, weight in self.model.named_parameters():
@@ -195,6 +216,18 @@ class Snapshot:
                     value.copy_(kept_value)
                 else:
                     group[key] = kept_value
+
+    def _restore_scaler(self) -> None:
+        """The scale that fits the old weights: those that are lost may have brought it down to one
+        from which it would take thousands of updates to rise. Before any update it is kept."""
+        prefix = "scaler/"
+        kept = {
+            name.removeprefix(prefix): value
+            for name, value in self._kept.items()
+            if name.startswith(prefix)
+        }
+        if kept and self._proven:
+            scaler_of(self.optimizer).load_state_dict(kept)
 
 
 def _check_made(model: nn.Module) -> None:

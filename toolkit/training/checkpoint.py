@@ -2,7 +2,8 @@
 
 A checkpoint is the folder ``checkpoints/update-N`` in the run's folder:
 
-* ``model.pt`` and ``optimizer.pt``, or under DeepSpeed ``engine/``, which is the engine's own;
+* ``model.pt`` and ``optimizer.pt``; under FSDP2 ``shards_RANK.pt``, that rank's part of both; under
+  DeepSpeed ``engine/``, which is the engine's own;
 * ``random_RANK.json``, the states of that rank's random number generators;
 * ``snapshot_RANK.pt``, the last good state that the rank could go back to, if there is one;
 * ``distance_RANK.pt``, the rank's estimate of the distance, if the schedule uses one;
@@ -35,8 +36,10 @@ from toolkit.training import checkpoint_folder, manifest
 from toolkit.training.build import Run, weights_sha
 from toolkit.training.checkpoint_folder import CHECKPOINTS
 from toolkit.training.random_state import random_state, set_random_state
+from toolkit.training.sharding import load_shards, shards
 
 STATE, MODEL, OPTIMIZER, ENGINE = "toolkit.json", "model.pt", "optimizer.pt", "engine"
+SHARDS = "shards"
 TENSORS = ("snapshot", "distance")
 """What each rank saves by itself, where there is such."""
 
@@ -129,7 +132,7 @@ def launch_of(run: Run) -> str:
     """The kind of launch, as a manifest states it: checkpoints are of one kind."""
     if _has_engine(run):
         return f"zero-{run.model.zero_optimization_stage()}"  # type: ignore[operator]
-    return "ddp"
+    return "fsdp" if run.accelerator.is_fsdp2 else "ddp"
 
 
 def _choose(run: Run) -> tuple[Path | None, dict[str, Any]]:
@@ -159,6 +162,8 @@ def _write_tensors(run: Run, folder: Path, tensors: dict[str, Any]) -> None:
     rank = run.accelerator.process_index
     if _has_engine(run):
         run.model.save_checkpoint(str(folder), ENGINE)  # type: ignore[operator]
+    elif run.accelerator.is_fsdp2:
+        torch.save(shards(run.model, run.optimizer), folder / _tensors_file(SHARDS, rank))
     elif run.accelerator.is_main_process:
         # Not as safetensors, which would drop weights that share memory, as an LSTM's do on CUDA.
         torch.save(run.accelerator.unwrap_model(run.model).state_dict(), folder / MODEL)
@@ -239,6 +244,9 @@ def _load(run: Run, checkpoint: Path) -> dict[str, Any]:
         loaded, _ = run.model.load_checkpoint(str(checkpoint), ENGINE)  # type: ignore[operator]
         if loaded is None:
             raise RunError(f"DeepSpeed could not load {checkpoint / ENGINE}")
+    elif accelerator.is_fsdp2:
+        saved = _tensors(checkpoint / _tensors_file(SHARDS, rank))
+        load_shards(run.model, run.optimizer, saved)
     else:
         model = accelerator.unwrap_model(run.model)
         model.load_state_dict(_tensors(checkpoint / MODEL))

@@ -178,7 +178,7 @@ def _problem(path: Path, run_id: str, launch: str, ranks: int) -> str | None:
 
 
 def _check_launch(path: Path, stated: manifest.Manifest, launch: str, ranks: int) -> None:
-    """With DDP every rank has all of everything, so the world size may change; with ZeRO not."""
+    """With DDP every rank has all of everything, so the world size may change; else it may not."""
     if stated.launch != launch:
         raise RunError(
             f"{path} was written under {_words(stated.launch)}, this is {_words(launch)}: use "
@@ -186,14 +186,16 @@ def _check_launch(path: Path, stated: manifest.Manifest, launch: str, ranks: int
         )
     if launch != "ddp" and stated.ranks != ranks:
         raise RunError(
-            f"{path} is of {stated.ranks} ranks, these are {ranks}: DeepSpeed's checkpoints "
-            f"continue on as many as wrote them; use {stated.ranks}, or start over with --fresh"
+            f"{path} is of {stated.ranks} ranks, these are {ranks}: checkpoints of "
+            f"{_words(launch)} continue on as many as wrote them; use {stated.ranks}, or start over with --fresh"
         )
 
 
 def _words(launch: str) -> str:
     if launch == "ddp":
         return "DDP or one process"
+    if launch == "fsdp":
+        return "FSDP2"
     return f"DeepSpeed's ZeRO-{launch.removeprefix('zero-')}"
 
 

@@ -13,7 +13,7 @@ many times easier to move: its part of |s|_1 is multiplied by the ratio of the b
 
 All of it stays on the device, over all weights of a small model and one in k of a large one: r,
 |s|_1, q and n of each rank are summed over the ranks with the loss (``loss_meter.py``). With DDP
-all ranks have the same sums, under ZeRO parts of them: the ratios are right in both.
+all ranks have the same sums, under ZeRO and FSDP2 parts of them: the ratios are right in all.
 
 What it costs is memory traffic, since the weights and gradients of an update are in no cache. So
 one in k means a run of neighbours out of k runs, not every k-th entry, which would read every
@@ -32,6 +32,7 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 from torch.optim import SGD, Optimizer
 
+from toolkit.training.sharding import local
 from toolkit.training.snapshot import inner_optimizer, master_weights
 
 KEPT = math.sqrt(0.999)
@@ -248,6 +249,7 @@ class _Part:
 
         A copy, but of a single tensor that is looked at whole it may be a view.
         """
+        tensors = [local(tensor) for tensor in tensors]
         if self._every == 1:
             flat = _flatten_dense_tensors(tensors)
         else:
@@ -308,5 +310,6 @@ def _gradient(weight: Tensor) -> Tensor:
     """The gradient as a dense tensor; zeros where there is none."""
     gradient = weight.grad  # each look at it takes a while
     if gradient is None:
-        return weight.new_zeros(()).expand(weight.shape)
+        own = local(weight)
+        return own.new_zeros(()).expand(own.shape)
     return gradient.to_dense() if gradient.is_sparse else gradient

@@ -25,6 +25,7 @@ from toolkit.training.batchnorm import has_batch_statistics, recomputed_statisti
 from toolkit.training.build import Run
 from toolkit.training.checkpoint_folder import CHECKPOINTS
 from toolkit.training.loss_meter import LossMeter
+from toolkit.training.sharding import reshard
 
 EVENT_FIELDS = ("kind", "update", "epoch", "split", "t")
 """What an event has beside the metrics, by ``toolkit.records.events``."""
@@ -46,6 +47,7 @@ def evaluation_mode(run: Run) -> Iterator[None]:
     run.optimizer.eval()  # schedule-free swaps in its averaged weights
     with torch.no_grad(), _statistics_of_evaluated_weights(run):
         yield
+    reshard(run.model)
     run.optimizer.train()
     run.model.train()
 

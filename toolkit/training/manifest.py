@@ -31,7 +31,7 @@ class Manifest(NamedTuple):
     Attributes:
         run_id: of the run that wrote it.
         update: updates made when it was written.
-        launch: kind of launch: ``ddp`` (also one process) or ``zero-STAGE``.
+        launch: kind of launch: ``ddp`` (also one process), ``fsdp`` or ``zero-STAGE``.
         ranks: world size.
         files: path within the folder, with ``/`` -> ``[bytes, SHA-256]``; without the manifest.
     """

@@ -34,6 +34,7 @@ from toolkit.extras import check_installed
 from toolkit.launch_files import find_deepspeed_file
 from toolkit.process import is_rank_zero
 from toolkit.task import Batch, Recipe
+from toolkit.training.fsdp import make_plugin, shard_over_gloo, under_fsdp
 
 if TYPE_CHECKING:
     from accelerate.utils import DeepSpeedPlugin
@@ -192,13 +193,15 @@ def check_same_run(run_id: str, data: str | None) -> None:
 
 
 def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
-    """The accelerator of a run, plain or with DeepSpeed, as the launch config says.
+    """The accelerator of a run, plain, with FSDP2 or with DeepSpeed, as the launch config says.
 
     Raises:
-        ConfigError: if Accelerate sees another world size than the launcher, or the DeepSpeed
-            configuration contradicts the recipe.
+        ConfigError: if Accelerate sees another world size than the launcher, or the launch config
+            contradicts the recipe.
     """
+    _check_shared_out(recipe)
     plugin = _deepspeed(recipe, batch_split) if _under_deepspeed() else None
+    sharded = make_plugin(recipe) if under_fsdp() else None
     _look_up_once()
     meet_ranks()
     AcceleratorState._reset_state()  # of a run that was refused: this may have another precision
@@ -210,8 +213,11 @@ def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
             num_steps=batch_split.accumulation, sync_with_dataloader=False
         ),
         deepspeed_plugin=plugin,
+        fsdp_plugin=sharded,
         cpu=not torch.cuda.is_available() and plugin is None,
     )
+    if sharded is not None and accelerator.device.type == "cpu":
+        shard_over_gloo(accelerator, sharded)
     if accelerator.num_processes != batch_split.ranks:
         raise ConfigError(
             f"the launcher started {batch_split.ranks} processes, but Accelerate sees "
@@ -308,18 +314,25 @@ def _stated(recipe: Recipe, batch_split: BatchSplit) -> dict[str, Any]:
     }
 
 
+def _check_shared_out(recipe: Recipe) -> None:
+    """Refuse an optimizer that needs whole weights where the ranks share them out.
+
+    Prodigy would estimate another step size on each, schedule-free average weights that the model
+    does not use, and muon finds no matrix.
+    """
+    engine = "DeepSpeed" if _under_deepspeed() else "FSDP2" if under_fsdp() else ""
+    if engine and recipe.optimizer in ("schedule-free", "prodigy", "muon"):
+        raise ConfigError(
+            f"recipe.optimizer = {recipe.optimizer} does not work under {engine}, whose ranks "
+            "share out the weights: use another launch config"
+        )
+
+
 def _deepspeed(recipe: Recipe, batch_split: BatchSplit) -> "DeepSpeedPlugin":
     """The plugin of the launch config, with the recipe's settings in the places left ``auto``."""
     if recipe.precision in ("fp16", "fp64"):
         where = f"recipe.precision = {recipe.precision}"
         raise ConfigError(f"{where}: DeepSpeed trains in fp32 or bf16")
-    if recipe.optimizer in ("schedule-free", "prodigy", "muon"):
-        # Each rank has a part of the weights: prodigy would estimate another step size on each,
-        # schedule-free average weights that the model does not use, and muon finds no matrix.
-        raise ConfigError(
-            f"recipe.optimizer = {recipe.optimizer} does not work under DeepSpeed, whose ranks "
-            "share out the weights: use another launch config"
-        )
     _prepare_deepspeed()
     from accelerate.utils import DeepSpeedPlugin
 

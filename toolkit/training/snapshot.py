@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from toolkit.errors import RunError
 from toolkit.training.scaling import scaler_of
+from toolkit.training.sharding import local, reshard
 
 OWNED_BY_THE_SCHEDULE = ("lr", "initial_lr")
 """Numbers of a parameter group that a restore leaves alone."""
@@ -29,7 +30,7 @@ class Snapshot:
     A loss is of the weights before its update, so nothing has yet confirmed the weights that a
     snapshot keeps. If going back to them did not help, the next restore takes the ones before.
 
-    Every rank holds its own: under ZeRO its shards, with DDP a copy of everything. A restore writes
+    Every rank holds its own: under ZeRO and FSDP2 its shards, with DDP a copy of everything. A restore writes
     into the tensors in place, so whoever holds them, such as DDP's buckets or an engine, stays
     right. Afterwards every bit is as it was; learning rates are left alone, and other numbers of a
     parameter group are as at the snapshot, for some optimizers keep their state there.
@@ -65,6 +66,7 @@ class Snapshot:
         """Keep the present state, and the newest so far as the one before."""
         begin = time.perf_counter()
         oldest, self._before, self._kept = self._before, self._kept, {}
+        reshard(self.model)
         with torch.no_grad():
             for name, value in self._present():
                 self._kept[name] = _to_host(value, oldest.get(name))
@@ -85,6 +87,7 @@ class Snapshot:
         if self._restored and self._before:
             self._kept, self._before = self._before, {}
         self._restored = True
+        reshard(self.model)
         with torch.no_grad():
             for name, tensor in self._weights():
                 if name not in self._kept:
@@ -140,7 +143,7 @@ class Snapshot:
             yield key, module._buffers[name]
         for place, holder in enumerate(self._holders()):
             for key, value in inner_optimizer(self.optimizer).state.get(holder, {}).items():
-                yield f"state/{place}/{key}", value
+                yield f"state/{place}/{key}", local(value) if isinstance(value, Tensor) else value
         for place, group in enumerate(inner_optimizer(self.optimizer).param_groups):
             for key, value in group.items():
                 if isinstance(value, int | float | Tensor) and key not in OWNED_BY_THE_SCHEDULE:
@@ -154,14 +157,14 @@ class Snapshot:
             if hasattr(weight, "ds_tensor"):  # ZeRO-3: what lies on this rank
                 yield f"shard/{name}", weight.ds_tensor.data
             else:
-                yield f"weight/{name}", weight.data
+                yield f"weight/{name}", local(weight.data)
         masters = master_weights(self.optimizer)
         for place, master in enumerate(masters):
             yield f"master/{place}", master.data
         known = {id(weight) for weight in self.model.parameters()}
         for place, holder in enumerate(() if masters else self._holders()):
             if id(holder) not in known:  # of a loss or a head beside the model
-                yield f"beside/{place}", holder.data
+                yield f"beside/{place}", local(holder.data)
 
     def _buffers(self) -> Iterator[tuple[nn.Module, str, str]]:
         """Each buffer's module, its name there and its key; one that is not made yet is None."""
@@ -206,7 +209,7 @@ class Snapshot:
                 del state[key]
             for key, value in kept.items():
                 if isinstance(value, Tensor):
-                    state[key].copy_(value)
+                    local(state[key]).copy_(value)
                 else:
                     state[key] = copy.deepcopy(value)
         for place, group in enumerate(inner.param_groups):

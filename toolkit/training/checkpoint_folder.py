@@ -187,7 +187,8 @@ def _check_launch(path: Path, stated: manifest.Manifest, launch: str, ranks: int
     if launch != "ddp" and stated.ranks != ranks:
         raise RunError(
             f"{path} is of {stated.ranks} ranks, these are {ranks}: checkpoints of "
-            f"{_words(launch)} continue on as many as wrote them; use {stated.ranks}, or start over with --fresh"
+            f"{_words(launch)} continue on as many as wrote them; use {stated.ranks}, or start "
+            "over with --fresh"
         )
 
 

@@ -30,10 +30,10 @@ class Snapshot:
     A loss is of the weights before its update, so nothing has yet confirmed the weights that a
     snapshot keeps. If going back to them did not help, the next restore takes the ones before.
 
-    Every rank holds its own: under ZeRO and FSDP2 its shards, with DDP a copy of everything. A restore writes
-    into the tensors in place, so whoever holds them, such as DDP's buckets or an engine, stays
-    right. Afterwards every bit is as it was; learning rates are left alone, and other numbers of a
-    parameter group are as at the snapshot, for some optimizers keep their state there.
+    Every rank holds its own: under ZeRO and FSDP2 its shards, with DDP a copy of everything. A
+    restore writes into the tensors in place, so whoever holds them, such as DDP's buckets or an
+    engine, stays right. Afterwards every bit is as it was; learning rates are left alone, and other
+    numbers of a parameter group are as at the snapshot, for some optimizers keep their state there.
 
     Args:
         model: prepared or not.

@@ -12,7 +12,7 @@ PROCESSES ?= $(if $(filter-out 0,$(GPUS)),$(GPUS),2)
 LAUNCHER = $(if $(filter cpu gpu,$(LAUNCH)),$(ONE_PROCESS),$(SEVERAL))
 ONE_PROCESS = $(if $(filter cpu,$(LAUNCH)),ACCELERATE_USE_CPU=true) $(BIN)/python
 SEVERAL = $(BIN)/accelerate launch --quiet --config_file launch_configs/$(LAUNCH).yaml \
-	$(if $(filter ddp zero%,$(LAUNCH)),--num_processes $(PROCESSES))
+	$(if $(filter ddp fsdp zero%,$(LAUNCH)),--num_processes $(PROCESSES))
 TARGET ?= digits/vit_micro
 SCHEDULE ?= cosine
 SEED ?= 0

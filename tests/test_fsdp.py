@@ -8,12 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests import own
 from tests.conftest import ROOT, Launch
 from tests.test_ranks import run_events, run_result, run_weights
 from toolkit.config import parse
 from toolkit.errors import ConfigError
-from toolkit.training import fsdp, loop
+from toolkit.training import loop
 from toolkit.training.build import build
 from toolkit.training.ranks import BatchSplit, make_accelerator
 
@@ -70,3 +69,94 @@ def test_it_searches_as_one_process_does_and_goes_on_where_it_was_stopped(
     for name in ("run_id", "initial_weights_sha", "batch_order_sha"):
         assert two[name] == one[name]
     assert two["metrics"]["test"] == pytest.approx(one["metrics"]["test"])
+
+
+@pytest.mark.full
+def test_whole_and_in_parts_it_ends_with_the_same_bits(launch: Launch, tmp_path: Path) -> None:
+    """With batch norm, whose statistics are each rank's own."""
+    flags = ["digits/resnetv2_micro", *QUIET, "--updates", "40", "--save-every", "9"]
+    flags += ["--micro-batch", "16", "--clip", "1", "adaptive", "--search", "off"]
+    train(launch, *flags, "--study", "whole")
+    program = str(ROOT / "tests/programs/stop_rank_one.py")
+    stop = {"STOP_AFTER": "23"}
+    launch("fsdp", *TWO, program, *flags, "--study", "parts", env=stop, cold=True)
+    (checkpoint,) = tmp_path.glob("runs/parts/*/checkpoints/update-23")
+    files = {file.name for file in checkpoint.iterdir()}
+    assert {"shards_0.pt", "shards_1.pt"} <= files
+    assert not {"model.pt", "optimizer.pt"} & files
+    # On another number of ranks, or under another launch, it is refused in a line.
+    alone = launch("fsdp", "--num_processes", "1", *TRAIN, *flags, "--study", "parts")
+    assert alone.returncode != 0
+    assert "of 2 ranks, these are 1: checkpoints of FSDP2 continue on as many" in alone.stderr
+    other = launch("cpu2", *TRAIN, *flags, "--study", "parts")
+    assert other.returncode != 0
+    assert "was written under FSDP2, this is DDP or one process" in other.stderr
+    train(launch, *flags, "--study", "parts")
+    whole, parts = (run_result(tmp_path, study) for study in ("whole", "parts"))
+    assert parts["final_weights_sha"] == whole["final_weights_sha"]
+    assert parts["metrics"] == whole["metrics"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_language_model_is_cut_layer_by_layer(
+    launch: Launch, tmp_path: Path, precision: str
+) -> None:
+    """Its input and output embeddings are one weight; and half precision is of the passes alone."""
+    file = tmp_path / "fox.txt"
+    file.write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    shape = ["--layers", "2", "--hidden", "16", "--heads", "2", "--max-length", "16"]
+    flags = ["lm/gpt2@characters", "--data", str(file), *shape, "--global-batch", "8", *QUIET]
+    flags += ["--updates", "30", "--dropout", "0", "--micro-batch", "2", "--clip", "1", "cosine"]
+    flags += ["--precision", precision]
+    program = str(ROOT / "tests/programs/fit.py")
+    for config in ("cpu2", "fsdp"):
+        out = str(tmp_path / f"{config}.pt")
+        done = launch(config, *TWO, program, out, *flags, "--study", config)
+        assert done.returncode == 0, done.stderr
+    ddp, sharded = (run_events(tmp_path, study) for study in ("cpu2", "fsdp"))
+    tolerance = 1e-4 if precision == "fp32" else 0.05
+    for one, other in zip(ddp, sharded, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], abs=tolerance)
+        assert other["lr"] == one["lr"]
+    assert sharded[-1]["loss"] < sharded[0]["loss"] - 0.1
+    weights, others = (run_weights(tmp_path, study) for study in ("cpu2", "fsdp"))
+    assert {name: (weight.shape, weight.dtype) for name, weight in weights.items()} == {
+        name: (weight.shape, weight.dtype) for name, weight in others.items()
+    }
+    kept = load_file(next(tmp_path.glob("runs/fsdp/*/weights/model.safetensors")))
+    last = torch.load(tmp_path / "fsdp.pt", weights_only=True)["weights"]
+    assert all(torch.equal(kept[name], weight) for name, weight in last.items())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("config", ["cpu2", "fsdp"])
+def test_ranks_agree_on_what_a_gradient_scaler_skips(
+    launch: Launch, tmp_path: Path, config: str
+) -> None:
+    program = str(ROOT / "tests/programs/overflow_rank_one.py")
+    flags = ["digits/vit_micro", "linear", "--updates", "12", "--clip", "0.5", *QUIET]
+    done = launch(config, *TWO, program, *flags)
+    assert done.returncode == 0, done.stderr
+    scales = [2.0**16] * 2 + [2.0**15] + [2.0**14] * 5 + [2.0**13] * 4
+    assert done.stdout.splitlines().count(f"scales {scales} skipped 3") == 2
+    assert all(event["loss"] is not None for event in run_events(tmp_path, "single"))
+    noted = "3 updates were skipped: their gradients were not finite"
+    assert noted in run_result(tmp_path, "single")["notes"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "version", "message"),
+    [
+        (["--compile"], "2", r"compile = True does not work under FSDP2"),
+        (["--optimizer", "muon"], "2", "muon does not work under FSDP2, whose ranks share out"),
+        ([], "1", r"asks for FSDP 1: write fsdp_version: 2"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], version: str, message: str
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", version)
+    with pytest.raises(ConfigError, match=message):
+        make_accelerator(parse([*DIGITS, *flags]).recipe, BatchSplit(1, 64, 1))

@@ -208,11 +208,12 @@ PLACES = [
     ("cpu2", [], "resnetv2_micro"),
     ("zero2", ["--num_processes", "2"], "vit_micro"),
     ("zero3", ["--num_processes", "2"], "vit_micro"),
+    pytest.param("fsdp", ["--num_processes", "2"], "resnetv2_micro", marks=pytest.mark.full),
 ]
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize(("config", "options", "model"), PLACES, ids=[p[0] for p in PLACES])
+@pytest.mark.parametrize(("config", "options", "model"), PLACES)
 def test_every_rank_goes_back_bit_by_bit(
     launch: Launch, tmp_path: Path, config: str, options: list[str], model: str
 ) -> None:

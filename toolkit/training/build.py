@@ -42,6 +42,7 @@ from toolkit.task import (
     scales_of,
 )
 from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
+from toolkit.training.fsdp import return_fp32
 from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
 from toolkit.training.optim import build_optimizer, evaluates_other_weights
@@ -251,6 +252,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     built = build_optimizer(model, recipe)
     model, optimizer = accelerator.prepare(model, built)
     check_engine(model, recipe, batch_split)
+    return_fp32(accelerator, model)
     seed_all(derive_seed(config.seed, config.arm, DROPOUT_STREAM, accelerator.process_index))
     lr = _scheduled(config, model, optimizer, budget, plan.updates_per_epoch)
     return Run(

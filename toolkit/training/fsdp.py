@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, convert_outputs_to_fp32
+from torch import nn
 
 from toolkit.errors import ConfigError
 from toolkit.task import Recipe
@@ -26,7 +27,8 @@ def make_plugin(recipe: Recipe) -> "FullyShardedDataParallelPlugin":
     """The plugin of the launch file, for a recipe.
 
     In half precision the weights are gathered and the passes made in it; gradients are added up in
-    fp32, and so are losses.
+    fp32. Under autocast, as on other launches, every layer would keep its weights from the forward
+    to the backward pass, and nothing were saved.
 
     Raises:
         ConfigError: if the launch file asks for FSDP 1, or the recipe for what FSDP2 cannot do.
@@ -44,8 +46,17 @@ def make_plugin(recipe: Recipe) -> "FullyShardedDataParallelPlugin":
 
     policy: Any = None
     if dtype := HALF.get(recipe.precision):
-        policy = MixedPrecisionPolicy(dtype, torch.float32, torch.float32)
+        policy = MixedPrecisionPolicy(dtype, torch.float32)
     return FullyShardedDataParallelPlugin(mixed_precision_policy=policy)
+
+
+def return_fp32(accelerator: Accelerator, model: nn.Module) -> None:
+    """Have a sharded model return fp32 in half precision, as Accelerate's other models do.
+
+    FSDP2's own setting would be that of each layer, too, whose next takes half precision.
+    """
+    if accelerator.is_fsdp2 and accelerator.mixed_precision != "no":
+        model.forward = convert_outputs_to_fp32(model.forward)
 
 
 def shard_over_gloo(accelerator: Accelerator, plugin: "FullyShardedDataParallelPlugin") -> None:

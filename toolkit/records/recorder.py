@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -107,6 +107,22 @@ class Stopwatch:
         return {**self.seconds, "train": self.train_seconds}
 
 
+class _Read(NamedTuple):
+    """A reading that waits to be written: the rest is done where a block of them is at hand."""
+
+    reading: Reading
+    decision: Decision
+    rates: list[float]
+    factor: float
+    time: float
+
+    def to_event(self) -> dict[str, Any]:
+        """The event, with the LR of every parameter group where there are several."""
+        event = to_event(self.reading, self.decision, self.rates[0], self.factor)
+        several = {"lrs": self.rates} if len(self.rates) > 1 else {}
+        return {**event, **several, "t": self.time}
+
+
 class Recorder:
     """Writes down one run.
 
@@ -134,7 +150,7 @@ class Recorder:
         self.stopwatch = Stopwatch()
         self._writes = accelerator.is_main_process
         self._events: IO[str] | None = None
-        self._waiting: list[str] = []  # lines that are not written yet
+        self._waiting: list[Mapping[str, Any] | _Read] = []  # events that are not written yet
         self._wrote = time.monotonic()  # when the last block was
         self._mirrors: list[Mirror] = []
         self.problems: list[str] = []
@@ -176,10 +192,7 @@ class Recorder:
         self, reading: Reading, decision: Decision, rates: list[float], factor: float
     ) -> None:
         """Log a reading with the LR used in its last update and what the schedule made of it."""
-        several = {"lrs": rates} if len(rates) > 1 else {}
-        event = to_event(reading, decision, rates[0], factor)
-        event |= {**several, "t": time.time()}
-        self._add(event)
+        self._add(_Read(reading, decision, rates, factor, time.time()))
         if decision.action not in UNTOLD or self._block_is_due():
             self.flush()
         self._items += reading.count
@@ -189,7 +202,7 @@ class Recorder:
         self, reading: Reading, decision: Decision, rates: list[float], factor: float
     ) -> None:
         """Log a validation loss that the schedule saw, and what it made of it."""
-        self._add({**to_event(reading, decision, rates[0], factor), "t": time.time()})
+        self._add(_Read(reading, decision, rates, factor, time.time()))
         self.flush()
 
     def evaluation(
@@ -307,17 +320,19 @@ class Recorder:
             with events:
                 self._write_block(events)
 
-    def _add(self, event: Mapping[str, Any]) -> None:
+    def _add(self, event: "Mapping[str, Any] | _Read") -> None:
         """Have an event wait for the end of the block."""
         if self._events is not None:
-            self._waiting.append(_to_line(event) + "\n")
+            self._waiting.append(event)
 
     def _block_is_due(self) -> bool:
         return time.monotonic() - self._wrote >= BLOCK_SECONDS
 
     def _write_block(self, events: IO[str]) -> None:
-        block, self._waiting, self._wrote = "".join(self._waiting), [], time.monotonic()
-        events.write(block)
+        waiting, self._waiting, self._wrote = self._waiting, [], time.monotonic()
+        for event in waiting:
+            line = event.to_event() if isinstance(event, _Read) else event
+            events.write(f"{_to_line(line)}\n")
         events.flush()
 
     def _cost(self, update: int) -> dict[str, float]:

@@ -128,8 +128,15 @@ def _plain(value: Any) -> Any:
 
 def _like(template: Any, value: Any) -> Any:
     if not isinstance(value, list | tuple):
+        if isinstance(template, tuple):
+            raise ValueError(f"schedule memory has {value!r} where this version keeps several")
         return value
     if isinstance(template, tuple) and hasattr(template, "_fields"):
+        if len(value) != len(template):
+            raise ValueError(
+                f"schedule memory has {len(value)} values where this version keeps {len(template)} "
+                f"({type(template).__name__})"
+            )
         return type(template)(*map(_like, template, value))
     return tuple(_like(None, item) for item in value)
 

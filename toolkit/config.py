@@ -55,8 +55,8 @@ class RunConfig:
     eval_every: int | None = None
     """Updates between evaluations on the validation split; by default once per epoch."""
     save_every: int | None = None
-    """Updates between checkpoints, 0 for none; by default a tenth of the budget, and 10 minutes at
-    most. But for 0 there is one after the last update, too."""
+    """Updates between checkpoints, 0 for none; by default a tenth of the budget, a second at least
+    and 10 minutes at most. But for 0 there is one after the last update, too."""
     keep_checkpoints: int = 2
     """Checkpoints that stay: the newest, and those to go back to should it be damaged."""
     rank_timeout: float = RANK_TIMEOUT

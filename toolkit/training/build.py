@@ -56,8 +56,10 @@ from toolkit.training.ranks import (
     together,
 )
 
-SAVES, SAVE_SECONDS = 10, 600.0
-"""By default there is a checkpoint after a tenth of the budget, and after so many seconds."""
+SAVES, SAVE_SECONDS, SECONDS_APART = 10, 600.0, 1.0
+"""By default there is a checkpoint after a tenth of the budget, and after so many seconds; but none
+by a tenth within the last of these of the one before: to write it may take as long as the updates
+that it saves."""
 INIT_STREAM, DROPOUT_STREAM, SPLIT_STREAM = 2, 3, 4
 """Numbers of the streams of random numbers for first weights and dropout; see ``batches``. What a
 task draws for its splits is the same in all runs."""
@@ -122,7 +124,7 @@ class Run:
     saved_when: float = field(default_factory=time.monotonic)
     """When that was written, or this process began: by this rank's ``time.monotonic``."""
     save_agreed: bool = False
-    """All ranks know that rank 0 has seen no checkpoint for ``SAVE_SECONDS``."""
+    """All ranks know that a checkpoint is due by rank 0's clock."""
     evaluated: int = 0
     """Update of the latest evaluation on the validation split; 0 if there was none."""
     steps: int = 0
@@ -191,18 +193,24 @@ class Run:
         """Whether updates or time enough have passed since the newest checkpoint, or this is the
         end of training, where it spares the run the way back from the test split."""
         every = self.config.save_every
-        if every is None:
-            every = math.ceil(self.budget / SAVES)
         if every == 0 or self.update == self.saved_at:
             return False
-        passed = self.update // every > self.saved_at // every
-        return passed or self.save_agreed or self.update == self.budget
+        if every is None:
+            return self.save_agreed or self.update == self.budget
+        return self._passed(every) or self.update == self.budget
 
     @property
     def overdue(self) -> bool:
-        """Whether rank 0, whose clock counts, has seen no checkpoint for too long."""
-        by_time = self.config.save_every is None and self.accelerator.is_main_process
-        return by_time and time.monotonic() - self.saved_when >= SAVE_SECONDS
+        """Whether rank 0, whose clock counts, finds a checkpoint due where nobody says when."""
+        if self.config.save_every is not None or not self.accelerator.is_main_process:
+            return False
+        waited = time.monotonic() - self.saved_when
+        tenth = self._passed(math.ceil(self.budget / SAVES))
+        return waited >= (SECONDS_APART if tenth else SAVE_SECONDS)
+
+    def _passed(self, every: int) -> bool:
+        """Whether a multiple of so many updates has passed since the newest checkpoint."""
+        return self.update // every > self.saved_at // every
 
 
 def build(config: RunConfig, runs: Path = RUNS) -> Run:

@@ -273,7 +273,8 @@ def _find(config: RunConfig, figure: Path, drawn: bool) -> int:
 
         meet_ranks(config.rank_timeout)
     with TemporaryDirectory() as folder:
-        quiet = replace(config, schedule=SEARCH, sees="training", wandb="off", progress=False)
+        quiet = replace(config, schedule=SEARCH, sees="training", progress=False)
+        quiet = replace(quiet, log_with=("none",))
         run = build(quiet, Path(folder))
         _check_budget(run.budget)
         _search(run)

@@ -11,6 +11,7 @@ not written yet is of updates after its last checkpoint, which a resume makes ag
 """
 
 import json
+import math
 import os
 import resource
 import sys
@@ -173,10 +174,21 @@ class Recorder:
         return self.stopwatch.span(name)
 
     def reading(
-        self, reading: Reading, decision: Decision, rates: list[float], factor: float
+        self,
+        reading: Reading,
+        decision: Decision,
+        rates: list[float],
+        factor: float,
+        grad_norm: float = math.nan,
     ) -> None:
-        """Log a reading with the LR used in its last update and what the schedule made of it."""
-        several = {"lrs": rates} if len(rates) > 1 else {}
+        """Log a reading with the LR used in its last update and what the schedule made of it.
+
+        Args:
+            grad_norm: of that update, before clipping; NaN if it is not known.
+        """
+        several: dict[str, Any] = {"lrs": rates} if len(rates) > 1 else {}
+        if math.isfinite(grad_norm):
+            several["grad_norm"] = grad_norm
         event = to_event(reading, decision, rates[0], factor)
         event |= {**several, "t": time.time()}
         self._add(event)
@@ -276,12 +288,19 @@ class Recorder:
             written = json.loads(json.dumps(result.to_json()))
             if read_json(self.folder / RESULT) != written:
                 raise RunError(f"{self.folder / RESULT} is not read back as it was written")
-        self.close()
+        self.close_files()
+
+    def close_files(self) -> None:
+        """Close the files and the console; safe to call twice.
+
+        The mirrors go on: neither is the run's status written yet, nor its last word said.
+        """
+        self._console.close()
+        self._close_events()
 
     def close(self) -> None:
         """Close the files, the console and the mirrors; safe to call twice."""
-        self._console.close()
-        self._close_events()
+        self.close_files()
         for mirror in self._mirrors:
             mirror.end()
         self._mirrors = []

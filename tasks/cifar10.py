@@ -1,11 +1,11 @@
 """CIFAR-10 (Krizhevsky 2009) with any timm model, or with ``resnet8``, which timm lacks."""
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,13 +15,13 @@ from torch import nn
 from toolkit.data import class_numbers, load_splits, place_of, source_of
 from toolkit.errors import ConfigError, error_text, outcome
 from toolkit.hints import shown
-from toolkit.task import Batch, Recipe, Splits
+from toolkit.task import Batch, Splits
 
+from .recipes.cifar10 import RECIPES, CifarRecipe
 from .vision import (
     ImageClassification,
     ImageSplit,
     SmallResNet,
-    VisionRecipe,
     crop_and_flip,
     timm_model,
 )
@@ -37,39 +37,6 @@ PIXELS = (32, 32, 3)
 RESNET8 = "resnet8"
 
 
-@dataclass(frozen=True)
-class CifarRecipe(VisionRecipe):
-    """A recipe for CIFAR-10.
-
-    Whatever is the test split, validation is 2,000 of the remaining training images, drawn once
-    by a fixed seed.
-    """
-
-    test: Literal["auto", "official", "holdout"] = "auto"
-    """official: the 10,000 test images; holdout: the last 10,000 training images, taken out of
-    training; auto: official where all 10,000 are there."""
-
-
-FIELD = CifarRecipe(
-    optimizer="sgd",
-    lr=0.1,
-    momentum=0.9,
-    weight_decay=5e-4,
-    epochs=200,
-    global_batch=128,
-    stem="cifar",
-)
-"""kuangliu/pytorch-cifar main.py (2021): SGD 0.1, momentum 0.9, weight decay 5e-4, batch 128,
-cosine over 200 epochs, crop with padding 4 and flip. ResNet-18 reaches 95.4 to 95.6 % with it."""
-
-EFFICIENTNET = replace(FIELD, optimizer="adamw", lr=1e-3, weight_decay=0.05, channels_last=True)
-"""From scratch at 32 px no trustworthy published figure is known. With FIELD's SGD at 0.1 timm's
-model stays at chance; with AdamW it trains."""
-
-PLAN = CifarRecipe(optimizer="adam", lr=0.01, weight_decay=1e-4, epochs=50, global_batch=64)
-"""The project plan's table; it names timm's models, so they are taken as timm ships them."""
-
-
 class Cifar10(ImageClassification):
     """Ten classes, 32x32 pixels."""
 
@@ -81,11 +48,7 @@ class Cifar10(ImageClassification):
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
     rope = 0.2
     published_data = (f"{HUB}@0b2714987fa478483af9968de7c934580d0bb9a2",)
-    recipes: Mapping[str, Mapping[str, Recipe]] = {
-        "resnet18": {"field": FIELD, "plan": PLAN},
-        "efficientnet_b0": {"field": EFFICIENTNET, "plan": replace(PLAN, channels_last=True)},
-        "*": {"field": FIELD, "plan": PLAN},
-    }
+    recipes = RECIPES
 
     def resolve(self, recipe: CifarRecipe) -> CifarRecipe:
         if recipe.test != "auto":

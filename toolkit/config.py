@@ -196,7 +196,7 @@ def from_json(data: Mapping[str, Any]) -> RunConfig:
         ConfigError: if a field or the schedule is unknown to this version, or a value not allowed.
     """
     target = task.parse_target(data["target"])
-    recipe_class = type(task.recipe_of(task.load(target.task), target))
+    recipe_class = type(task.declared_recipe(target))
     schedule = schedule_from_json(data["schedule"])
     rest = {key: value for key, value in data.items() if key not in ("recipe", "schedule")}
     _check_types(RunConfig, rest, "")

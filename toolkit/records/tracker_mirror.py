@@ -203,9 +203,7 @@ def _send_file(tracker: str, run: Any, file: Path) -> None:
     if tracker == "mlflow":
         run.log_artifact(str(file))
     elif tracker == "trackio":
-        import trackio
-
-        trackio.log_artifact(file, name=f"console-{file.parent.name}", type="console")
+        run.tracker.log_artifact(file, name=f"console-{file.parent.name}", type="console")
 
 
 def _plain(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -90,8 +90,16 @@ def folders_of(name: str) -> tuple[Path, ...]:
 
 
 def state_of(tokenizer: Any) -> str:
-    """All that the tokens of a text depend on, in letters."""
-    return f"{tokenizer.backend_tokenizer.to_str()}{tokenizer.model_input_names}"
+    """All that the tokens of a text depend on, in letters.
+
+    How a text is cut and padded is no part of it. A tokenizer holds what its last call has asked
+    for, until the next call: one that was used would be another than a fresh one, and the tokens be
+    made once more.
+    """
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return f"{backend.to_str()}{tokenizer.model_input_names}"
 
 
 def encoder_of(

@@ -34,6 +34,8 @@ OFFICIAL_TEST, HOLDOUT, VALIDATION = 10_000, 10_000, 2_000
 SPLIT_SEED = 20_090_408
 COLUMNS, SPLITS = ["img", "label"], ("train", "test")
 PIXELS = (32, 32, 3)
+CHUNK = 1_000
+"""Images that are put in their place at once."""
 RESNET8 = "resnet8"
 
 
@@ -91,15 +93,15 @@ class Cifar10(ImageClassification):
                 f"{len(train) - rest + VALIDATION:,} for validation and test"
             )
         order = np.random.default_rng(SPLIT_SEED).permutation(rest)
-        whole = _images(train, "train")
-        validation, training = order[:VALIDATION], np.sort(order[VALIDATION:])
-        return Splits(
-            train=_part(whole, training),
-            validation=_part(whole, np.sort(validation)),
-            test=_part(whole, np.arange(rest, len(train)))
-            if rest < len(train)
-            else _images(test, "test"),
-        )
+        parts = [np.sort(order[VALIDATION:]), np.sort(order[:VALIDATION])]
+        if rest < len(train):
+            training, validation, held = _images(
+                train, "train", [*parts, np.arange(rest, len(train))]
+            )
+            return Splits(training, validation, held)
+        training, validation = _images(train, "train", parts)
+        (official,) = _images(test, "test", [np.arange(len(test))])
+        return Splits(training, validation, official)
 
     def augment(self, batch: Batch, seed: int, epoch: int) -> Batch:
         return {**batch, "image": crop_and_flip(batch["image"], batch["id"], seed, epoch)}
@@ -131,7 +133,17 @@ def _load() -> "DatasetDict":
     return load_splits(FOLDER, HUB, COLUMNS, SPLITS)
 
 
-def _images(split: "Dataset", name: str) -> ImageSplit:
+def _images(split: "Dataset", name: str, parts: Sequence[np.ndarray]) -> list[ImageSplit]:
+    """The images of each part of a split, at once in their place: there is no second copy of them.
+
+    Args:
+        split: the stored images.
+        name: the split's, for errors.
+        parts: of each the numbers of its images, ascending.
+
+    Raises:
+        ConfigError: naming the first image or label that is broken.
+    """
     from datasets import Features, Value
     from datasets import Image as ImageFeature
 
@@ -147,9 +159,21 @@ def _images(split: "Dataset", name: str) -> ImageSplit:
         remove_columns=split.column_names,
         features=Features({"pixels": Value("binary")}),
     )
-    pixels = b"".join(decoded.with_format("arrow")[:]["pixels"].to_pylist())
-    images = np.frombuffer(bytearray(pixels), np.uint8).reshape(len(decoded), *PIXELS)
-    return ImageSplit(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels)
+    height, width, channels = PIXELS
+    images = [torch.empty((len(ids), channels, height, width), dtype=torch.uint8) for ids in parts]
+    begin = 0
+    for rows in decoded.with_format("arrow").iter(CHUNK):
+        stored = b"".join(rows["pixels"].to_pylist())
+        pixels = np.frombuffer(stored, np.uint8).reshape(-1, *PIXELS).transpose(0, 3, 1, 2)
+        end = begin + len(pixels)
+        for whole, ids in zip(images, parts, strict=True):
+            first, last = np.searchsorted(ids, (begin, end))
+            whole[first:last] = torch.from_numpy(pixels[ids[first:last] - begin])
+        begin = end
+    return [
+        ImageSplit(whole, labels[torch.from_numpy(ids)], ids.tolist())
+        for whole, ids in zip(images, parts, strict=True)
+    ]
 
 
 def _decode(split: str, rows: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
@@ -179,11 +203,6 @@ def _pixels(image: Any, split: str, row: int) -> bytes:
     if array.shape != PIXELS:
         raise ConfigError(f"{place()} has an img of shape {array.shape}: it must be {PIXELS}")
     return bytes(array.tobytes())
-
-
-def _part(split: ImageSplit, ids: np.ndarray) -> ImageSplit:
-    index = torch.from_numpy(ids)
-    return ImageSplit(split.images[index], split.labels[index], ids.tolist())
 
 
 TASK = Cifar10()

@@ -144,7 +144,7 @@ def test_what_was_said_of_a_run_is_uploaded(online: tuple[FakeWandb, Path]) -> N
     said = server.runs[folder.name].uploads["console.log"].decode()
     assert said == (folder / "console.log").read_text()
     first, *_, last = said.splitlines()
-    assert first.endswith(f"; uploaded to W&B as {ENTITY}/ours")
+    assert first.endswith(f"; to be uploaded to W&B as {ENTITY}/ours")
     assert last.startswith("done: accuracy")
 
 
@@ -162,6 +162,9 @@ def test_without_a_key_a_run_is_offline_and_syncs_later(python: Launch, tmp_path
     assert done.returncode == 0, done.stderr
     (offline,) = tmp_path.glob("runs/single/*/wandb/offline-run-*")
     folder = offline.parent.parent
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("W&B: nothing was sent, for want of a key or a server: wandb sync ")
+    assert tmp_path / last.split()[-1] == offline
     assert offline.name.endswith(folder.name)
     inspect = [WANDB, "leet", "inspect", "--json", str(offline)]
     lines = subprocess.run(inspect, capture_output=True, text=True, check=True).stdout.splitlines()

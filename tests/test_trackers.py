@@ -54,7 +54,7 @@ def test_the_first_lines_say_where_a_run_is_told() -> None:
     assert mirrored_to(parse([DIGITS])) == here
     several = parse([DIGITS, "--log-with", "wandb", "tensorboard", "--entity", "us"])
     assert mirrored_to(several) == "mirrored to W&B and TensorBoard"
-    assert uploaded_to(several) == "; uploaded to W&B as us/adaptive-lr-toolkit"
+    assert uploaded_to(several) == "; to be uploaded to W&B as us/adaptive-lr-toolkit"
     assert uploaded_to(parse([DIGITS])) == ""
 
 

@@ -129,6 +129,9 @@ class Mirror:
                 module = "toolkit.records.tracker_mirror"
                 once_more = f"python -m {module} {self.tracker} {self.folder}"
             say(f"{name}: not all was sent in time: {once_more}")
+        elif self._asks and self.status.startswith("offline "):
+            place = self.status.removeprefix("offline ")
+            say(f"{name}: nothing was sent, for want of a key or a server: wandb sync {place}")
 
     def _start(self, *flags: str) -> "subprocess.Popen[bytes]":
         wandb = self.tracker == WANDB
@@ -193,7 +196,7 @@ def uploaded_to(config: RunConfig) -> str:
         return ""
     project = project_of({"project": config.project}, WANDB)
     entity = config.entity or os.environ.get("WANDB_ENTITY")
-    return f"; uploaded to W&B as {f'{entity}/' if entity else ''}{project}"
+    return f"; to be uploaded to W&B as {f'{entity}/' if entity else ''}{project}"
 
 
 def start_mirrors(config: RunConfig, folder: Path, begin: int) -> list[Mirror]:

@@ -121,9 +121,10 @@ def _log(tracker: str, run: Any, sent: Sent, told: Mapping[str, Any], update: in
     """Send what a tracker has not been sent yet."""
     if tracker not in REPLACES:
         told = {name: v for name, v in told.items() if update > sent.before.get(name, -1)}
-        sent.add(told, update)
     if told:
         run.log(told, step=update)
+    if tracker not in REPLACES:
+        sent.add(told, update)
 
 
 def _outcome(folder: Path) -> dict[str, float]:

@@ -130,7 +130,7 @@ def _init(folder: Path, mode: str, live: bool) -> Any:
         group=config["study"],
         job_type=schedule[-TAG_LENGTH:],
         name=run_name(config),
-        tags=[tag[-TAG_LENGTH:] for tag in tags],
+        tags=list(dict.fromkeys(tag[-TAG_LENGTH:] for tag in tags)),
         notes=config.get("notes"),
         config=config,
         settings=wandb.Settings(

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,18 +17,6 @@ from toolkit.predictions import Columns, most_likely
 from toolkit.task import POINTS, Batch, Recipe, Scale, Split, Splits, Task, Unseen
 
 from .image_files import unseen_images
-
-
-@dataclass(frozen=True)
-class VisionRecipe(Recipe):
-    """A recipe for an image classifier."""
-
-    stem: Literal["cifar", "imagenet"] = "imagenet"
-    """cifar: stride 1 and no max-pool at the start, as the field does at 32 px; imagenet: the
-    model as timm ships it, many times cheaper (resnet8: stride 2)."""
-    channels_last: bool = False
-    """Keep weights and activations with the channels innermost: several times faster for depthwise
-    convolutions, the same up to rounding."""
 
 
 class ImageSplit:

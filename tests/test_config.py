@@ -92,7 +92,7 @@ def test_the_command_line_does_not_grow_unnoticed() -> None:
         *("target", "recipe", "schedule", "seed", "arm", "sees", "read_every", "eval_every"),
         *("save_every", "keep_checkpoints", "rank_timeout", "keep_weights", "study", "wandb"),
         *(
-            "log_with",
+            *("log_with", "project", "entity", "tags", "notes"),
             "progress",
             "save_predictions",
             "data",

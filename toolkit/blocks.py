@@ -33,10 +33,11 @@ from typing import TYPE_CHECKING, Any
 from toolkit.task import shipped
 
 if TYPE_CHECKING:
+    from tasks.recipes.text import TextRecipe
+    from tasks.recipes.vision import VisionRecipe
     from tasks.text import (
         MeanPooled,
         Ragged,
-        TextRecipe,
         TokenSplit,
         encoder_of,
         export_encoder,
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
         ImageClassification,
         ImageSplit,
         SmallResNet,
-        VisionRecipe,
         crop_and_flip,
         normalised,
         save_for_timm,
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "MeanPooled": "text",
     "Ragged": "text",
-    "TextRecipe": "text",
+    "TextRecipe": "recipes.text",
     "TokenSplit": "text",
     "encoder_of": "text",
     "export_encoder": "text",
@@ -74,7 +74,7 @@ _HOMES = {
     "ImageClassification": "vision",
     "ImageSplit": "vision",
     "SmallResNet": "vision",
-    "VisionRecipe": "vision",
+    "VisionRecipe": "recipes.vision",
     "crop_and_flip": "vision",
     "normalised": "vision",
     "save_for_timm": "vision",

@@ -74,6 +74,14 @@ class RunConfig:
     )
     """Trackers that the run is mirrored to, or none; wandb uploads where there is a key. By default
     W&B keeps a record on this machine, for wandb sync."""
+    project: str | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """What trackers keep the run under: a project, of MLflow an experiment."""
+    entity: str | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """The user or team at W&B that the run is of."""
+    tags: tuple[str, ...] = field(default=(), metadata={INTRODUCED_AT: ()})
+    """Words that trackers find the run by."""
+    notes: str | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """What trackers show as the run's description."""
     progress: bool = True
     """Show how the run goes on rank 0: a bar at a terminal, lines in a log file."""
     data: str | None = field(default=None, metadata={INTRODUCED_AT: None})
@@ -91,6 +99,7 @@ class RunConfig:
             if value is not None and value < bound:
                 raise ValueError(f"{name} = {value}: it must be {bound} or above")
         object.__setattr__(self, "log_with", tuple(self.log_with))  # JSON has lists
+        object.__setattr__(self, "tags", tuple(self.tags))
         if "none" in self.log_with and len(self.log_with) > 1:
             raise ValueError(f"log_with = {' '.join(self.log_with)}: none stands alone")
         if "wandb" in self.log_with and self.wandb == "off":
@@ -128,7 +137,7 @@ def is_folder_name(name: str) -> bool:
 
 NOT_PART_OF_THE_EXPERIMENT = (
     *("save_every", "keep_checkpoints", "rank_timeout", "keep_weights", "save_predictions"),
-    *("study", "wandb", "log_with", "progress"),
+    *("study", "wandb", "log_with", "project", "entity", "tags", "notes", "progress"),
 )
 PUBLISHED = "published "
 """Begins the fingerprint of data that are as their task publishes them: it is not in a run id."""
@@ -187,7 +196,7 @@ def from_json(data: Mapping[str, Any]) -> RunConfig:
         ConfigError: if a field or the schedule is unknown to this version, or a value not allowed.
     """
     target = task.parse_target(data["target"])
-    recipe_class = type(task.recipe_of(task.load(target.task), target))
+    recipe_class = type(task.declared_recipe(target))
     schedule = schedule_from_json(data["schedule"])
     rest = {key: value for key, value in data.items() if key not in ("recipe", "schedule")}
     _check_types(RunConfig, rest, "")

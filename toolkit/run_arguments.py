@@ -43,7 +43,7 @@ def target_of(argv: Sequence[str], prog: str, about: str = "") -> tuple[Target, 
             raise SystemExit(0)
         raise ConfigError(f"no target: {usage}")
     target = task.parse_target(argv[0])
-    return target, task.recipe_of(task.load(target.task), target)
+    return target, task.declared_recipe(target)
 
 
 def values_of(

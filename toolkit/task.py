@@ -445,9 +445,25 @@ def recipe_of(task: Task, target: Target) -> Recipe:
     Raises:
         ConfigError: for a model or recipe that the task does not have.
     """
-    recipes = task.recipes.get(target.model, task.recipes.get("*"))
+    return _chosen(task.recipes, target)
+
+
+def declared_recipe(target: Target) -> Recipe:
+    """The recipe that a target names, without the code of a shipped task, which imports torch.
+
+    Raises:
+        ConfigError: for a task, model or recipe that does not exist.
+    """
+    modules = package().TASKS
+    if target.task not in modules:  # a file of the user's, or none
+        return recipe_of(load(target.task), target)
+    return _chosen(shipped(f"recipes.{modules[target.task]}").RECIPES, target)
+
+
+def _chosen(declared: Mapping[str, Mapping[str, Recipe]], target: Target) -> Recipe:
+    recipes = declared.get(target.model, declared.get("*"))
     if recipes is None:
-        raise unknown(f"model of task {target.task}", target.model, task.recipes)
+        raise unknown(f"model of task {target.task}", target.model, declared)
     if target.recipe not in recipes:
         raise unknown(f"recipe of {target.task}/{target.model}", target.recipe, recipes)
     return recipes[target.recipe]

@@ -27,7 +27,7 @@ from toolkit.process import (
     world_size,
 )
 from toolkit.records.config_file import check_folder, folders_of_any_data
-from toolkit.records.console import came_to, counted, say
+from toolkit.records.console import CONSOLE, came_to, counted, keep, kept, say
 from toolkit.records.prediction_file import PREDICTIONS
 from toolkit.records.result import RESULT, Result, read_result
 from toolkit.signals import stop_on_signal
@@ -90,6 +90,8 @@ def train(
         stack.push(partial(_leave_no_trace, folder))
         holds: list[Hold] = []  # of rank 0, which claims for all
         if decide(lambda: _begin(config, folder, fresh, stack, holds)):
+            if is_rank_zero():
+                stack.enter_context(kept(folder / CONSOLE))
             code = _fit(config, folder, after_update, holds)
         else:
             code = DONE
@@ -183,14 +185,12 @@ def _fit(
     result, error = outcome(lambda: loop.fit(run))
     if error is not None:
         raise _failure(error, folder, run.update, run.accelerator.process_index) from error
-    updates = run.update
-    loop.release(run)
-    if result is None:
-        if is_rank_zero():
-            say(f"stopped after update {updates}: the same command continues")
-        return PREEMPTED
-    _show(result, folder)
-    return DONE
+    if result is not None:
+        _show(result, folder)
+    elif is_rank_zero():
+        say(f"stopped after update {run.update}: the same command continues")
+    loop.release(run)  # the mirrors send what was said so far, and end
+    return PREEMPTED if result is None else DONE
 
 
 def _is_whole(folder: Path) -> bool:
@@ -233,12 +233,14 @@ def _failure(error: Exception, folder: Path, update: int, rank: int) -> RunError
     if rank == 0:
         write_status(folder, "failed", update)
     if isinstance(error, RunError) and error.__cause__ is None:
+        keep(f"error: {error}")
         return error
     log = folder / f"error-{rank}.log"
     log.write_text("".join(traceback.format_exception(error)), errors="backslashreplace")
     text = f"{error if isinstance(error, RunError) else error_text(error)}; see {log}"
     if rank > 0:  # it may be the only one that failed
         print(f"error on rank {rank}: {text}", file=sys.stderr)
+    keep(f"error: {text}")
     return RunError(text)
 
 
@@ -246,7 +248,7 @@ def _announce(run: Any) -> None:
     """Say what is trained, on what, how and where."""
     import torch
 
-    from toolkit.records.mirror_handle import mirrored_to
+    from toolkit.records.mirror_handle import mirrored_to, uploaded_to
     from toolkit.training.outcome import SPLITS
 
     config, recipe, split = run.config, run.config.recipe, run.batch_split
@@ -256,7 +258,7 @@ def _announce(run: Any) -> None:
     start, name = run.lr.decision, schedule_name(config.schedule)
     say(
         f"{config.target}, seed {config.seed}: {name} from base LR "
-        f"{recipe.lr:g}, {recipe.optimizer}",
+        f"{recipe.lr:g}, {recipe.optimizer}{uploaded_to(config)}",
         f"  samples: {sizes}",
         f"  model: {run.parameters:,} parameters, {recipe.init} first weights",
         f"  budget: {epochs:.3g} epoch{'s' * (epochs != 1)}, {counted(run.budget, 'update')} of "

@@ -80,7 +80,9 @@ class Run:
     model: nn.Module
     """Prepared: on its device, and wrapped by DDP or DeepSpeed where there are several ranks."""
     parameters: int
-    """How many numbers the whole model learns."""
+    """How many numbers the whole model has."""
+    trained_parameters: int
+    """How many of them it learns: those that are not frozen."""
     optimizer: Optimizer
     """Prepared, too."""
     evaluates_other_weights: bool
@@ -132,6 +134,9 @@ class Run:
     rank that is hung (see ``watch``)."""
     readings: int = 0
     """Readings of the training loss so far."""
+    grad_norm: "float | torch.Tensor" = math.nan
+    """L2 norm of the gradient of the latest update, before clipping; NaN without clipping, which
+    works it out. A tensor on its device, as reading it would wait for that."""
     nonfinite_readings: int = 0
     """Latest readings in a row with a loss that was not finite, on whichever rank."""
     lost: str = ""
@@ -248,6 +253,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     vocabulary = together(lambda: task_call(target, "vocabulary", task, recipe))
     together(lambda: check_data(config))  # nothing reads them after this
     parameters = sum(weight.numel() for weight in model.parameters())
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     set_threads(parameters)
     keep_memory()
     initial_weights_sha = weights_sha(model.state_dict())
@@ -265,6 +271,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         accelerator=accelerator,
         model=model,
         parameters=parameters,
+        trained_parameters=trained,
         optimizer=optimizer,
         evaluates_other_weights=evaluates_other_weights(built),
         lr=lr,

@@ -60,7 +60,8 @@ def start_or_resume(run: Run) -> None:
     run.origin = origin(str(accelerator.device.type))
     if path is None:
         facts, decision = run.lr.facts.to_json(), decision_to_json(run.lr.decision)
-        run.record.event(START, 0, epoch=0.0, facts=facts, **decision)
+        size = {"parameters": run.parameters, "trained_parameters": run.trained_parameters}
+        run.record.event(START, 0, epoch=0.0, facts=facts, **size, **decision)
         return
     try:
         _set_state(run, state, _load(run, path))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from toolkit.config import WEIGHTS
 from toolkit.errors import ConfigError, RunError
+from toolkit.records import console
 from toolkit.records.json_files import read_json, sync, write_json
 from toolkit.training import manifest
 
@@ -128,6 +129,7 @@ def say(folder: Path, sentence: str) -> str:
         The sentence.
     """
     print(f"warning: {sentence}", file=sys.stderr, flush=True)
+    console.keep(f"warning: {sentence}")
     told = notes(folder)
     if sentence not in told:
         folder.mkdir(parents=True, exist_ok=True)

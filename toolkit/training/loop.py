@@ -11,6 +11,7 @@ run is made of, how it is saved and how it is evaluated have files of their own;
 schedule, task, optimizer or launcher by name.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 from accelerate.state import AcceleratorState
@@ -66,7 +67,7 @@ def _end(run: Run, result: Result | None) -> None:
     """Write down what the run has come to; None if it is to be continued."""
     if result is None:
         run.record.status("preempted", run.update)
-        run.record.close()
+        run.record.close_files()
         return
     _check_folder(run)
     run.record.finish(result)
@@ -162,7 +163,8 @@ def make_update(run: Run, batches: "Iterator[Batch]") -> None:
             # backward has made the update by now.
             with record.span("optimizer"):
                 if clip is not None and accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(run.model.parameters(), clip)
+                    norm = accelerator.clip_grad_norm_(run.model.parameters(), clip)
+                    run.grad_norm = math.nan if norm is None else norm
                 run.optimizer.step()
                 run.optimizer.zero_grad()
     run.update += 1
@@ -235,7 +237,8 @@ def _read(run: Run) -> Decision:
     divergence.note_reading(run, reading.nonfinite, decision.action == "rollback")
     if decision.action == "restore":
         run.search_seconds = run.record.stopwatch.train_seconds
-    run.record.reading(reading, decision, run.lr.used, run.lr.factor)
+    # The device has been waited for: the norm is there.
+    run.record.reading(reading, decision, run.lr.used, run.lr.factor, float(run.grad_norm))
     return decision
 
 

@@ -65,8 +65,11 @@ def test_the_batches_and_their_order_are_the_same_from_any_update_on() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_run_is_the_same_with_any_number_also_when_it_goes_on(tmp_path: Path) -> None:
+def test_a_run_is_the_same_with_any_number_also_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of three runs one is stopped under two workers, and goes on under one."""
+    monkeypatch.chdir(tmp_path)
     shas, losses = set(), []
     for name, numbers in (("none", [0]), ("two", [2]), ("changed", [2, 1])):
         for number in numbers:

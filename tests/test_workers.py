@@ -180,6 +180,8 @@ def test_how_many_there_are_follows_from_cores_memory_and_data(
     assert loading_for(None, stored, sizes, cuda).workers == 5
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert loading_for(None, stored, sizes, cuda).workers == 1
+    monkeypatch.setattr(Numbers, "__getitems__", lambda *_: [][0])
+    assert loading_for(None, stored, sizes, cuda).workers == 8  # the first batch says why
 
 
 def test_the_number_is_no_part_of_a_run_and_may_not_be_negative() -> None:

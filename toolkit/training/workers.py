@@ -81,10 +81,16 @@ def loading_for(
     busy = torch.get_num_threads() if device.type == "cpu" else 1
     idle = min(MOST, cores_of_rank() - busy)
     if idle > 0 and SHARED_MEMORY.is_dir():
-        sample = splits.train.__getitems__([0])
-        each = sum(value.nbytes for value in sample.values()) * sum(sizes) * (AHEAD + 1)
-        idle = min(idle, shutil.disk_usage(SHARED_MEMORY).free // (each * ranks_here()))
+        sample, _ = outcome(lambda: _bytes_of_sample(splits.train))
+        if sample:  # or the first batch says what is wrong
+            each = sample * sum(sizes) * (AHEAD + 1)
+            idle = min(idle, shutil.disk_usage(SHARED_MEMORY).free // (each * ranks_here()))
     return Loading(max(idle, 0), pinned)
+
+
+def _bytes_of_sample(split: Split) -> int:
+    parts = split.__getitems__([0]).values()
+    return sum(part.nbytes for part in parts if isinstance(part, torch.Tensor))
 
 
 def told(batches: Iterable[Any]) -> Iterator[Batch]:

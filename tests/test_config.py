@@ -94,6 +94,7 @@ def test_the_command_line_does_not_grow_unnoticed() -> None:
         *(
             *("log_with", "project", "entity", "tags", "notes"),
             "progress",
+            "workers",
             "save_predictions",
             "data",
             "task_sha",

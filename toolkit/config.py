@@ -61,6 +61,9 @@ class RunConfig:
     """Checkpoints that stay: the newest, and those to go back to should it be damaged."""
     rank_timeout: float = RANK_TIMEOUT
     """Seconds without progress on any rank after which one counts as hung, which ends the run."""
+    workers: int | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """Processes of each rank that read batches ahead, 0 for none; by default none for data in
+    memory, and for images and files as many as there are cores that training leaves idle."""
     keep_weights: bool = True
     """Leave the trained weights in the run's folder, for toolkit predict and toolkit export."""
     save_predictions: bool = field(default=False, metadata={INTRODUCED_AT: False})
@@ -93,7 +96,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         least = {"seed": 0, "arm": 0, "read_every": 1, "eval_every": 1, "save_every": 0}
-        least |= {"keep_checkpoints": 1}
+        least |= {"keep_checkpoints": 1, "workers": 0}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
@@ -137,7 +140,8 @@ def is_folder_name(name: str) -> bool:
 
 NOT_PART_OF_THE_EXPERIMENT = (
     *("save_every", "keep_checkpoints", "rank_timeout", "keep_weights", "save_predictions"),
-    *("study", "wandb", "log_with", "project", "entity", "tags", "notes", "progress"),
+    *("workers", "study", "wandb", "log_with"),
+    *("project", "entity", "tags", "notes", "progress"),
 )
 PUBLISHED = "published "
 """Begins the fingerprint of data that are as their task publishes them: it is not in a run id."""

@@ -200,7 +200,9 @@ class Split(Protocol):
 
     A split with an attribute ``lengths`` (int, shape (samples,)) is trained and evaluated on in
     batches of similar length. One with an attribute ``names`` has a name for each sample, a text or
-    a number, which stands beside its prediction; else that is its number, from 0.
+    a number, which stands beside its prediction; else that is its number, from 0. One whose
+    attribute ``reads_files`` is true reads or decodes samples when it is asked for them, which is
+    worth a process that does it ahead; its batches must be functions of the ids alone.
     """
 
     def __len__(self) -> int: ...

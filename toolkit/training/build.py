@@ -55,6 +55,7 @@ from toolkit.training.ranks import (
     split_global_batch,
     together,
 )
+from toolkit.training.workers import Loading, loading_for
 
 SAVES, SAVE_SECONDS, SECONDS_APART = 10, 600.0, 1.0
 """By default there is a checkpoint after a tenth of the budget, and after so many seconds; but none
@@ -99,6 +100,8 @@ class Run:
     """How the metrics of the task are to be read, the headline first; empty if it does not say."""
     vocabulary: Mapping[str, Sequence[str]]
     """The words of the data that the model is made for, as the names of the classes."""
+    loading: Loading
+    """How batches get from the splits to the device."""
     evaluation_loaders: dict[str, "DataLoader[Batch]"]
     """This rank's batches of the splits ``validation`` and ``test``."""
     budget: int
@@ -265,6 +268,8 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     check_engine(model, recipe, batch_split)
     seed_all(derive_seed(config.seed, config.arm, DROPOUT_STREAM, accelerator.process_index))
     lr = _scheduled(config, model, optimizer, budget, plan.updates_per_epoch)
+    sizes = (batch_split.micro_batch, recipe.eval_batch)
+    loading = loading_for(config.workers, splits, sizes, accelerator.device)
     return Run(
         config=config,
         task=task,
@@ -280,7 +285,8 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         splits=splits,
         scales=scales,
         vocabulary=vocabulary,
-        evaluation_loaders=_evaluation_loaders(accelerator, splits, recipe),
+        loading=loading,
+        evaluation_loaders=_evaluation_loaders(accelerator, splits, recipe, loading),
         budget=budget,
         batch_split=batch_split,
         folder=folder,
@@ -291,11 +297,11 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
 
 
 def _evaluation_loaders(
-    accelerator: Accelerator, splits: Splits, recipe: Recipe
+    accelerator: Accelerator, splits: Splits, recipe: Recipe, loading: Loading
 ) -> dict[str, "DataLoader[Batch]"]:
     """This rank's batches of the splits that are evaluated."""
     return {
-        name: accelerator.prepare_data_loader(evaluation_loader(split, recipe.eval_batch))
+        name: accelerator.prepare_data_loader(evaluation_loader(split, recipe.eval_batch, loading))
         for name, split in (("validation", splits.validation), ("test", splits.test))
     }
 

@@ -38,6 +38,7 @@ from toolkit.training.evaluation import (
 from toolkit.training.outcome import last_weights, result_of
 from toolkit.training.ranks import any_rank, check_same_rates, from_rank_zero, mean_items
 from toolkit.training.watch import watched
+from toolkit.training.workers import told
 
 
 def fit(run: Run) -> Result | None:
@@ -95,7 +96,7 @@ def evaluate(run: Run, split: str, stoppable: bool = False) -> dict[str, float |
     """
     gathered = []
     with run.record.span("evaluation"), evaluation_mode(run):
-        for batch in run.evaluation_loaders[split]:
+        for batch in told(run.evaluation_loaders[split]):
             outputs = (*run.task.predict(run.model, batch), batch["id"])
             # Each rank had batches of its own; the last round may have filled up with repetitions,
             # which this leaves out.

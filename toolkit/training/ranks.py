@@ -22,6 +22,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import (
+    DataLoaderConfiguration,
     GradientAccumulationPlugin,
     broadcast_object_list,
     gather_object,
@@ -209,6 +210,7 @@ def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=batch_split.accumulation, sync_with_dataloader=False
         ),
+        dataloader_config=DataLoaderConfiguration(non_blocking=torch.cuda.is_available()),
         deepspeed_plugin=plugin,
         cpu=not torch.cuda.is_available() and plugin is None,
     )

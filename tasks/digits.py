@@ -11,6 +11,7 @@ from torch import nn
 from toolkit.errors import unknown
 from toolkit.task import Recipe, Splits
 
+from .classes import ClassificationRecipe
 from .vision import ImageClassification, ImageSplit, timm_model
 
 TRAIN, VALIDATION = 1280, 200  # of 1,797; the rest, 317, is the test split
@@ -18,7 +19,7 @@ SPLIT_SEED = 20_240_229
 
 
 @dataclass(frozen=True)
-class DigitsRecipe(Recipe):
+class DigitsRecipe(ClassificationRecipe):
     """A recipe for the digits."""
 
     dropout: float = 0.0

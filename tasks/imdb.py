@@ -24,6 +24,7 @@ from toolkit.errors import ConfigError, MissingDataError
 from toolkit.fingerprint import of_path
 from toolkit.task import INTRODUCED_AT, NAMES_DATA, POINTS, Recipe, Scale, Split, Splits
 
+from .classes import ClassificationRecipe
 from .glove import Glove, read_glove, tokenise
 from .lstm import WordLstm
 from .text import (
@@ -49,7 +50,7 @@ PAD, UNKNOWN = 0, 1
 
 
 @dataclass(frozen=True)
-class ImdbRecipe(TextRecipe):
+class ImdbRecipe(TextRecipe, ClassificationRecipe):
     """A recipe for IMDB.
 
     The test split is the official one; validation is 2,000 of the 25,000 training reviews, drawn

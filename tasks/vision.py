@@ -17,11 +17,12 @@ from toolkit.errors import ConfigError, first_line
 from toolkit.predictions import Columns, most_likely
 from toolkit.task import POINTS, Batch, Recipe, Scale, Split, Splits, Task, Unseen
 
+from .classes import ClassificationRecipe
 from .image_files import unseen_images
 
 
 @dataclass(frozen=True)
-class VisionRecipe(Recipe):
+class VisionRecipe(ClassificationRecipe):
     """A recipe for an image classifier."""
 
     stem: Literal["cifar", "imagenet"] = "imagenet"
@@ -73,9 +74,14 @@ class ImageClassification(Task):
     def scales(self, recipe: Any, splits: Splits) -> Mapping[str, Scale]:
         return {"accuracy": POINTS}
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+    def loss(
+        self, model: nn.Module, batch: Batch, label_smoothing: float = 0.0
+    ) -> tuple[Tensor, int]:
         logits = model(self.normalise(batch["image"], model))
-        return F.cross_entropy(logits, batch["label"], reduction="sum"), len(logits)
+        total = F.cross_entropy(
+            logits, batch["label"], reduction="sum", label_smoothing=label_smoothing
+        )
+        return total, len(logits)
 
     def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         found, probability = most_likely(model(self.normalise(batch["image"], model)))

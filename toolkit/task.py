@@ -297,7 +297,11 @@ class Task(Protocol):
         return len(batch["id"])
 
     def loss(self, model: "nn.Module", batch: Batch) -> "tuple[Tensor, int]":
-        """The loss summed over the batch, on the device, and the number of items in the sum."""
+        """The loss summed over the batch, on the device, and the number of items in the sum.
+
+        Where the recipe has a ``label_smoothing`` above 0 training passes it by that name; only a
+        loss that takes it can be trained so.
+        """
 
     def predict(self, model: "nn.Module", batch: Batch) -> "tuple[Tensor, ...]":
         """Predictions and labels, each with a first axis of the batch's length.

@@ -6,6 +6,7 @@ own, and the schedule is given the optimizer that Accelerate has prepared, for t
 """
 
 import hashlib
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,6 +75,9 @@ class Run:
 
     config: RunConfig
     task: Task
+    loss: Callable[[nn.Module, Batch], tuple[torch.Tensor, int]]
+    """What is trained on: the task's loss, with the label smoothing of the recipe, if it has one.
+    Whatever only looks at the run asks the task's."""
     accelerator: Accelerator
     model: nn.Module
     """Prepared: on its device, and wrapped by DDP or DeepSpeed where there are several ranks."""
@@ -224,6 +228,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     check_task_file(config)
     check_trackers(config)
     task = load(target.task)
+    loss = _loss_of(task, recipe)
     batch_split = split_global_batch(recipe.global_batch, recipe.micro_batch, world_size())
     accelerator = make_accelerator(recipe, batch_split)
     folder = run_folder(config, runs)
@@ -254,6 +259,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     return Run(
         config=config,
         task=task,
+        loss=loss,
         accelerator=accelerator,
         model=model,
         parameters=parameters,
@@ -273,6 +279,23 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         infinite_at_start=infinite_at_start,
         notes=(*_notes(config, task), *splits.notes),
     )
+
+
+def _loss_of(task: Task, recipe: Recipe) -> Callable[[nn.Module, Batch], Any]:
+    """The loss that is trained on.
+
+    Raises:
+        ConfigError: if the recipe smooths labels, and the task's loss cannot.
+    """
+    smoothing = getattr(recipe, "label_smoothing", 0.0)
+    if not smoothing:
+        return task.loss
+    if "label_smoothing" not in inspect.signature(task.loss).parameters:
+        raise ConfigError(
+            f"recipe.label_smoothing = {smoothing:g}: the loss of this task does not take it "
+            "(loss(self, model, batch, label_smoothing=0.0) would)"
+        )
+    return partial(task.loss, label_smoothing=smoothing)
 
 
 def _evaluation_loaders(

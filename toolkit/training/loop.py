@@ -154,7 +154,7 @@ def make_update(run: Run, batches: "Iterator[Batch]") -> None:
     for batch in window:
         with accelerator.accumulate(run.model):
             with record.span("forward_backward"):
-                total, count = run.task.loss(run.model, batch)
+                total, count = run.loss(run.model, batch)
                 # backward divides by the number of micro-batches, and averages over the ranks.
                 accelerator.backward(total / (count if divisor is None else divisor))
                 run.meter.add(total, count)

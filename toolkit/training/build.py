@@ -51,6 +51,7 @@ from toolkit.training.ranks import (
     BatchSplit,
     check_engine,
     check_same_run,
+    check_whole_weights,
     make_accelerator,
     one_first,
     split_global_batch,
@@ -59,6 +60,8 @@ from toolkit.training.ranks import (
 
 SAVES, SAVE_SECONDS = 10, 600.0
 """By default there is a checkpoint after a tenth of the budget, and after so many seconds."""
+START_OF_AVERAGE = 0.05
+"""Share of the first weights in the average at the end from which on it is worth saying."""
 INIT_STREAM, DROPOUT_STREAM, SPLIT_STREAM = 2, 3, 4
 """Numbers of the streams of random numbers for first weights and dropout; see ``batches``. What a
 task draws for its splits is the same in all runs."""
@@ -231,6 +234,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     loss = _loss_of(task, recipe)
     batch_split = split_global_batch(recipe.global_batch, recipe.micro_batch, world_size())
     accelerator = make_accelerator(recipe, batch_split)
+    check_whole_weights(accelerator, config)
     folder = run_folder(config, runs)
     check_same_run(folder.name, config.data)
     together(lambda: check_data(config))
@@ -277,7 +281,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         folder=folder,
         initial_weights_sha=initial_weights_sha,
         infinite_at_start=infinite_at_start,
-        notes=(*_notes(config, task), *splits.notes),
+        notes=(*_notes(config, task, budget), *splits.notes),
     )
 
 
@@ -288,14 +292,15 @@ def _loss_of(task: Task, recipe: Recipe) -> Callable[[nn.Module, Batch], Any]:
         ConfigError: if the recipe smooths labels, and the task's loss cannot.
     """
     smoothing = getattr(recipe, "label_smoothing", 0.0)
+    loss: Callable[..., Any] = task.loss
     if not smoothing:
-        return task.loss
-    if "label_smoothing" not in inspect.signature(task.loss).parameters:
+        return loss
+    if "label_smoothing" not in inspect.signature(loss).parameters:
         raise ConfigError(
             f"recipe.label_smoothing = {smoothing:g}: the loss of this task does not take it "
             "(loss(self, model, batch, label_smoothing=0.0) would)"
         )
-    return partial(task.loss, label_smoothing=smoothing)
+    return partial(loss, label_smoothing=smoothing)
 
 
 def _evaluation_loaders(
@@ -383,7 +388,13 @@ def _budget(recipe: Recipe, plan: BatchPlan) -> int:
     return budget
 
 
-def _notes(config: RunConfig, task: Task) -> Iterator[str]:
+def _notes(config: RunConfig, task: Task, budget: int) -> Iterator[str]:
+    decay = config.recipe.ema_decay
+    if decay is not None and (share := decay**budget) > START_OF_AVERAGE:
+        yield (
+            f"recipe.ema_decay = {decay:g} in {budget} updates: the first weights make up "
+            f"{share:.0%} of the average that is evaluated"
+        )
     usual = recipe_of(task, parse_target(config.target)).init
     if usual == "pretrained" and config.recipe.init == "random":
         yield "the weights start at random, as asked: published figures are out of its reach"

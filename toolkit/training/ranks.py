@@ -22,13 +22,14 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import (
+    DistributedType,
     GradientAccumulationPlugin,
     broadcast_object_list,
     gather_object,
 )
 from torch import Tensor, nn
 
-from toolkit.config import RANK_TIMEOUT
+from toolkit.config import RANK_TIMEOUT, RunConfig
 from toolkit.errors import ConfigError, RunError, error_text, outcome
 from toolkit.extras import check_installed
 from toolkit.launch_files import find_deepspeed_file
@@ -218,6 +219,23 @@ def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
             f"{accelerator.num_processes}: check distributed_type and use_cpu in the launch config"
         )
     return accelerator
+
+
+def check_whole_weights(accelerator: Accelerator, config: RunConfig) -> None:
+    """Refuse what takes all weights on each rank under a launcher that shares them out.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    sharded = {DistributedType.DEEPSPEED: "DeepSpeed", DistributedType.FSDP: "FSDP"}
+    if (launcher := sharded.get(accelerator.distributed_type)) is None:
+        return
+    decay = config.recipe.ema_decay
+    if decay is not None:
+        raise ConfigError(
+            f"recipe.ema_decay = {decay:g}: under {launcher} a rank updates a part of the weights, "
+            "and could average no more; with a launch config of DDP it has them all"
+        )
 
 
 def check_engine(model: nn.Module, recipe: Recipe, batch_split: BatchSplit) -> None:

@@ -95,6 +95,8 @@ def test_the_command_line_does_not_grow_unnoticed() -> None:
             "log_with",
             "progress",
             "save_predictions",
+            "keep_best",
+            "patience",
             "data",
             "task_sha",
         ),  # of the last two no flag is made

@@ -65,6 +65,12 @@ class RunConfig:
     """Leave the trained weights in the run's folder, for toolkit predict and toolkit export."""
     save_predictions: bool = field(default=False, metadata={INTRODUCED_AT: False})
     """Leave the predictions of the test split in the run's folder: predictions.jsonl."""
+    keep_best: bool = field(default=False, metadata={INTRODUCED_AT: False})
+    """Test and keep the weights of the evaluation with the best headline metric on validation, in
+    place of the last."""
+    patience: int | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """Stop after so many evaluations in a row without a better headline metric on validation; by
+    default train to the end of the budget."""
     study: str = "single"
     """The folder below runs/ that the run belongs to."""
     wandb: Literal["auto", "off"] = "auto"
@@ -85,7 +91,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         least = {"seed": 0, "arm": 0, "read_every": 1, "eval_every": 1, "save_every": 0}
-        least |= {"keep_checkpoints": 1}
+        least |= {"keep_checkpoints": 1, "patience": 1}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:

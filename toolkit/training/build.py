@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from toolkit import signals, userfile
-from toolkit.config import RUNS, RunConfig, resolve, run_folder
+from toolkit.config import RUNS, RunConfig, resolve, run_folder, schedule_name
 from toolkit.errors import ConfigError
 from toolkit.identity import check_data, check_task_file, with_fingerprint
 from toolkit.process import keep_memory, set_threads, world_size
@@ -57,6 +57,7 @@ from toolkit.training.ranks import (
     split_global_batch,
     together,
 )
+from toolkit.training.selection import Selection
 
 SAVES, SAVE_SECONDS = 10, 600.0
 """By default there is a checkpoint after a tenth of the budget, and after so many seconds."""
@@ -151,6 +152,8 @@ class Run:
     check_claim: Callable[[], object] = lambda: None
     """Called on every rank before anything is written that others may read: ends a process whose
     run another has taken over. For whoever claims runs; without claims there is nothing to do."""
+    selection: Selection = field(default_factory=Selection)
+    """What the metric on validation has chosen so far, for ``keep_best`` and ``patience``."""
     rollbacks: int = 0
     """Rollbacks that the schedule has asked for so far."""
     origin: dict[str, Any] = field(default_factory=dict)
@@ -203,7 +206,8 @@ class Run:
         if every == 0 or self.update == self.saved_at:
             return False
         passed = self.update // every > self.saved_at // every
-        return passed or self.save_agreed or self.update == self.budget
+        over = self.update == self.budget or self.selection.stopped
+        return passed or self.save_agreed or over
 
     @property
     def overdue(self) -> bool:
@@ -281,7 +285,8 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         folder=folder,
         initial_weights_sha=initial_weights_sha,
         infinite_at_start=infinite_at_start,
-        notes=(*_notes(config, task, budget), *splits.notes),
+        notes=(*_notes(config, task, budget), *_early_stop_notes(config, lr), *splits.notes),
+        selection=Selection(config.keep_best, config.patience),
     )
 
 
@@ -398,3 +403,16 @@ def _notes(config: RunConfig, task: Task, budget: int) -> Iterator[str]:
     usual = recipe_of(task, parse_target(config.target)).init
     if usual == "pretrained" and config.recipe.init == "random":
         yield "the weights start at random, as asked: published figures are out of its reach"
+
+
+def _early_stop_notes(config: RunConfig, lr: ScheduledLR) -> Iterator[str]:
+    if config.patience is None:
+        return
+    # As in a loop that can do nothing more, or a search would come first.
+    memory, _ = config.schedule.start(lr.base_lr, lr.facts._replace(can=frozenset()))
+    half, end = (config.schedule.factor(memory, share) for share in (0.5, 0.99))
+    if end < half:
+        yield (
+            f"patience = {config.patience}: {schedule_name(config.schedule)} lowers the LR towards "
+            "the end of the budget, which a run that stops early does not see"
+        )

@@ -109,6 +109,8 @@ def evaluate(run: Run, split: str, stoppable: bool = False) -> dict[str, float |
             metrics, fault, error = _judged(run, split, gathered)
         if fault := from_rank_zero(fault):
             raise RunError(fault) from error
+        if split == "validation":
+            run.selection.consider(run, metrics)
     note_missing(run, split, metrics)
     falling = [name for name in metrics if not run.scales.get(name, POINTS).higher_is_better]
     run.record.evaluation(split, run.update, run.epoch, metrics, falling)
@@ -181,13 +183,15 @@ def release(run: Run) -> None:
 
 
 def _train(run: Run) -> None:
-    """Update until the budget is spent, the run has diverged, or the ranks have agreed to stop."""
+    """Update until the budget or the patience is spent, the run has diverged, or the ranks have
+    agreed to stop."""
     batches = training_batches(run)
     run.model.train()
     run.optimizer.train()
     if run.evaluation_due:  # the run was stopped before it
         _validate(run, stoppable=True)
-    while run.update < run.budget and not run.diverged and not run.stop_agreed:
+        run.selection.stop_if_due(reading_due=True)  # as there is wherever a run goes on from
+    while _goes_on(run):
         make_update(run, batches)
         last = run.update == run.budget
         # At a reading the meter is empty: nothing of it is lost with the process.
@@ -199,9 +203,15 @@ def _train(run: Run) -> None:
         run.lr.step()
         if run.evaluation_due and not run.stop_agreed:
             _validate(run, stoppable=reading_due)
+        run.selection.stop_if_due(reading_due)
         if reading_due and not run.diverged and (run.stop_agreed or run.checkpoint_due):
             _check_folder(run)
             checkpoint.save(run)
+
+
+def _goes_on(run: Run) -> bool:
+    over = run.update == run.budget or run.selection.stopped
+    return not (over or run.diverged or run.stop_agreed)
 
 
 def _validate(run: Run, stoppable: bool) -> None:

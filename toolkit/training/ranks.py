@@ -236,6 +236,11 @@ def check_whole_weights(accelerator: Accelerator, config: RunConfig) -> None:
             f"recipe.ema_decay = {decay:g}: under {launcher} a rank updates a part of the weights, "
             "and could average no more; with a launch config of DDP it has them all"
         )
+    if config.keep_best:
+        raise ConfigError(
+            f"keep_best = True: under {launcher} no rank has all weights to go back to; with a "
+            "launch config of DDP each has"
+        )
 
 
 def check_engine(model: nn.Module, recipe: Recipe, batch_split: BatchSplit) -> None:

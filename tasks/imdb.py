@@ -90,6 +90,8 @@ class LstmRecipe(ImdbRecipe):
         super().__post_init__()
         if self.gradient_checkpointing:
             raise ValueError("recipe.gradient_checkpointing = True: that is for encoders")
+        if self.lora_rank:
+            raise ValueError(f"recipe.lora_rank = {self.lora_rank}: that is for encoders")
         owns = {"first_layers": "layers", "width": "hidden", "mean_pooling": "pooling"}
         for name, own in owns.items():
             if value := getattr(self, name):

@@ -15,6 +15,8 @@ from toolkit.errors import ConfigError
 from toolkit.fingerprint import of_path
 from toolkit.task import INTRODUCED_AT, Batch, Recipe
 
+from .fine_tuning import as_trained, merged
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -72,11 +74,21 @@ class TextRecipe(Recipe):
     gradient_checkpointing: bool = field(default=False, metadata={INTRODUCED_AT: False})
     """Make the activations of each layer once more in the backward pass instead of keeping them: a
     third more time, far less memory, the same numbers."""
+    lora_rank: int | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """Train matrices of this rank beside frozen layers, and a new head, by the package peft (extra
+    peft); by default train all weights."""
+    lora_alpha: float | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """What those matrices add is multiplied by this over the rank; by default by 1."""
+    lora_layers: Literal["usual", "all"] = field(default="usual", metadata={INTRODUCED_AT: "usual"})
+    """Which layers: those that peft takes for this kind of model, or every linear one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._positive("max_length", "first_layers", "width")
+        self._positive("max_length", "first_layers", "width", "lora_rank", "lora_alpha")
         self._below_one("dropout")
+        for name, usual in (("lora_alpha", None), ("lora_layers", "usual")):
+            if self.lora_rank is None and (value := getattr(self, name)) != usual:
+                raise ValueError(f"recipe.{name} = {value}: it takes recipe.lora_rank")
         if self.width is not None and (self.width % HEAD or self.init != "random"):
             raise ValueError(
                 f"recipe.width = {self.width}: it must be a multiple of {HEAD}, and is for "
@@ -159,24 +171,7 @@ def encoder_of(
         model = _pretrained(auto_class, name, settings)
     if recipe.embeddings == "frozen":
         model.get_input_embeddings().requires_grad_(False)
-    return keeping_little(cast("PreTrainedModel", model), recipe)
-
-
-def keeping_little(model: "PreTrainedModel", recipe: TextRecipe) -> "PreTrainedModel":
-    """The model, which makes its activations once more for the backward pass if the recipe asks.
-
-    Raises:
-        ConfigError: if this kind of model cannot do that.
-    """
-    if recipe.gradient_checkpointing:
-        if not model.supports_gradient_checkpointing:
-            kind = type(model).__name__
-            raise ConfigError(f"recipe.gradient_checkpointing = True: {kind} does not have it")
-        model.config.use_cache = False  # of generation, which cannot go with it
-        name = "activation_checkpointing_enable"  # gradient_ in older releases
-        name = name if hasattr(model, name) else "gradient_checkpointing_enable"
-        getattr(model, name)({"use_reentrant": False})
-    return model
+    return as_trained(cast("PreTrainedModel", model), recipe)
 
 
 def _pretrained(auto_class: Any, name: str, settings: Mapping[str, Any]) -> Any:
@@ -227,7 +222,7 @@ class MeanPooled(nn.Module):
 
 def export_encoder(model: Any, name: str, recipe: TextRecipe, folder: Path) -> str:
     """Write a trained model and its tokenizer, and return the expression that loads the model."""
-    model.save_pretrained(folder)
+    merged(model).save_pretrained(folder)
     fitting_tokenizer(name, recipe).save_pretrained(folder)
     return f"transformers.{type(model).__name__}.from_pretrained({str(folder)!r})"
 

@@ -145,9 +145,11 @@ def resolve(config: RunConfig) -> RunConfig:
     """The configuration with every ``auto`` decided; the same if there is none.
 
     Raises:
-        ConfigError: for an unknown task or model, data that cannot be had, or an optimizer whose
-            package is not installed.
+        ConfigError: for an unknown task or model, data that cannot be had, or an optimizer or
+            adapters whose package is not installed.
     """
+    if (rank := getattr(config.recipe, "lora_rank", None)) is not None:
+        check_installed("peft", f"recipe.lora_rank = {rank}")
     if (optimizer := config.recipe.optimizer) in OPTIMIZERS:
         check_installed(OPTIMIZERS[optimizer], f"recipe.optimizer = {optimizer}")
     recipe = task.load(task.parse_target(config.target).task).resolve(config.recipe)

@@ -7,6 +7,7 @@ from toolkit.errors import ConfigError
 
 EXTRAS: Mapping[str, str] = {
     "deepspeed": "deepspeed",
+    "peft": "peft",
     "prodigyopt": "rivals",
     "schedulefree": "rivals",
     "submitit": "slurm",

@@ -87,6 +87,8 @@ class Run:
     """Prepared: on its device, and wrapped by DDP or DeepSpeed where there are several ranks."""
     parameters: int
     """How many numbers the whole model learns."""
+    frozen: int
+    """How many it has that stay as they are."""
     optimizer: Optimizer
     """Prepared, too."""
     evaluates_other_weights: bool
@@ -252,8 +254,9 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     scales = scales_of(task, recipe, splits)
     vocabulary = together(lambda: task_call(target, "vocabulary", task, recipe))
     together(lambda: check_data(config))  # nothing reads them after this
-    parameters = sum(weight.numel() for weight in model.parameters())
-    set_threads(parameters)
+    total = sum(weight.numel() for weight in model.parameters())
+    parameters = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    set_threads(total)
     keep_memory()
     initial_weights_sha = weights_sha(model.state_dict())
     infinite_at_start = infinite_buffers(model)
@@ -271,6 +274,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         accelerator=accelerator,
         model=model,
         parameters=parameters,
+        frozen=total - parameters,
         optimizer=optimizer,
         evaluates_other_weights=evaluates_other_weights(built),
         lr=lr,

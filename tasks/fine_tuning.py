@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, first_line
 from toolkit.extras import check_installed
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _with_adapters(model: "PreTrainedModel", recipe: "TextRecipe") -> "PreTraine
     A head that predicts tokens is as old as the rest, and stays frozen.
 
     Raises:
-        ConfigError: if peft is not installed, or does not know which layers are usual.
+        ConfigError: if peft is not installed, or does not know this kind of model.
     """
     if recipe.lora_rank is None:
         return model
@@ -58,6 +58,9 @@ def _with_adapters(model: "PreTrainedModel", recipe: "TextRecipe") -> "PreTraine
     from peft import LoraConfig, inject_adapter_in_model
     from transformers.pytorch_utils import Conv1D
 
+    if model.base_model is model:
+        kind = type(model).__name__
+        raise ConfigError(f"recipe.lora_rank = {recipe.lora_rank}: {kind} has no body below a head")
     body = f"{model.base_model_prefix}."
     layers = [
         name
@@ -73,9 +76,10 @@ def _with_adapters(model: "PreTrainedModel", recipe: "TextRecipe") -> "PreTraine
     try:
         inject_adapter_in_model(config, model)
     except ValueError as error:
+        hint = "; --recipe.lora-layers all takes every linear one" * (recipe.lora_layers != "all")
         raise ConfigError(
-            f"recipe.lora_layers = {recipe.lora_layers}: peft does not know the usual ones of "
-            f"{type(model).__name__}; --recipe.lora-layers all is for any"
+            f"recipe.lora_layers = {recipe.lora_layers}: peft finds none in "
+            f"{type(model).__name__}: {first_line(error)}{hint}"
         ) from error
     if model.get_output_embeddings() is None:
         for name, weight in model.named_parameters():

@@ -148,5 +148,5 @@ def test_it_is_of_the_experiment_and_refused_where_it_cannot_be(
     del mapping["bert"]
     monkeypatch.setattr(LoraModel, "target_module_mapping", mapping)
     data = write(tmp_path / "a.csv", rows(40))
-    with pytest.raises(ConfigError, match=r"lora_layers = usual: peft does not know .* of Bert"):
+    with pytest.raises(ConfigError, match=r"peft finds none in BertFor.*-layers all takes every"):
         build(own.config_of("text", encoder, data, *RANK), tmp_path)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from toolkit.errors import ConfigError, first_line
-from toolkit.extras import check_installed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,11 +49,10 @@ def _with_adapters(model: "PreTrainedModel", recipe: "TextRecipe") -> "PreTraine
     A head that predicts tokens is as old as the rest, and stays frozen.
 
     Raises:
-        ConfigError: if peft is not installed, or does not know this kind of model.
+        ConfigError: if peft does not know this kind of model.
     """
     if recipe.lora_rank is None:
         return model
-    check_installed("peft", f"recipe.lora_rank = {recipe.lora_rank}")
     from peft import LoraConfig, inject_adapter_in_model
     from transformers.pytorch_utils import Conv1D
 

@@ -1,6 +1,7 @@
 """LoRA through peft: what trains, what is kept, and that others can use it."""
 
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,10 @@ def test_a_text_model_trains_its_adapters_and_head_and_predicts_and_is_exported(
     found = predict(folder, data)
     assert found.metrics.keys() == result.metrics.test.keys()
     assert len(found.rows) == 40
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "peft", None)
+        with pytest.raises(ConfigError, match=r"lora_rank = 2 needs the package peft: .*\[peft\]"):
+            predict(folder, data)
 
 
 def test_a_language_model_keeps_its_head_and_adapts_every_layer_if_asked(tmp_path: Path) -> None:

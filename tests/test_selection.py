@@ -145,6 +145,16 @@ def test_a_metric_that_falls_is_better_and_one_that_stays_is_not() -> None:
     assert (selection.metric, selection.value, selection.update) == ("loss", 1.5, 3)
 
 
+def test_a_metric_that_never_was_a_number_is_said_so() -> None:
+    selection = Selection(keep=True, patience=1)
+    run: Any = SimpleNamespace(scales={}, update=1)
+    assert selection.result() is None
+    selection.consider(run, {"accuracy": None})
+    selection.stop_if_due(reading_due=True)
+    assert selection.result() == Selected("", None, 0, False, True)
+    assert str(selection.result()) == ("stopped early; the metric on validation was never a number")
+
+
 def test_it_belongs_to_the_experiment() -> None:
     plain, *others = (
         run_id(config(*flags))

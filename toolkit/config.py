@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 
 from toolkit import command_line, run_arguments, task, user_schedule
 from toolkit.errors import ConfigError, OlderVersionError
-from toolkit.extras import OPTIMIZERS, check_installed
+from toolkit.extras import OPTIMIZERS, check_adapters, check_installed
 from toolkit.hints import misfits
 from toolkit.schedules import SCHEDULES, Cosine, Schedule
 from toolkit.schedules.simulate import check_schedule, needs_of
@@ -148,8 +148,7 @@ def resolve(config: RunConfig) -> RunConfig:
         ConfigError: for an unknown task or model, data that cannot be had, or an optimizer or
             adapters whose package is not installed.
     """
-    if (rank := getattr(config.recipe, "lora_rank", None)) is not None:
-        check_installed("peft", f"recipe.lora_rank = {rank}")
+    check_adapters(config.recipe)
     if (optimizer := config.recipe.optimizer) in OPTIMIZERS:
         check_installed(OPTIMIZERS[optimizer], f"recipe.optimizer = {optimizer}")
     recipe = task.load(task.parse_target(config.target).task).resolve(config.recipe)

@@ -18,6 +18,16 @@ OPTIMIZERS: Mapping[str, str] = {"schedule-free": "schedulefree", "prodigy": "pr
 """Optimizer of a recipe -> the package that has it."""
 
 
+def check_adapters(recipe: object) -> None:
+    """Refuse a recipe with LoRA, if that is a setting of it, where its package is not there.
+
+    Raises:
+        ConfigError: with the extra to install.
+    """
+    if (rank := getattr(recipe, "lora_rank", None)) is not None:
+        check_installed("peft", f"recipe.lora_rank = {rank}")
+
+
 def check_installed(package: str, what: str) -> None:
     """Refuse what needs a package that is not there, before anything is run. Imports nothing.
 

@@ -114,11 +114,13 @@ class Selected(NamedTuple):
     stopped_early: bool
 
     def __str__(self) -> str:
-        best = f"the best on validation ({self.metric} {self.value:.6g})" * (self.value is not None)
-        kept = f"the weights are those of update {self.update}, {best}" * self.kept
-        last = f"{best or 'no number on validation'} was at update {self.update}"
-        stopped = "stopped early" * self.stopped_early
-        return "; ".join([part for part in (stopped, kept or last) if part])
+        if self.value is None:
+            said = "the metric on validation was never a number"
+        else:
+            best = f"the best on validation ({self.metric} {self.value:.6g})"
+            kept = f"the weights are those of update {self.update}, {best}"
+            said = kept if self.kept else f"{best} was at update {self.update}"
+        return f"stopped early; {said}" if self.stopped_early else said
 
 
 class Code(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, get_type_hi
 from toolkit.errors import ConfigError
 from toolkit.hints import LARGEST, misfits
 from toolkit.records.json_files import read_json
+from toolkit.records.selected import Selected
 from toolkit.schedules.reading import Trial
 from toolkit.task import POINTS, Scale
 
@@ -94,33 +95,6 @@ class FoundLR(NamedTuple):
         how = "kept after a search of" if kept else f"-> {self.lr:.3g} found in"
         cost = f"{self.updates} updates ({self.trials} trials)"
         return f"base LR {self.base_lr:.3g} {how} {cost}{raised}"
-
-
-class Selected(NamedTuple):
-    """What the headline metric on the validation split has chosen.
-
-    Attributes:
-        metric: its name.
-        value: the best; None if it never was a finite number.
-        update: that it was found after; 0 if there is none.
-        kept: whether the weights are of that update; else they are of the last.
-        stopped_early: whether training stopped for want of a better one.
-    """
-
-    metric: str
-    value: float | None
-    update: int
-    kept: bool
-    stopped_early: bool
-
-    def __str__(self) -> str:
-        if self.value is None:
-            said = "the metric on validation was never a number"
-        else:
-            best = f"the best on validation ({self.metric} {self.value:.6g})"
-            kept = f"the weights are those of update {self.update}, {best}"
-            said = kept if self.kept else f"{best} was at update {self.update}"
-        return f"stopped early; {said}" if self.stopped_early else said
 
 
 class Code(NamedTuple):

@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from toolkit import signals, userfile
-from toolkit.config import RUNS, RunConfig, resolve, run_folder, schedule_name
+from toolkit.config import RUNS, RunConfig, resolve, run_folder
 from toolkit.errors import ConfigError
 from toolkit.identity import check_data, check_task_file, with_fingerprint
 from toolkit.process import keep_memory, set_threads, world_size
@@ -39,12 +39,12 @@ from toolkit.task import (
     Task,
     load,
     parse_target,
-    recipe_of,
     scales_of,
 )
 from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
 from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
+from toolkit.training.notes import notes_of
 from toolkit.training.optim import build_optimizer, evaluates_other_weights
 from toolkit.training.random_state import seed_all, seed_host
 from toolkit.training.ranks import (
@@ -61,8 +61,6 @@ from toolkit.training.selection import Selection
 
 SAVES, SAVE_SECONDS = 10, 600.0
 """By default there is a checkpoint after a tenth of the budget, and after so many seconds."""
-START_OF_AVERAGE = 0.05
-"""Share of the first weights in the average at the end from which on it is worth saying."""
 INIT_STREAM, DROPOUT_STREAM, SPLIT_STREAM = 2, 3, 4
 """Numbers of the streams of random numbers for first weights and dropout; see ``batches``. What a
 task draws for its splits is the same in all runs."""
@@ -289,7 +287,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         folder=folder,
         initial_weights_sha=initial_weights_sha,
         infinite_at_start=infinite_at_start,
-        notes=(*_notes(config, task, budget), *_early_stop_notes(config, lr), *splits.notes),
+        notes=(*notes_of(config, task, lr, budget), *splits.notes),
         selection=Selection(config.keep_best, config.patience),
     )
 
@@ -395,28 +393,3 @@ def _budget(recipe: Recipe, plan: BatchPlan) -> int:
             f"{plan.updates_per_epoch}"
         )
     return budget
-
-
-def _notes(config: RunConfig, task: Task, budget: int) -> Iterator[str]:
-    decay = config.recipe.ema_decay
-    if decay is not None and (share := decay**budget) > START_OF_AVERAGE:
-        yield (
-            f"recipe.ema_decay = {decay:g} in {budget} updates: the first weights make up "
-            f"{share:.0%} of the average that is evaluated"
-        )
-    usual = recipe_of(task, parse_target(config.target)).init
-    if usual == "pretrained" and config.recipe.init == "random":
-        yield "the weights start at random, as asked: published figures are out of its reach"
-
-
-def _early_stop_notes(config: RunConfig, lr: ScheduledLR) -> Iterator[str]:
-    if config.patience is None:
-        return
-    # As in a loop that can do nothing more, or a search would come first.
-    memory, _ = config.schedule.start(lr.base_lr, lr.facts._replace(can=frozenset()))
-    half, end = (config.schedule.factor(memory, share) for share in (0.5, 0.99))
-    if end < half:
-        yield (
-            f"patience = {config.patience}: {schedule_name(config.schedule)} lowers the LR towards "
-            "the end of the budget, which a run that stops early does not see"
-        )

@@ -227,20 +227,15 @@ def check_whole_weights(accelerator: Accelerator, config: RunConfig) -> None:
     Raises:
         ConfigError: naming the setting.
     """
-    sharded = {DistributedType.DEEPSPEED: "DeepSpeed", DistributedType.FSDP: "FSDP"}
-    if (launcher := sharded.get(accelerator.distributed_type)) is None:
-        return
-    decay = config.recipe.ema_decay
-    if decay is not None:
-        raise ConfigError(
-            f"recipe.ema_decay = {decay:g}: under {launcher} a rank updates a part of the weights, "
-            "and could average no more; with a launch config of DDP it has them all"
-        )
-    if config.keep_best:
-        raise ConfigError(
-            f"keep_best = True: under {launcher} no rank has all weights to go back to; with a "
-            "launch config of DDP each has"
-        )
+    sharing = {DistributedType.DEEPSPEED: "DeepSpeed", DistributedType.FSDP: "FSDP"}
+    launcher, decay = sharing.get(accelerator.distributed_type), config.recipe.ema_decay
+    asked = {f"recipe.ema_decay = {decay}": decay, "keep_best = True": config.keep_best}
+    for setting, value in asked.items():
+        if launcher and value:
+            raise ConfigError(
+                f"{setting}: that takes all weights on each rank, and under {launcher} it has a "
+                "part of them; use a launch config of DDP"
+            )
 
 
 def check_engine(model: nn.Module, recipe: Recipe, batch_split: BatchSplit) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from toolkit.records.result import Selected
+from toolkit.records.selected import Selected
 from toolkit.task import POINTS
 from toolkit.training.ranks import from_rank_zero
 

@@ -19,6 +19,7 @@ from toolkit.fingerprint import of_path
 from toolkit.predictions import Columns, Predictions
 from toolkit.task import Batch, Scale, Split, Splits, Task, Unseen
 
+from .fine_tuning import as_trained, merged
 from .own_data import files_by_split, files_to_predict, own_path
 from .recipes.own_lm import RECIPES, LmRecipe
 from .text import (
@@ -26,7 +27,6 @@ from .text import (
     encoder_of,
     fitting_tokenizer,
     folders_of,
-    keeping_little,
 )
 from .text_blocks import (
     NO_TOKEN,
@@ -98,11 +98,11 @@ class Lm(Task):
             drop = recipe.dropout
             drops = {} if drop is None else dict.fromkeys(DROPOUTS, drop)
             config = GPT2Config(**{**SIZES[name], **settings, **drops})
-            return keeping_little(AutoModelForCausalLM.from_config(config), recipe)
+            return as_trained(AutoModelForCausalLM.from_config(config), recipe)
         return cast(nn.Module, encoder_of(AutoModelForCausalLM, name, recipe, **settings))
 
     def export(self, model: Any, name: str, recipe: LmRecipe, folder: Path) -> str:
-        model.save_pretrained(folder)
+        merged(model).save_pretrained(folder)
         self._tokenizer(name, recipe).save_pretrained(folder)
         return f"transformers.{type(model).__name__}.from_pretrained({str(folder)!r})"
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toolkit.errors import ConfigError
 from toolkit.fingerprint import of_path
 from toolkit.task import POINTS, Batch, Scale, Split, Splits
 
@@ -49,6 +50,11 @@ class OwnText(WithClasses, TextClassification):
         from transformers import AutoModelForSequenceClassification
 
         classes = self.classes_of(recipe)
+        if recipe.label_smoothing and not classes:
+            raise ConfigError(
+                f"recipe.label_smoothing = {recipe.label_smoothing:g}: the labels are numbers, "
+                "and it is for classes"
+            )
         settings: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
         if classes:
             names = dict(enumerate(classes))
@@ -92,10 +98,12 @@ class OwnText(WithClasses, TextClassification):
         spread = float(labels.var(unbiased=False))
         return {"pearson": Scale(True, 0.0, 4), "mse": Scale(False, spread, 4)}
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+    def loss(
+        self, model: nn.Module, batch: Batch, label_smoothing: float = 0.0
+    ) -> tuple[Tensor, int]:
         label = batch["label"]
         if not label.is_floating_point():
-            return super().loss(model, batch)
+            return super().loss(model, batch, label_smoothing)
         found = logits_of(model, batch).squeeze(-1).float()
         return F.mse_loss(found, label.float(), reduction="sum"), len(found)
 

@@ -14,6 +14,7 @@ from toolkit.errors import ConfigError
 from toolkit.fingerprint import of_path
 from toolkit.task import Batch
 
+from .fine_tuning import as_trained, merged
 from .recipes.text import BERT_LARGE_WWM, HEAD, TextRecipe
 
 if TYPE_CHECKING:
@@ -128,24 +129,7 @@ def encoder_of(
         model = _pretrained(auto_class, name, settings)
     if recipe.embeddings == "frozen":
         model.get_input_embeddings().requires_grad_(False)
-    return keeping_little(cast("PreTrainedModel", model), recipe)
-
-
-def keeping_little(model: "PreTrainedModel", recipe: TextRecipe) -> "PreTrainedModel":
-    """The model, which makes its activations once more for the backward pass if the recipe asks.
-
-    Raises:
-        ConfigError: if this kind of model cannot do that.
-    """
-    if recipe.gradient_checkpointing:
-        if not model.supports_gradient_checkpointing:
-            kind = type(model).__name__
-            raise ConfigError(f"recipe.gradient_checkpointing = True: {kind} does not have it")
-        model.config.use_cache = False  # of generation, which cannot go with it
-        name = "activation_checkpointing_enable"  # gradient_ in older releases
-        name = name if hasattr(model, name) else "gradient_checkpointing_enable"
-        getattr(model, name)({"use_reentrant": False})
-    return model
+    return as_trained(cast("PreTrainedModel", model), recipe)
 
 
 def _pretrained(auto_class: Any, name: str, settings: Mapping[str, Any]) -> Any:
@@ -196,7 +180,7 @@ class MeanPooled(nn.Module):
 
 def export_encoder(model: Any, name: str, recipe: TextRecipe, folder: Path) -> str:
     """Write a trained model and its tokenizer, and return the expression that loads the model."""
-    model.save_pretrained(folder)
+    merged(model).save_pretrained(folder)
     fitting_tokenizer(name, recipe).save_pretrained(folder)
     return f"transformers.{type(model).__name__}.from_pretrained({str(folder)!r})"
 

@@ -60,9 +60,14 @@ class ImageClassification(Task):
     def scales(self, recipe: Any, splits: Splits) -> Mapping[str, Scale]:
         return {"accuracy": POINTS}
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+    def loss(
+        self, model: nn.Module, batch: Batch, label_smoothing: float = 0.0
+    ) -> tuple[Tensor, int]:
         logits = model(self.normalise(batch["image"], model))
-        return F.cross_entropy(logits, batch["label"], reduction="sum"), len(logits)
+        total = F.cross_entropy(
+            logits, batch["label"], reduction="sum", label_smoothing=label_smoothing
+        )
+        return total, len(logits)
 
     def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         found, probability = most_likely(model(self.normalise(batch["image"], model)))

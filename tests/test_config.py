@@ -96,12 +96,14 @@ def test_the_command_line_does_not_grow_unnoticed() -> None:
             "progress",
             "workers",
             "save_predictions",
+            "keep_best",
+            "patience",
             "data",
             "task_sha",
         ),  # of the last two no flag is made
         *("optimizer", "lr", "weight_decay", "momentum", "decay", "epochs", "updates"),
         *("global_batch", "micro_batch", "eval_batch", "clip", "precision", "init"),
-        *("metric", "betas", "eps", "nesterov", "compile"),
+        *("metric", "betas", "eps", "nesterov", "compile", "ema_decay"),
     }
 
 

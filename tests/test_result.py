@@ -27,6 +27,13 @@ LATER: dict[str, Any] = {
     "sees": "validation",
     "data_fields": ["data"],
     "samples": {"train": 100},
+    "selected": {
+        "metric": "f1",
+        "value": 88.5,
+        "update": 40,
+        "kept": False,
+        "stopped_early": True,
+    },
     "scales": {"perplexity": {"higher_is_better": False, "diverged": 65.0, "decimals": 4}},
     "found": {
         "base_lr": 1e-4,
@@ -56,6 +63,9 @@ def test_a_result_survives_json(tmp_path: Path) -> None:
     assert result.snapshots == Snapshots(3, 10, 0.5)
     assert str(result.found) == (
         "base LR 0.0001 -> 0.0178 found in 23 updates (5 trials), raised to 0.05 in training"
+    )
+    assert (
+        str(result.selected) == "stopped early; the best on validation (f1 88.5) was at update 40"
     )
     assert result.scale_of("perplexity") == Scale(False, 65.0, 4)
     write_json(tmp_path / "result.json", result.to_json())

@@ -10,6 +10,7 @@ them; ``toolkit/task.py`` says what a task has to have.
 | images | |
 |---|---|
 | ``ImageClassification`` | a task but for its data, models and recipes: loss, accuracy, export |
+| ``ClassificationRecipe`` | a recipe with label smoothing, of images or texts |
 | ``ImageSplit`` | uint8 images and their labels in memory |
 | ``VisionRecipe`` | a recipe with the kind of stem and the memory format |
 | ``timm_model`` | a model of timm by its name, its weights from the hub or a folder |
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.task import shipped
 
 if TYPE_CHECKING:
+    from tasks.recipes.classes import ClassificationRecipe
     from tasks.recipes.text import TextRecipe
     from tasks.recipes.vision import VisionRecipe
     from tasks.text import (
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "ClassificationRecipe": "recipes.classes",
     "MeanPooled": "text",
     "Ragged": "text",
     "TextRecipe": "recipes.text",
@@ -82,6 +85,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ClassificationRecipe",
     "Encoder",
     "ImageClassification",
     "ImageSplit",

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 
 from toolkit import command_line, run_arguments, task, user_schedule
 from toolkit.errors import ConfigError, OlderVersionError
-from toolkit.extras import OPTIMIZERS, check_installed
+from toolkit.extras import OPTIMIZERS, check_adapters, check_installed
 from toolkit.hints import misfits
 from toolkit.schedules import SCHEDULES, Cosine, Schedule
 from toolkit.schedules.simulate import check_schedule, needs_of
@@ -68,6 +68,12 @@ class RunConfig:
     """Leave the trained weights in the run's folder, for toolkit predict and toolkit export."""
     save_predictions: bool = field(default=False, metadata={INTRODUCED_AT: False})
     """Leave the predictions of the test split in the run's folder: predictions.jsonl."""
+    keep_best: bool = field(default=False, metadata={INTRODUCED_AT: False})
+    """Test and keep the weights of the evaluation with the best headline metric on validation, in
+    place of the last."""
+    patience: int | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """Stop after so many evaluations in a row without a better headline metric on validation; by
+    default train to the end of the budget."""
     study: str = "single"
     """The folder below runs/ that the run belongs to."""
     wandb: Literal["auto", "off"] = "auto"
@@ -96,7 +102,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         least = {"seed": 0, "arm": 0, "read_every": 1, "eval_every": 1, "save_every": 0}
-        least |= {"keep_checkpoints": 1, "workers": 0}
+        least |= {"keep_checkpoints": 1, "workers": 0, "patience": 1}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
@@ -152,9 +158,10 @@ def resolve(config: RunConfig) -> RunConfig:
     """The configuration with every ``auto`` decided; the same if there is none.
 
     Raises:
-        ConfigError: for an unknown task or model, data that cannot be had, or an optimizer whose
-            package is not installed.
+        ConfigError: for an unknown task or model, data that cannot be had, or an optimizer or
+            adapters whose package is not installed.
     """
+    check_adapters(config.recipe)
     if (optimizer := config.recipe.optimizer) in OPTIMIZERS:
         check_installed(OPTIMIZERS[optimizer], f"recipe.optimizer = {optimizer}")
     recipe = task.load(task.parse_target(config.target).task).resolve(config.recipe)

@@ -78,7 +78,7 @@ def values_of(
     groups = _groups(config, recipe, kind, own, defaults)
     if asked := command_line.HELP & {name for name, _ in words.all_flags}:
         several = "[SCHEDULE] [flags]" if kind else "[SCHEDULE ...] [flags]"
-        print(f"usage: {prog} {target} {takes or several}      (--help-all: every word)")
+        print(f"usage: {prog} {target} {takes or several}      (--help-all: all of it)")
         print_help = command_line.full_help if "help-all" in asked else command_line.help_lines
         print(*print_help(groups), sep="\n")
         raise SystemExit(0)

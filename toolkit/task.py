@@ -120,6 +120,9 @@ class Recipe:
     compile: bool = field(default=False, metadata={INTRODUCED_AT: False})
     """torch.compile for the model's passes: faster after a minute or so, other rounding. The LR is
     no part of what is compiled."""
+    ema_decay: float | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """Evaluate, and keep, an exponential moving average of the weights over the updates with this
+    decay, e.g. 0.999; by default, and at 0, the weights themselves."""
 
     def __post_init__(self) -> None:
         for item in fields(self):  # 20 epochs are 20.0: the same run, the same id
@@ -133,7 +136,9 @@ class Recipe:
             value = getattr(self, item.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"recipe.{item.name} = {value:g}: it must be a finite number")
-        self._below_one("momentum")
+        self._below_one("momentum", "ema_decay")
+        if self.ema_decay == 0:
+            object.__setattr__(self, "ema_decay", None)  # the same run
         if self.weight_decay < 0:
             raise ValueError(f"recipe.weight_decay = {self.weight_decay}: it must be 0 or above")
         self._check_optimizer()
@@ -299,7 +304,11 @@ class Task(Protocol):
         return len(batch["id"])
 
     def loss(self, model: "nn.Module", batch: Batch) -> "tuple[Tensor, int]":
-        """The loss summed over the batch, on the device, and the number of items in the sum."""
+        """The loss summed over the batch, on the device, and the number of items in the sum.
+
+        Where the recipe has a ``label_smoothing`` above 0 training passes it by that name; only a
+        loss that takes it can be trained so.
+        """
 
     def predict(self, model: "nn.Module", batch: Batch) -> "tuple[Tensor, ...]":
         """Predictions and labels, each with a first axis of the batch's length.

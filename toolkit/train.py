@@ -255,12 +255,14 @@ def _announce(run: Any) -> None:
     sizes = ", ".join(f"{name} {len(getattr(run.splits, name)):,}" for name in SPLITS)
     epochs = run.budget / run.batch_plan.updates_per_epoch
     threads = counted(torch.get_num_threads(), "thread")
+    some = run.trained_parameters < run.parameters
+    trained = f", {run.trained_parameters:,} of them trained" * some
     start, name = run.lr.decision, schedule_name(config.schedule)
     say(
         f"{config.target}, seed {config.seed}: {name} from base LR "
         f"{recipe.lr:g}, {recipe.optimizer}{uploaded_to(config)}",
         f"  samples: {sizes}",
-        f"  model: {run.parameters:,} parameters, {recipe.init} first weights",
+        f"  model: {run.parameters:,} parameters{trained}, {recipe.init} first weights",
         f"  budget: {epochs:.3g} epoch{'s' * (epochs != 1)}, {counted(run.budget, 'update')} of "
         f"{recipe.global_batch} samples = "
         f"{counted(split.ranks, 'rank')} x {counted(split.accumulation, 'micro-batch')} x "

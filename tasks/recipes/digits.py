@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from toolkit.task import Recipe
 
+from .classes import ClassificationRecipe
+
 
 @dataclass(frozen=True)
-class DigitsRecipe(Recipe):
+class DigitsRecipe(ClassificationRecipe):
     """A recipe for the digits."""
 
     dropout: float = 0.0

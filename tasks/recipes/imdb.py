@@ -6,13 +6,14 @@ from typing import Literal
 
 from toolkit.task import INTRODUCED_AT, NAMES_DATA, Recipe
 
+from .classes import ClassificationRecipe
 from .text import TextRecipe
 
 LSTM = "lstm-glove"
 
 
 @dataclass(frozen=True)
-class ImdbRecipe(TextRecipe):
+class ImdbRecipe(TextRecipe, ClassificationRecipe):
     """A recipe for IMDB.
 
     The test split is the official one; validation is 2,000 of the 25,000 training reviews, drawn
@@ -52,6 +53,8 @@ class LstmRecipe(ImdbRecipe):
         super().__post_init__()
         if self.gradient_checkpointing:
             raise ValueError("recipe.gradient_checkpointing = True: that is for encoders")
+        if self.lora_rank:
+            raise ValueError(f"recipe.lora_rank = {self.lora_rank}: that is for encoders")
         owns = {"first_layers": "layers", "width": "hidden", "mean_pooling": "pooling"}
         for name, own in owns.items():
             if value := getattr(self, name):

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 from toolkit.task import NAMES_DATA, Recipe
 
+from .classes import ClassificationRecipe
 from .text import TextRecipe
 
 Kind: TypeAlias = Literal["auto", "classes", "numbers"]
@@ -13,7 +14,7 @@ Kind: TypeAlias = Literal["auto", "classes", "numbers"]
 
 
 @dataclass(frozen=True)
-class OwnTextRecipe(TextRecipe):
+class OwnTextRecipe(TextRecipe, ClassificationRecipe):
     """A recipe for texts of the user's own.
 
     Splits that the data do not have are a tenth of the training split each, drawn once by a fixed

@@ -36,11 +36,21 @@ class TextRecipe(Recipe):
     gradient_checkpointing: bool = field(default=False, metadata={INTRODUCED_AT: False})
     """Make the activations of each layer once more in the backward pass instead of keeping them: a
     third more time, far less memory, the same numbers."""
+    lora_rank: int | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """Train matrices of this rank beside frozen layers, and a new head, by the package peft (extra
+    peft); by default train all weights."""
+    lora_alpha: float | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """What those matrices add is multiplied by this over the rank; by default by 1."""
+    lora_layers: Literal["usual", "all"] = field(default="usual", metadata={INTRODUCED_AT: "usual"})
+    """Which layers: those that peft takes for this kind of model, or every linear one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._positive("max_length", "first_layers", "width")
+        self._positive("max_length", "first_layers", "width", "lora_rank", "lora_alpha")
         self._below_one("dropout")
+        for name, usual in (("lora_alpha", None), ("lora_layers", "usual")):
+            if self.lora_rank is None and (value := getattr(self, name)) != usual:
+                raise ValueError(f"recipe.{name} = {value}: it takes recipe.lora_rank")
         if self.width is not None and (self.width % HEAD or self.init != "random"):
             raise ValueError(
                 f"recipe.width = {self.width}: it must be a multiple of {HEAD}, and is for "

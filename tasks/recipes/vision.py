@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from toolkit.task import Recipe
+from .classes import ClassificationRecipe
 
 
 @dataclass(frozen=True)
-class VisionRecipe(Recipe):
+class VisionRecipe(ClassificationRecipe):
     """A recipe for an image classifier."""
 
     stem: Literal["cifar", "imagenet"] = "imagenet"

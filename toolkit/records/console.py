@@ -173,7 +173,7 @@ def came_to(result: Result, folder: Path) -> list[str]:
         lines.append(f"{result.found}; {times}; why: toolkit replay {folder}")
     elif result.rollbacks:
         lines.append(f"{times}; why: toolkit replay {folder}")
-    return lines
+    return [*lines, *([str(result.selected)] if result.selected else [])]
 
 
 def counted(number: int, what: str) -> str:

@@ -166,6 +166,13 @@ class Study:
                     f"{schedule_name(config.schedule)}, which begins its last anneal where cuts "
                     "stop paying, not by the budget that all runs of a study share"
                 )
+            for name in ("keep_best", "patience"):
+                if value := getattr(config, name):
+                    raise ConfigError(
+                        f"study {self.name}: {config.target} has {name} = {value}: then the "
+                        "validation metric chooses what is tested, and a study compares weights "
+                        "after their last update, on one budget"
+                    )
             if config.study != self.name:
                 raise ConfigError(
                     f"study {self.name}: a run of {config.target} has study = '{config.study}'"

@@ -6,9 +6,10 @@ own, and the schedule is given the optimizer that Accelerate has prepared, for t
 """
 
 import hashlib
+import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,23 +39,25 @@ from toolkit.task import (
     Task,
     load,
     parse_target,
-    recipe_of,
     scales_of,
 )
 from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
 from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
+from toolkit.training.notes import notes_of
 from toolkit.training.optim import build_optimizer, evaluates_other_weights
 from toolkit.training.random_state import seed_all, seed_host
 from toolkit.training.ranks import (
     BatchSplit,
     check_engine,
     check_same_run,
+    check_whole_weights,
     make_accelerator,
     one_first,
     split_global_batch,
     together,
 )
+from toolkit.training.selection import Selection
 from toolkit.training.workers import Loading, loading_for
 
 SAVES, SAVE_SECONDS, SECONDS_APART = 10, 600.0, 1.0
@@ -77,6 +80,9 @@ class Run:
 
     config: RunConfig
     task: Task
+    loss: Callable[[nn.Module, Batch], tuple[torch.Tensor, int]]
+    """What is trained on: the task's loss, with the label smoothing of the recipe, if it has one.
+    Whatever only looks at the run asks the task's."""
     accelerator: Accelerator
     model: nn.Module
     """Prepared: on its device, and wrapped by DDP or DeepSpeed where there are several ranks."""
@@ -154,6 +160,8 @@ class Run:
     check_claim: Callable[[], object] = lambda: None
     """Called on every rank before anything is written that others may read: ends a process whose
     run another has taken over. For whoever claims runs; without claims there is nothing to do."""
+    selection: Selection = field(default_factory=Selection)
+    """What the metric on validation has chosen so far, for ``keep_best`` and ``patience``."""
     rollbacks: int = 0
     """Rollbacks that the schedule has asked for so far."""
     origin: dict[str, Any] = field(default_factory=dict)
@@ -203,9 +211,10 @@ class Run:
         every = self.config.save_every
         if every == 0 or self.update == self.saved_at:
             return False
+        over = self.update == self.budget or self.selection.stopped
         if every is None:
-            return self.save_agreed or self.update == self.budget
-        return self._passed(every) or self.update == self.budget
+            return self.save_agreed or over
+        return self._passed(every) or over
 
     @property
     def overdue(self) -> bool:
@@ -240,8 +249,10 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     check_task_file(config)
     check_trackers(config)
     task = load(target.task)
+    loss = _loss_of(task, recipe)
     batch_split = split_global_batch(recipe.global_batch, recipe.micro_batch, world_size())
     accelerator = make_accelerator(recipe, batch_split)
+    check_whole_weights(accelerator, config)
     folder = run_folder(config, runs)
     check_same_run(folder.name, config.data)
     together(lambda: check_data(config))
@@ -273,6 +284,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     return Run(
         config=config,
         task=task,
+        loss=loss,
         accelerator=accelerator,
         model=model,
         parameters=parameters,
@@ -292,8 +304,27 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         folder=folder,
         initial_weights_sha=initial_weights_sha,
         infinite_at_start=infinite_at_start,
-        notes=(*_notes(config, task), *splits.notes),
+        notes=(*notes_of(config, task, lr, budget), *splits.notes),
+        selection=Selection(config.keep_best, config.patience),
     )
+
+
+def _loss_of(task: Task, recipe: Recipe) -> Callable[[nn.Module, Batch], Any]:
+    """The loss that is trained on.
+
+    Raises:
+        ConfigError: if the recipe smooths labels, and the task's loss cannot.
+    """
+    smoothing = getattr(recipe, "label_smoothing", 0.0)
+    loss: Callable[..., Any] = task.loss
+    if not smoothing:
+        return loss
+    if "label_smoothing" not in inspect.signature(loss).parameters:
+        raise ConfigError(
+            f"recipe.label_smoothing = {smoothing:g}: the loss of this task does not take it "
+            "(loss(self, model, batch, label_smoothing=0.0) would)"
+        )
+    return partial(loss, label_smoothing=smoothing)
 
 
 def _evaluation_loaders(
@@ -379,9 +410,3 @@ def _budget(recipe: Recipe, plan: BatchPlan) -> int:
             f"{plan.updates_per_epoch}"
         )
     return budget
-
-
-def _notes(config: RunConfig, task: Task) -> Iterator[str]:
-    usual = recipe_of(task, parse_target(config.target)).init
-    if usual == "pretrained" and config.recipe.init == "random":
-        yield "the weights start at random, as asked: published figures are out of its reach"

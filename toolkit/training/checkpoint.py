@@ -6,6 +6,7 @@ A checkpoint is the folder ``checkpoints/update-N`` in the run's folder:
 * ``random_RANK.json``, the states of that rank's random number generators;
 * ``snapshot_RANK.pt``, the last good state that the rank could go back to, if there is one;
 * ``distance_RANK.pt``, the rank's estimate of the distance, if the schedule uses one;
+* ``best_0.pt``, the best weights so far, if the run keeps them;
 * ``toolkit.json``, the run's counters and the schedule's memory;
 * ``manifest.json``, by which damage is found before any of it is loaded (``manifest``).
 
@@ -37,8 +38,8 @@ from toolkit.training.checkpoint_folder import CHECKPOINTS
 from toolkit.training.random_state import random_state, set_random_state
 
 STATE, MODEL, OPTIMIZER, ENGINE = "toolkit.json", "model.pt", "optimizer.pt", "engine"
-TENSORS = ("snapshot", "distance")
-"""What each rank saves by itself, where there is such."""
+TENSORS = ("snapshot", "distance", "best")
+"""What each rank saves by itself, where there is such; the best weights are those of rank 0."""
 
 
 def start_or_resume(run: Run) -> None:
@@ -188,10 +189,12 @@ def _complete(run: Run, partial: Path, state: dict[str, Any]) -> None:
 def _state(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     """Where the run stands, apart from model and optimizer: as JSON, and this rank's tensors.
 
-    The second has no more of ``TENSORS`` than the schedule has asked for.
+    The second has no more of ``TENSORS`` than the schedule and the run have asked for.
     """
     lr = run.lr.state_dict()
     tensors = {name: lr.pop(name) for name in TENSORS if name in lr}
+    if run.selection.weights and run.accelerator.is_main_process:
+        tensors["best"] = run.selection.weights
     state = {
         "update": run.update,
         "lr": lr,
@@ -204,6 +207,7 @@ def _state(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
         "nonfinite_readings": run.nonfinite_readings,
         "last_metrics": run.last_metrics,
         "evaluated": run.evaluated,
+        "selection": run.selection.state_dict(),
     }
     return state, tensors
 
@@ -211,6 +215,7 @@ def _state(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
 def _set_state(run: Run, state: dict[str, Any], tensors: dict[str, Any]) -> None:
     """The inverse of ``_state``."""
     run.update = run.saved_at = state["update"]
+    run.selection.load_state_dict(state.get("selection", {}), tensors.pop("best", {}))
     run.lr.load_state_dict({**state["lr"], **tensors})
     run.rollbacks = state["rollbacks"]
     run.search_seconds = state["search_seconds"]

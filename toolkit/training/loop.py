@@ -111,6 +111,8 @@ def evaluate(run: Run, split: str, stoppable: bool = False) -> dict[str, float |
             metrics, fault, error = _judged(run, split, gathered)
         if fault := from_rank_zero(fault):
             raise RunError(fault) from error
+        if split == "validation":
+            run.selection.consider(run, metrics)
     note_missing(run, split, metrics)
     falling = [name for name in metrics if not run.scales.get(name, POINTS).higher_is_better]
     run.record.evaluation(split, run.update, run.epoch, metrics, falling)
@@ -156,7 +158,7 @@ def make_update(run: Run, batches: "Iterator[Batch]") -> None:
     for batch in window:
         with accelerator.accumulate(run.model):
             with record.span("forward_backward"):
-                total, count = run.task.loss(run.model, batch)
+                total, count = run.loss(run.model, batch)
                 # backward divides by the number of micro-batches, and averages over the ranks.
                 accelerator.backward(total / (count if divisor is None else divisor))
                 run.meter.add(total, count)
@@ -184,13 +186,15 @@ def release(run: Run) -> None:
 
 
 def _train(run: Run) -> None:
-    """Update until the budget is spent, the run has diverged, or the ranks have agreed to stop."""
+    """Update until the budget or the patience is spent, the run has diverged, or the ranks have
+    agreed to stop."""
     batches = training_batches(run)
     run.model.train()
     run.optimizer.train()
     if run.evaluation_due:  # the run was stopped before it
         _validate(run, stoppable=True)
-    while run.update < run.budget and not run.diverged and not run.stop_agreed:
+        run.selection.stop_if_due(reading_due=True)  # as there is wherever a run goes on from
+    while _goes_on(run):
         make_update(run, batches)
         last = run.update == run.budget
         # At a reading the meter is empty: nothing of it is lost with the process.
@@ -202,9 +206,15 @@ def _train(run: Run) -> None:
         run.lr.step()
         if run.evaluation_due and not run.stop_agreed:
             _validate(run, stoppable=reading_due)
+        run.selection.stop_if_due(reading_due)
         if reading_due and not run.diverged and (run.stop_agreed or run.checkpoint_due):
             _check_folder(run)
             checkpoint.save(run)
+
+
+def _goes_on(run: Run) -> bool:
+    over = run.update == run.budget or run.selection.stopped
+    return not (over or run.diverged or run.stop_agreed)
 
 
 def _validate(run: Run, stoppable: bool) -> None:

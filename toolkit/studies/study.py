@@ -166,6 +166,11 @@ class Study:
                     f"{schedule_name(config.schedule)}, which begins its last anneal where cuts "
                     "stop paying, not by the budget that all runs of a study share"
                 )
+            if config.extend:
+                raise ConfigError(
+                    f"study {self.name}: {config.target} has extend = {config.extend[-1]:g}: an "
+                    "extended run is not one from scratch with that budget, which a study is of"
+                )
             if config.study != self.name:
                 raise ConfigError(
                     f"study {self.name}: a run of {config.target} has study = '{config.study}'"

@@ -95,6 +95,10 @@ def test_the_command_line_does_not_grow_unnoticed() -> None:
             "log_with",
             "progress",
             "save_predictions",
+            "keep_last_checkpoint",
+            "keep_before_anneal",
+            "extend",
+            "rewarm",
             "data",
             "task_sha",
         ),  # of the last two no flag is made

@@ -42,8 +42,10 @@ SWITCHES = ("fresh", "dry-run", "help", "help-all")
 HELP = {"--help", "-h", "--help-all", "help", "h", "help-all"}
 NAME_WIDTH = 31
 """Columns of a flag and its values in ``--help``."""
-IN_FULL_HELP_ONLY = ("wandb",)
-"""Flags that another stands for."""
+IN_FULL_HELP_ONLY = (
+    *("wandb", "rewarm", "keep-last-checkpoint", "keep-before-anneal", "rank-timeout"),
+)
+"""Flags that another stands for or tells of, and such as few need."""
 Given: TypeAlias = tuple[str, list[str]]
 """A flag as it was written, without dashes, and its values."""
 

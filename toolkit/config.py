@@ -69,8 +69,8 @@ class RunConfig:
     keep_before_anneal: bool = field(default=False, metadata={INTRODUCED_AT: False})
     """Keep a checkpoint from just before the anneal, for extend; of wsd and open-ended."""
     extend: tuple[float, ...] = field(default=(), metadata={INTRODUCED_AT: ()})
-    """Go on with the run of this command without extend, under this new budget: in all, in updates
-    or, where the recipe is, in epochs. Several numbers extend the extended run."""
+    """New budget in all, to go on with the run of this command without extend: in updates or, where
+    that of the recipe is, in epochs. Several numbers extend the extended run."""
     rewarm: float = field(default=REWARM, metadata={INTRODUCED_AT: REWARM})
     """Share of the highest LR that an extended run is re-warmed to where the budget had annealed
     it."""

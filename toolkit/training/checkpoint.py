@@ -69,15 +69,16 @@ def start_or_resume(run: Run) -> None:
     try:
         _set_state(run, state, _load(run, path))
     except ValueError as error:  # the schedule has another memory now
-        raise RunError(f"{path} cannot be continued: {error}; --fresh starts over") from error
+        again = "make that run once more" if extends else "--fresh starts over"
+        raise RunError(f"{path} cannot be continued: {error}; {again}") from error
     _note_changes(run)
-    if extension.missed(run) and accelerator.is_main_process:
-        said = "the anneal has begun: there is no state from before it to be kept"
-        run.notes = (*run.notes, checkpoint_folder.say(folder, said))
     if extends:
         _extend(run)
     else:
         run.record.event(RESUME, run.update, world_size=accelerator.num_processes)
+    if extension.missed(run) and accelerator.is_main_process:
+        said = "the anneal has begun: there is no state from before it to keep"
+        run.notes = (*run.notes, checkpoint_folder.say(folder, said))
 
 
 def _extend(run: Run) -> None:

@@ -160,10 +160,10 @@ def finish(run: Path, weights_wanted: bool, last_wanted: bool = False) -> None:
         last_wanted: whether the checkpoint after its last update was.
     """
     folder = run / CHECKPOINTS
-    if last_wanted and (found := _newest_first(folder)):
-        _keep(found[0], run / KEPT / LAST)
     if not folder.is_dir() or (weights_wanted and not (run / WEIGHTS).exists()):
         return
+    if last_wanted and (found := _newest_first(folder)):
+        _keep(found[0], run / KEPT / LAST)
     for path in list(folder.iterdir()):
         if path.name == NOTES or _NAME.fullmatch(path.name.removesuffix(".partial")):
             _remove(path)

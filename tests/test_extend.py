@@ -185,7 +185,7 @@ def test_a_run_is_extended_twice_and_in_epochs(tmp_path: Path) -> None:
     finished(parse([*flags, LAST]), tmp_path)
     once = finished(parse([*flags, "--extend", "1.5", LAST]), tmp_path)
     twice = parse([*flags, "--extend", "1.5", "2", "--rewarm", "0.3"])
-    with pytest.raises(RunError, match="extend: there is no run"):
+    with pytest.raises(RunError, match=r"train it first, with --extend 1\.5 and with --keep-last"):
         fit(twice, tmp_path)  # that of 1.5 was re-warmed to another share
     result = finished(replace(twice, rewarm=0.5), tmp_path)
     assert (once.updates, result.updates, result.epoch) == (30, 40, 2.0)
@@ -288,7 +288,7 @@ def vanish(kept: Path) -> None:
         (be_older, 1, "cannot be gone on from: manifest.json is not as it was written"),
         (be_anothers, 1, "cannot be gone on from: it is of the run "),
         (diverge, 2, "diverged, there is nothing to go on with"),
-        (vanish, 2, "train it first, with --keep-last-checkpoint"),
+        (vanish, 2, "train it first, without --extend and with --keep-last-checkpoint"),
     ],
 )
 def test_a_run_that_cannot_be_gone_on_from_is_one_line(
@@ -368,6 +368,7 @@ def test_studies_are_of_runs_from_scratch(
     assert folder.name not in (runs / "single/report/results.csv").read_text()
 
 
+@pytest.mark.full
 @pytest.mark.ranks
 def test_more_ranks_go_on_with_the_same_updates(launch: Launch, tmp_path: Path) -> None:
     flags = ["-m", "toolkit.train", *TARGET, "cosine", "--precision", "fp64"]
@@ -383,3 +384,20 @@ def test_more_ranks_go_on_with_the_same_updates(launch: Launch, tmp_path: Path) 
     assert (one["world_size"], two["world_size"]) == (1, 2)
     assert one["batch_order_sha"] == two["batch_order_sha"]
     assert [e["loss"] for e in others] == pytest.approx([e["loss"] for e in losses], rel=1e-9)
+
+
+@pytest.mark.full
+@pytest.mark.ranks
+def test_under_zero_it_is_the_longer_run_and_another_launch_is_refused(
+    launch: Launch, tmp_path: Path
+) -> None:
+    flags = ["-m", "toolkit.train", *TARGET, "wsd", "--global-batch", "256", "--micro-batch", "64"]
+    for more in ([BEFORE], ["--extend", "60"], ["--updates", "60"]):
+        done = launch("zero2", "--num_processes", "2", *flags, *more)
+        assert done.returncode == 0, done.stderr
+    folders = [run_folder(parse([*flags[2:], *more]), tmp_path / "runs")
+               for more in (["--extend", "60"], ["--updates", "60"])]  # fmt: skip
+    child, scratch = (json.loads((folder / "result.json").read_text()) for folder in folders)
+    assert child["final_weights_sha"] == scratch["final_weights_sha"]
+    done = launch("cpu", *flags, "--extend", "70")
+    assert "was written under DeepSpeed's ZeRO-2, this is DDP or one process" in done.stderr

@@ -23,7 +23,7 @@ from toolkit.schedules import (
     Plateau,
     Step,
 )
-from toolkit.schedules.extension import REWARM_UPDATES, stable_of
+from toolkit.schedules.extension import REWARM_UPDATES, holds_until
 from toolkit.schedules.open_loop import OpenLoop
 from toolkit.schedules.reading import Reading
 from toolkit.training.lr import ScheduledLR
@@ -76,14 +76,14 @@ def test_an_extended_run_joins_without_a_step_and_anneals(
     name: str, budget: int, more: int, share: float, seed: int
 ) -> None:
     schedule: Any = SCHEDULES[name]()
-    stable = stable_of(schedule)
-    made = budget if stable is None else int(budget * stable)
+    holds = holds_until(schedule)
+    made = budget if holds is None else int(budget * holds)
     before = Loop(schedule, budget, seed).train(made)
     longer = before.extended(budget + more, share).train(budget + more)
     factors = longer.factors
     assert len(factors) == budget + more - made
     assert all(math.isfinite(factor) and factor >= 0 for factor in factors)
-    if name in UNAWARE or stable is not None:
+    if name in UNAWARE or holds is not None:
         whole = Loop(schedule, budget + more, seed).train(budget + more)
         assert before.factors + factors == whole.factors
         return

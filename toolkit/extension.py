@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from toolkit.schedules.extension import REWARM, stable_of
+from toolkit.schedules.extension import REWARM, holds_until
 from toolkit.user_schedule import name_of
 
 
@@ -16,24 +16,23 @@ def check(config: Any) -> None:
     Raises:
         ValueError: naming the field.
     """
-    name, stable = name_of(config.schedule), stable_of(config.schedule) is not None
-    if config.keep_before_anneal and not stable:
+    until = holds_until(config.schedule)
+    if until is not None and not (isinstance(until, float | int) and 0 < until <= 1):
+        raise ValueError(f"schedule.holds_until = {until!r}: it is a progress, above 0, at most 1")
+    if config.keep_before_anneal and until is None:
         raise ValueError(
-            f"keep_before_anneal: {name} holds no LR before an anneal, and is extended from its "
-            "end, which keep_last_checkpoint keeps"
+            f"keep_before_anneal: {name_of(config.schedule)} holds no LR before an anneal, and is "
+            "extended from its end, which keep_last_checkpoint keeps"
         )
-    if config.keep_last_checkpoint and stable:
-        raise ValueError(
-            f"keep_last_checkpoint: {name} is extended from before its anneal, which "
-            "keep_before_anneal keeps"
-        )
+    from_before = f"{name_of(config.schedule)} is extended from before its anneal" if until else ""
+    if config.keep_last_checkpoint and from_before:
+        raise ValueError(f"keep_last_checkpoint: {from_before}, which keep_before_anneal keeps")
     if config.keep_last_checkpoint and config.save_every == 0:
         raise ValueError("keep_last_checkpoint and save_every = 0 contradict: give one of them")
     if not 0 < config.rewarm <= 1:
         raise ValueError(f"rewarm = {config.rewarm:g}: it must be above 0, and at most 1")
-    if config.rewarm != REWARM and (stable or not config.extend):
-        why = f"{name} is extended from before its anneal" if stable else "there is no extend"
-        raise ValueError(f"rewarm = {config.rewarm:g}: {why}")
+    if config.rewarm != REWARM and (from_before or not config.extend):
+        raise ValueError(f"rewarm = {config.rewarm:g}: {from_before or 'there is no extend'}")
     _check_budgets(config.extend, config.recipe)
 
 

@@ -44,7 +44,7 @@ class Schedule(Protocol[M]):
     memory may have a property ``found``, of ``toolkit.schedules.reading.Found`` or None.
 
     Where a run is extended (``extension.py``) a schedule that holds its LR before an anneal has an
-    attribute ``stable``, the progress up to which it does, and goes on from there. A method
+    attribute ``holds_until``, the progress up to which it does, and goes on from there. A method
     ``extended(memory) -> memory``, if it has one, says what it remembers then.
     """
 

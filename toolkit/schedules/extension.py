@@ -1,7 +1,7 @@
 """How the LR goes on where a run is extended, under a larger budget than it had before. Pure.
 
-A schedule that holds its LR and anneals at last has an attribute ``stable``, the progress up to
-which it holds. It goes on from the state before its anneal, as if it had had the new budget from
+A schedule that holds its LR and anneals at last has an attribute ``holds_until``, the progress up
+to which it does. It goes on from the state before its anneal, as if it had had the new budget from
 the beginning; only a warm-up is over, however long that of the new budget would be.
 
 All others go on from the end of the run. With F(p) the schedule's factor at progress p, as its
@@ -64,13 +64,13 @@ class Joint(NamedTuple):
         return self.first + (self.share - self.first) * way
 
 
-def stable_of(schedule: object) -> float | None:
+def holds_until(schedule: object) -> float | None:
     """The progress up to which a schedule holds its LR before the anneal; None if it has none.
 
     1 if it is the schedule that asks for its anneal, whenever that is.
     """
-    stable: float | None = getattr(schedule, "stable", None)
-    return stable
+    until: float | None = getattr(schedule, "holds_until", None)
+    return until
 
 
 def joined(schedule: Any, memory: Any, made: int, budget: int, last: float, share: float) -> Joint:
@@ -79,8 +79,8 @@ def joined(schedule: Any, memory: Any, made: int, budget: int, last: float, shar
     Args:
         schedule: the schedule.
         memory: what it remembers there.
-        made: updates made so far: before the anneal of a schedule that has a ``stable``, for all
-            others by the whole run.
+        made: updates made so far: before the anneal of a schedule that has a ``holds_until``, of
+            all others those of the whole run.
         budget: the new one, in updates, above ``made``.
         last: the factor of the latest update, as its memory is now.
         share: of the highest LR that it is re-warmed to.
@@ -89,7 +89,7 @@ def joined(schedule: Any, memory: Any, made: int, budget: int, last: float, shar
     factors = [schedule.factor(memory, place) for place in places]
     highest = max(factors)
     top = places[factors.index(highest)]
-    if stable_of(schedule) is not None:
+    if holds_until(schedule) is not None:
         return Joint(made, top=top)
     first = last / highest if highest else 1.0
     rewarm = max(1, round(REWARM_UPDATES * (budget - made)))

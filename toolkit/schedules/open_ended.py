@@ -113,7 +113,7 @@ class OpenEnded:
         ValueError: naming the field, for a value that is not allowed.
     """
 
-    stable: ClassVar[float] = 1.0
+    holds_until: ClassVar[float] = 1.0
     """Progress up to which no budget makes it anneal; it asks for its anneal itself."""
 
     window: int = 400

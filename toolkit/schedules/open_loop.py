@@ -197,7 +197,7 @@ class WSD(Warmed):
         check(self, decay=(0 < self.decay <= rest, share))
 
     @property
-    def stable(self) -> float:
+    def holds_until(self) -> float:
         """Progress up to which the LR is held: a run that is extended goes on from there."""
         return 1 - self.decay
 

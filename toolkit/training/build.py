@@ -42,7 +42,7 @@ from toolkit.task import (
     scales_of,
 )
 from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
-from toolkit.training.extension import last_stable
+from toolkit.training.extension import last_held
 from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
 from toolkit.training.optim import build_optimizer, evaluates_other_weights
@@ -237,7 +237,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     lengths = getattr(splits.train, "lengths", None)
     plan = BatchPlan(len(splits.train), recipe.global_batch, config.seed, lengths)
     budget = budget_of(config, plan)
-    if config.keep_before_anneal and not last_stable(config, budget):
+    if config.keep_before_anneal and not last_held(config, budget):
         raise ConfigError("keep_before_anneal: the anneal begins before the first reading")
     seed_all(derive_seed(config.seed, INIT_STREAM))
     model = together(lambda: fresh_model(task, target, recipe))

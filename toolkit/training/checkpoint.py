@@ -33,7 +33,7 @@ from toolkit.records.events import RESUME, START, decision_to_json
 from toolkit.records.json_files import read_json, sync, write_json
 from toolkit.records.provenance import changes, continued, origin
 from toolkit.records.recorder import Recorder
-from toolkit.schedules.extension import stable_of
+from toolkit.schedules.extension import holds_until
 from toolkit.schedules.reading import NO_ACTION
 from toolkit.training import checkpoint_folder, extension, manifest
 from toolkit.training.build import Run, budget_of, weights_sha
@@ -196,7 +196,7 @@ def _choose(run: Run) -> Choice:
             parent = None if path else parent_of(run.config)
             if parent is not None:
                 path = extension.kept_by_parent(run.config, run.folder.parents[1])
-                end = None if stable_of(parent.schedule) else budget_of(parent, run.batch_plan)
+                end = None if holds_until(parent.schedule) else budget_of(parent, run.batch_plan)
                 checkpoint_folder.check_kept(path, end, run_id(parent), launch_of(run), ranks)
             state = {} if path is None else read_json(path / STATE)
             told = [Choice(path, state, keeps, parent is not None)]

@@ -11,7 +11,7 @@ from toolkit.errors import ConfigError
 from toolkit.records.config_file import CONFIG, check_folder
 from toolkit.records.json_files import read_json
 from toolkit.records.result import RESULT, read_result
-from toolkit.schedules.extension import stable_of
+from toolkit.schedules.extension import holds_until
 from toolkit.training.checkpoint_folder import BEFORE_ANNEAL, KEPT, LAST
 
 if TYPE_CHECKING:
@@ -30,15 +30,16 @@ def kept_by_parent(config: RunConfig, runs: Path) -> Path:
     """
     parent = parent_of(config)
     assert parent is not None
-    folder, stable = run_folder(parent, runs), stable_of(config.schedule) is not None
-    flag = "--keep-before-anneal" if stable else "--keep-last-checkpoint"
+    folder, holds = run_folder(parent, runs), holds_until(config.schedule) is not None
+    flag = "--keep-before-anneal" if holds else "--keep-last-checkpoint"
     if not (folder / CONFIG).exists():
+        less = " ".join(f"{budget:g}" for budget in parent.extend)
         raise ConfigError(
-            f"extend: there is no run {folder}, which is what is to be extended: this command with "
-            f"one number less after --extend; train it first, with {flag}"
+            f"extend: there is no run {folder}, which is what this command extends: train it "
+            f"first, {f'with --extend {less}' if less else 'without --extend'} and with {flag}"
         )
     check_folder(folder, parent)
-    kept = folder / KEPT / (BEFORE_ANNEAL if stable else LAST)
+    kept = folder / KEPT / (BEFORE_ANNEAL if holds else LAST)
     if not kept.exists():
         raise ConfigError(f"extend: {_why_not(folder, config, flag)}")
     return kept
@@ -51,17 +52,18 @@ def _why_not(folder: Path, config: RunConfig, flag: str) -> str:
     if not (folder / RESULT).exists():
         state = folder / "state.json"
         told = read_json(state) if state.exists() else {}
-        at = f"{told.get('status', 'not started')} at update {told.get('update', 0)}"
-        return f"{folder} is not that far ({at}): {rule}"
+        status = told.get("status", "not started")
+        at = f" at update {told.get('update')}" if status == "preempted" else ""
+        return f"{folder} is not that far ({status}{at}): {rule}"
     if read_result(folder).diverged:
         return f"{folder} diverged, there is nothing to go on with: {rule}"
     return f"{folder} has kept nothing to go on with: {rule}; train it again, with it and --fresh"
 
 
-def last_stable(config: RunConfig, budget: int) -> int | None:
+def last_held(config: RunConfig, budget: int) -> int | None:
     """The last reading before the budget makes the schedule anneal; None if it never does."""
-    stable = stable_of(config.schedule)
-    return None if stable is None else int(budget * stable) // config.read_every * config.read_every
+    holds = holds_until(config.schedule)
+    return None if holds is None else int(budget * holds) // config.read_every * config.read_every
 
 
 def before_anneal_due(run: "Run") -> bool:
@@ -71,11 +73,11 @@ def before_anneal_due(run: "Run") -> bool:
         return False
     if asked.updates:
         return asked.start == run.update
-    return run.update == last_stable(run.config, run.budget)
+    return run.update == last_held(run.config, run.budget)
 
 
 def missed(run: "Run") -> bool:
     """Whether the state before the anneal is to be kept, and the run is beyond it."""
-    last, asked = last_stable(run.config, run.budget), run.lr.course
+    last, asked = last_held(run.config, run.budget), run.lr.course
     beyond = bool(asked.updates) or (last is not None and run.update > last)
     return run.keeps_before_anneal and beyond

@@ -258,8 +258,8 @@ class ScheduledLR(LRScheduler):
     def extend(self, rewarm: float = REWARM) -> None:
         """Go on under this larger budget, after the state of a shorter run was loaded.
 
-        That is its state at its end or, of a schedule with a ``stable`` LR, the one before its
-        anneal; ``toolkit.schedules.extension`` says how the LR goes on.
+        That is its last one or, of a schedule that has a ``holds_until``, one from before its
+        anneal. How the LR goes on: ``toolkit.schedules.extension``.
 
         Args:
             rewarm: the share of the schedule's highest LR that an annealed one is re-warmed to.
@@ -272,8 +272,7 @@ class ScheduledLR(LRScheduler):
             raise ValueError(f"extend: a state of {made} updates, and total_updates = {budget}")
         last = factor_after(self.schedule, self.memory, self.course, made - 1, made)
         self.memory = extended(self.schedule, self.memory)
-        how = joined(self.schedule, self.memory, made, budget, last, rewarm)
-        self.course = Course(joint=how)
+        self.course = Course(joint=joined(self.schedule, self.memory, made, budget, last, rewarm))
         self._write()
 
     def _check_alone(self) -> None:

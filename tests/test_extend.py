@@ -308,7 +308,13 @@ def test_a_run_that_cannot_be_gone_on_from_is_one_line(
     assert run_folder(config, runs).exists() == (code == 1)
 
 
-def test_a_run_that_has_kept_nothing_says_what_keeps_it(runs: Path) -> None:
+def test_a_run_that_has_kept_nothing_says_what_keeps_it(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.train(configured("cosine", "--seed", "1", LAST), runs=runs) == 0
+    assert "has kept nothing to extend: --fresh makes it once more" in _out(capsys)
+    assert train.train(configured("cosine", LAST), runs=runs) == 0
+    assert "nothing to extend" not in _out(capsys)
     said = "has kept nothing to go on with: cosine is extended from its end, which --keep-last-ch"
     with pytest.raises(ConfigError, match=said):
         train.train(configured("cosine", "--seed", "1", "--extend", "50"), runs=runs)

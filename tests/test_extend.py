@@ -163,7 +163,8 @@ def _out(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_replay_finds_what_was_changed_and_what_is_missing(runs: Path) -> None:
-    config = configured("cosine", "--extend", "50")
+    finished(configured("plateau", LAST), runs)
+    config = configured("plateau", "--extend", "50")
     finished(config, runs)
     folder = run_folder(config, runs)
     lines = (folder / "events.jsonl").read_text().splitlines(keepends=True)
@@ -174,8 +175,11 @@ def test_replay_finds_what_was_changed_and_what_is_missing(runs: Path) -> None:
     start["begun"]["course"]["joint"]["first"] = 0.25
     (folder / "events.jsonl").write_text("".join([json.dumps(start) + "\n", *lines[1:]]))
     assert cli.main(["replay", str(folder)]) == 1
-    for wrong in ("x", {"made": "x"}, {}):
-        start["begun"]["course"]["joint"] = wrong
+    right = start["begun"]["course"]["joint"]
+    memory = start["begun"]["memory"]
+    for wrong, lr in (("x", 1), ({"made": "x"}, 1), ({}, 1), (right, "x"), (right, None)):
+        start["begun"] = {"course": {**start["begun"]["course"], "joint": wrong}, "memory": memory}
+        memory["lr"] = lr
         (folder / "events.jsonl").write_text("".join([json.dumps(start) + "\n", *lines[1:]]))
         assert cli.main(["replay", str(folder)]) == 2
 

@@ -69,7 +69,7 @@ def explain(replay: Replay, update: int, memory: bool = False) -> Iterator[str]:
         run = replay.losses.file.parent
         raise ConfigError(
             f"--update = {update}: {run} goes on from update {begun.update} of the run that it "
-            f"extends, {run.with_name(str((replay.losses.run or {}).get(PARENT)))}"
+            f"extends, {run.parent}/{(replay.losses.run or {}).get(PARENT)}"
         )
     place = next((i for i, j in enumerate(judged) if j.reading.update >= update), None)
     if place is None or update < 1:

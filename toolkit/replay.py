@@ -90,6 +90,11 @@ class Replay:
             return judged()
         except ValueError as error:
             raise ConfigError(f"{name} cannot judge {self.losses.file}: {error}") from error
+        except (ArithmeticError, AttributeError, TypeError) as error:
+            if self.losses.begun is None:
+                raise
+            why = "what it begins with is not what a run writes"
+            raise ConfigError(f"{name} cannot judge {self.losses.file}: {why}") from error
 
     def events(self, judged: Sequence[Replayed]) -> list[dict[str, Any]]:
         """The lines that a run with these losses would have left in ``events.jsonl``."""

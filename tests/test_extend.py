@@ -15,7 +15,7 @@ from toolkit.config import RunConfig, from_json, parse, run_folder, run_id, to_j
 from toolkit.errors import ConfigError, RunError
 from toolkit.records.result import Result
 from toolkit.studies.study import Study
-from toolkit.training import loop
+from toolkit.training import loop, manifest
 from toolkit.training.build import Run, build
 
 pytestmark = pytest.mark.long
@@ -274,6 +274,11 @@ def be_anothers(kept: Path) -> None:
     shutil.copytree(other, kept)
 
 
+def be_earlier(kept: Path) -> None:
+    (kept / "manifest.json").unlink()
+    manifest.write(kept, kept.parents[1].name, 39, "ddp", 1)
+
+
 def diverge(kept: Path) -> None:
     result = json.loads((kept.parents[1] / "result.json").read_text())
     result |= {"status": "diverged", "metrics": {"test": {}}}
@@ -291,6 +296,7 @@ def vanish(kept: Path) -> None:
         (damage, 1, "cannot be gone on from: optimizer.pt has 0 bytes"),
         (be_older, 1, "cannot be gone on from: manifest.json is not as it was written"),
         (be_anothers, 1, "cannot be gone on from: it is of the run "),
+        (be_earlier, 1, "cannot be gone on from: it is of update 39, not 40; make it once more"),
         (diverge, 2, "diverged, there is nothing to go on with"),
         (vanish, 2, "train it first, without --extend and with --keep-last-checkpoint"),
     ],

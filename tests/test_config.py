@@ -98,6 +98,10 @@ def test_the_command_line_does_not_grow_unnoticed() -> None:
             "save_predictions",
             "keep_best",
             "patience",
+            "keep_last_checkpoint",
+            "keep_before_anneal",
+            "extend",
+            "rewarm",
             "data",
             "task_sha",
         ),  # of the last two no flag is made

@@ -53,6 +53,8 @@ LATER: dict[str, Any] = {
     "machine": {"processor": "Abacus 3", "cores": 2},
     "code": {"commit": "c0ffee", "uncommitted": ["toolkit/lr.py"]},
     "data": "sha256:c0ffee",
+    "parent": "0123456789abcdef",
+    "parent_update": 80,
 }
 """Fields that came after results had been stored without them."""
 
@@ -81,12 +83,12 @@ def test_a_result_of_an_older_version_has_what_came_later() -> None:
     result = Result.from_json(old, FILE)
     assert (result.sees, result.samples, result.notes, result.machine) == ("training", {}, (), {})
     assert (result.code, result.snapshots) == (Code(None, ()), Snapshots(0, 0, 0.0))
-    assert result.data is None
+    assert (result.data, result.parent, result.parent_update) == (None, None, None)
     assert result.scale_of("accuracy") == Scale(higher_is_better=True, diverged=0.0)
 
 
 def test_a_result_of_a_newer_version_is_read_without_what_only_that_knows() -> None:
-    newer = result_json(parent={"lr": 0.3}, snapshots={"taken": 1, "device_bytes": 5})
+    newer = result_json(grandparent={"lr": 0.3}, snapshots={"taken": 1, "device_bytes": 5})
     assert replace(Result.from_json(newer, FILE), snapshots=Snapshots()) == Result.from_json(
         result_json(), FILE
     )

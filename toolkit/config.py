@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_type_hints
 
-from toolkit import command_line, run_arguments, task, user_schedule
+from toolkit import command_line, extension, run_arguments, task, user_schedule
 from toolkit.errors import ConfigError, OlderVersionError
 from toolkit.extras import OPTIMIZERS, check_adapters, check_installed
 from toolkit.hints import misfits
 from toolkit.schedules import SCHEDULES, Cosine, Schedule
+from toolkit.schedules.extension import REWARM
 from toolkit.schedules.simulate import check_schedule, needs_of
 from toolkit.task import INTRODUCED_AT, Recipe
 
@@ -66,6 +67,16 @@ class RunConfig:
     memory, and for images and files as many as there are cores that training leaves idle."""
     keep_weights: bool = True
     """Leave the trained weights in the run's folder, for toolkit predict and toolkit export."""
+    keep_last_checkpoint: bool = field(default=False, metadata={INTRODUCED_AT: False})
+    """Keep the checkpoint after the last update, for extend: weights and optimizer."""
+    keep_before_anneal: bool = field(default=False, metadata={INTRODUCED_AT: False})
+    """Keep a checkpoint from just before the anneal, for extend; of wsd and open-ended."""
+    extend: tuple[float, ...] = field(default=(), metadata={INTRODUCED_AT: ()})
+    """New budget in all, to go on with the run of this command without extend: in updates or, where
+    that of the recipe is, in epochs. Several numbers extend the extended run."""
+    rewarm: float = field(default=REWARM, metadata={INTRODUCED_AT: REWARM})
+    """Share of the highest LR that an extended run is re-warmed to where the budget had annealed
+    it."""
     save_predictions: bool = field(default=False, metadata={INTRODUCED_AT: False})
     """Leave the predictions of the test split in the run's folder: predictions.jsonl."""
     keep_best: bool = field(default=False, metadata={INTRODUCED_AT: False})
@@ -131,6 +142,8 @@ class RunConfig:
                 f"(it needs {', '.join(sorted(needs))}), and rests on the training loss of every "
                 "update"
             )
+        object.__setattr__(self, "extend", tuple(map(float, self.extend)))
+        extension.check(self)
         if not is_folder_name(self.study):
             raise ValueError(
                 f"study = {self.study!r}: it is the name of a folder below runs/, of at most "
@@ -146,9 +159,11 @@ def is_folder_name(name: str) -> bool:
 
 NOT_PART_OF_THE_EXPERIMENT = (
     *("save_every", "keep_checkpoints", "rank_timeout", "keep_weights", "save_predictions"),
-    *("workers", "study", "wandb", "log_with"),
+    *("keep_last_checkpoint", "keep_before_anneal", "workers", "study", "wandb", "log_with"),
     *("project", "entity", "tags", "notes", "progress"),
 )
+PARENT = "parent"
+"""In a stored configuration, of an extended run: the id of the run that it extends."""
 PUBLISHED = "published "
 """Begins the fingerprint of data that are as their task publishes them: it is not in a run id."""
 NOT_PART_OF_THE_RECIPE = ("micro_batch", "eval_batch")
@@ -186,13 +201,24 @@ def run_folder(config: RunConfig, runs: Path = RUNS) -> Path:
     return runs / config.study / run_id(config)
 
 
+def parent_of(config: RunConfig) -> RunConfig | None:
+    """The run that this one extends; None if it extends none."""
+    if not config.extend:
+        return None
+    shorter = config.extend[:-1]
+    return replace(config, extend=shorter, rewarm=config.rewarm if shorter else REWARM)
+
+
 def to_json(config: RunConfig) -> dict[str, Any]:
-    """The configuration as a JSON object; the schedule is stored by name."""
+    """The configuration as a JSON object; the schedule is stored by name, the run that it extends,
+    if it extends one, by its id, as ``parent``."""
+    parent = parent_of(config)
     data = {name: value for name, value in _shallow(config).items() if name != "schedule"}
     return {
         **data,
         "recipe": asdict(config.recipe),
         "schedule": schedule_to_json(config.schedule),
+        **({} if parent is None else {PARENT: run_id(parent)}),
     }
 
 
@@ -209,7 +235,7 @@ def from_json(data: Mapping[str, Any]) -> RunConfig:
     target = task.parse_target(data["target"])
     recipe_class = type(task.declared_recipe(target))
     schedule = schedule_from_json(data["schedule"])
-    rest = {key: value for key, value in data.items() if key not in ("recipe", "schedule")}
+    rest = {key: value for key, value in data.items() if key not in ("recipe", "schedule", PARENT)}
     _check_types(RunConfig, rest, "")
     _check_types(recipe_class, data["recipe"], "recipe.")
     try:

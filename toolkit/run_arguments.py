@@ -18,6 +18,8 @@ OF_THE_COMMAND = (
 """Flags of a command that are no part of a run."""
 NO_FLAGS = ("target", "recipe", "schedule", "data", "task-sha")
 """Fields of a run that no flag of their name sets."""
+OF_ONE_RUN = ("extend", "rewarm", "keep-last-checkpoint", "keep-before-anneal")
+"""Flags that a command about several runs does not have: those are runs from scratch."""
 
 
 def target_of(argv: Sequence[str], prog: str, about: str = "") -> tuple[Target, Recipe]:
@@ -106,7 +108,7 @@ def _groups(
     run = [
         flag._replace(default=defaults.get(_field(flag), flag.default))
         for flag in command_line.flags_of(config)
-        if flag.name.partition(".")[0] not in NO_FLAGS
+        if flag.name.partition(".")[0] not in (*NO_FLAGS, *(() if kind else OF_ONE_RUN))
         and f"{flag.name}s" not in {one.name for one in own}
     ]
     words = summary_of(type(recipe))

@@ -14,7 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import RUNS, RunConfig, parse_command, resolve, run_folder, schedule_name
+from toolkit.config import (
+    RUNS,
+    RunConfig,
+    parent_of,
+    parse_command,
+    resolve,
+    run_folder,
+    run_id,
+    schedule_name,
+)
 from toolkit.errors import ConfigError, MissingDataError, RunError, error_text, outcome
 from toolkit.identity import with_fingerprint
 from toolkit.process import (
@@ -33,8 +42,9 @@ from toolkit.records.result import RESULT, Result, read_result
 from toolkit.signals import stop_on_signal
 from toolkit.studies import claims
 from toolkit.studies.claims import Hold
-from toolkit.training.checkpoint_folder import CHECKPOINTS, finish, has_any
+from toolkit.training.checkpoint_folder import CHECKPOINTS, KEPT, finish, has_any
 from toolkit.training.checkpoint_folder import say as warn
+from toolkit.training.extension import kept_by_parent
 
 WITHOUT = "it diverged, or was finished without --save-predictions; --fresh makes it once more"
 
@@ -101,7 +111,10 @@ def train(
                 if config.save_predictions and not (folder / PREDICTIONS).exists():
                     say(f"note: {folder} has no {PREDICTIONS}: {WITHOUT}")
                 # A kill may have come between the result and the end of the checkpoints.
-                finish(folder, config.keep_weights and not result.diverged)
+                keeps = config.keep_weights, config.keep_last_checkpoint
+                finish(folder, *(kept and not result.diverged for kept in keeps))
+                if (keeps[1] or config.keep_before_anneal) and not (folder / KEPT).exists():
+                    say(f"note: {folder} has kept nothing to extend: --fresh makes it once more")
         for hold in holds:
             hold.finished = code == DONE
     leave_process_group()
@@ -131,7 +144,8 @@ def _begin(
     """Claim the run for as long as the stack lasts; whether there is anything to train.
 
     Raises:
-        ConfigError: if the folder cannot be used, or cannot be emptied for ``--fresh``.
+        ConfigError: if the folder cannot be used, or cannot be emptied for ``--fresh``; or if there
+            is nothing that it could extend.
         RunError: if another process is at this run.
     """
     if fresh and folder.is_symlink():
@@ -140,6 +154,8 @@ def _begin(
         check_folder(folder, config)
         if _is_whole(folder):
             return False
+    if config.extend and (fresh or not has_any(folder / CHECKPOINTS)):
+        kept_by_parent(config, folder.parents[1])
     holds.append(stack.enter_context(claims.wait_and_take(folder)))
     if fresh:
         _empty(folder)
@@ -257,7 +273,7 @@ def _announce(run: Any) -> None:
     threads = counted(torch.get_num_threads(), "thread")
     some = run.trained_parameters < run.parameters
     trained = f", {run.trained_parameters:,} of them trained" * some
-    start, name = run.lr.decision, schedule_name(config.schedule)
+    start, name, parent = run.lr.decision, schedule_name(config.schedule), parent_of(config)
     say(
         f"{config.target}, seed {config.seed}: {name} from base LR "
         f"{recipe.lr:g}, {recipe.optimizer}{uploaded_to(config)}",
@@ -269,7 +285,8 @@ def _announce(run: Any) -> None:
         f"{split.micro_batch}",
         f"  on: {run.accelerator.device.type}, {recipe.precision}, {threads} a rank",
         f"  in: {run.folder}, {mirrored_to(config)}",
-        *([f"  {name}: {start.reason}"] if start.action == "snapshot" else []),
+        *([f"  extends: {run.folder.with_name(run_id(parent))}"] if parent is not None else []),
+        *([f"  {name}: {start.reason}"] if start.action == "snapshot" and parent is None else []),
         *(f"note: {note}" for note in run.notes),
     )
 

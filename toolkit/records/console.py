@@ -168,6 +168,8 @@ def metric(name: str, value: float | None, scales: Mapping[str, Scale]) -> str:
 def came_to(result: Result, folder: Path) -> list[str]:
     """What a run has come to, line by line: the scores and what they took, and the LR's story."""
     lines = [f"{scores(result)}; {folder / RESULT}"]
+    if result.parent is not None:
+        lines.append(f"extends {result.parent} from update {result.parent_update}")
     times = counted(result.rollbacks, "rollback")
     if result.found is not None:
         lines.append(f"{result.found}; {times}; why: toolkit replay {folder}")

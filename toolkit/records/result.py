@@ -150,6 +150,9 @@ class Result:
         data_fields: settings of the recipe that say where the data lie: with the fingerprint they
             do not matter.
         argv: the command.
+        parent: the id of the run that it extends; None for a run from scratch.
+        parent_update: the update after which it went on; all that is counted here, updates, seconds
+            and rollbacks, counts what the parent had by then.
     """
 
     status: Literal["done", "diverged"]
@@ -189,6 +192,8 @@ class Result:
     data: str | None = None
     data_fields: tuple[str, ...] = ()
     argv: tuple[str, ...]
+    parent: str | None = None
+    parent_update: int | None = None
 
     @property
     def pair(self) -> str:
@@ -334,7 +339,8 @@ _KINDS: Mapping[str, Any] = {
     "snapshots": TypedDict("_Snapshots", get_type_hints(Snapshots), total=False),  # type: ignore
     "found": _Found | None,
     "selected": TypedDict("_Selected", get_type_hints(Selected)) | None,  # type: ignore
-    "data": str | None,
+    **dict.fromkeys(("data", "parent"), str | None),
+    "parent_update": int | None,
     **dict.fromkeys(("argv", "notes", "data_fields"), list[str]),
 }
 """Field -> what it is in JSON."""

@@ -173,6 +173,11 @@ class Study:
                         "validation metric chooses what is tested, and a study compares weights "
                         "after their last update, on one budget"
                     )
+            if config.extend:
+                raise ConfigError(
+                    f"study {self.name}: {config.target} has extend = {config.extend[-1]:g}: an "
+                    "extended run is not one from scratch with that budget, which a study is of"
+                )
             if config.study != self.name:
                 raise ConfigError(
                     f"study {self.name}: a run of {config.target} has study = '{config.study}'"

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from toolkit import signals, userfile
-from toolkit.config import RUNS, RunConfig, resolve, run_folder
+from toolkit.config import RUNS, RunConfig, parent_of, resolve, run_folder
 from toolkit.errors import ConfigError
 from toolkit.identity import check_data, check_task_file, with_fingerprint
 from toolkit.process import keep_memory, set_threads, world_size
@@ -42,6 +42,7 @@ from toolkit.task import (
     scales_of,
 )
 from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
+from toolkit.training.extension import last_held
 from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
 from toolkit.training.notes import notes_of
@@ -166,6 +167,8 @@ class Run:
     """Rollbacks that the schedule has asked for so far."""
     origin: dict[str, Any] = field(default_factory=dict)
     """What its parts come from, by ``provenance.continued``; empty before it is started."""
+    keeps_before_anneal: bool = False
+    """The state before the anneal is to be kept, and is not yet."""
     search_seconds: float = 0.0
     """Training seconds until the end of the schedule's search for an LR."""
 
@@ -260,7 +263,9 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     splits = one_first(accelerator, lambda: task_call(target, "splits", task, recipe))
     lengths = getattr(splits.train, "lengths", None)
     plan = BatchPlan(len(splits.train), recipe.global_batch, config.seed, lengths)
-    budget = _budget(recipe, plan)
+    budget = budget_of(config, plan)
+    if config.keep_before_anneal and not last_held(config, budget):
+        raise ConfigError("keep_before_anneal: the anneal begins before the first reading")
     seed_all(derive_seed(config.seed, INIT_STREAM))
     model = together(lambda: fresh_model(task, target, recipe))
     scales = scales_of(task, recipe, splits)
@@ -401,8 +406,19 @@ def _scheduled(
     return lr
 
 
-def _budget(recipe: Recipe, plan: BatchPlan) -> int:
-    """The run's budget in updates."""
+def budget_of(config: RunConfig, plan: BatchPlan) -> int:
+    """A run's budget in updates.
+
+    Raises:
+        ConfigError: if it is less than an update, or no more than that of the run it extends.
+    """
+    recipe, parent = config.recipe, parent_of(config)
+    if parent is not None:
+        new, before = config.extend[-1], budget_of(parent, plan)
+        budget = round(new * (1 if recipe.updates is not None else plan.updates_per_epoch))
+        if budget <= before:
+            raise ConfigError(f"extend = {new:g}: that is {budget} updates, and was {before}")
+        return budget
     budget = recipe.updates or round((recipe.epochs or 0) * plan.updates_per_epoch)
     if budget < 1:
         raise ConfigError(

@@ -35,6 +35,7 @@ from toolkit.training.evaluation import (
     save_predictions,
     validation_reading,
 )
+from toolkit.training.extension import before_anneal_due
 from toolkit.training.outcome import last_weights, result_of
 from toolkit.training.ranks import any_rank, check_same_rates, from_rank_zero, mean_items
 from toolkit.training.watch import watched
@@ -74,7 +75,8 @@ def _end(run: Run, result: Result | None) -> None:
     run.record.finish(result)
     run.record.status(result.status, run.update)
     if run.accelerator.is_main_process:
-        checkpoint_folder.finish(run.folder, run.config.keep_weights and not run.diverged)
+        keeps = run.config.keep_weights, run.config.keep_last_checkpoint
+        checkpoint_folder.finish(run.folder, *(kept and not run.diverged for kept in keeps))
 
 
 def evaluate(run: Run, split: str, stoppable: bool = False) -> dict[str, float | None] | None:
@@ -207,6 +209,9 @@ def _train(run: Run) -> None:
         if run.evaluation_due and not run.stop_agreed:
             _validate(run, stoppable=reading_due)
         run.selection.stop_if_due(reading_due)
+        if reading_due and not run.diverged and before_anneal_due(run):
+            _check_folder(run)
+            checkpoint.keep_before_anneal(run)
         if reading_due and not run.diverged and (run.stop_agreed or run.checkpoint_due):
             _check_folder(run)
             checkpoint.save(run)

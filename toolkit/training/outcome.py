@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 
-from toolkit.config import WEIGHTS, schedule_name, to_json
+from toolkit.config import PARENT, WEIGHTS, schedule_name, to_json
 from toolkit.records.result import Code, FoundLR, Metrics, Result, Timing
 from toolkit.records.vocabulary import keep_vocabulary
 from toolkit.task import data_fields, parse_target
@@ -32,7 +32,7 @@ def result_of(
         test: the metrics on the test split; empty for a diverged run.
     """
     config, target = run.config, parse_target(run.config.target)
-    stored = to_json(config)
+    stored, joint = to_json(config), run.lr.course.joint
     return Result(
         status="diverged" if run.diverged else "done",
         run_id=run.folder.name,
@@ -71,6 +71,8 @@ def result_of(
         data=config.data,
         data_fields=() if config.data is None else data_fields(config.recipe),
         argv=tuple(sys.argv),
+        parent=stored.get(PARENT),
+        parent_update=None if joint is None else joint.made,
     )
 
 

@@ -166,18 +166,7 @@ class Study:
                     f"{schedule_name(config.schedule)}, which begins its last anneal where cuts "
                     "stop paying, not by the budget that all runs of a study share"
                 )
-            for name in ("keep_best", "patience"):
-                if value := getattr(config, name):
-                    raise ConfigError(
-                        f"study {self.name}: {config.target} has {name} = {value}: then the "
-                        "validation metric chooses what is tested, and a study compares weights "
-                        "after their last update, on one budget"
-                    )
-            if config.extend:
-                raise ConfigError(
-                    f"study {self.name}: {config.target} has extend = {config.extend[-1]:g}: an "
-                    "extended run is not one from scratch with that budget, which a study is of"
-                )
+            self._refuse_other_ends(config)
             if config.study != self.name:
                 raise ConfigError(
                     f"study {self.name}: a run of {config.target} has study = '{config.study}'"
@@ -196,6 +185,21 @@ class Study:
                         f"{f' (arm {arm})' if arm else ''} on {one.pair} at base LR {one.lr:g}, of "
                         "which there is no run"
                     )
+
+    def _refuse_other_ends(self, config: RunConfig) -> None:
+        """All runs are compared after the last update of a budget of their own."""
+        for name in ("keep_best", "patience"):
+            if value := getattr(config, name):
+                raise ConfigError(
+                    f"study {self.name}: {config.target} has {name} = {value}: then the "
+                    "validation metric chooses what is tested, and a study compares weights "
+                    "after their last update, on one budget"
+                )
+        if config.extend:
+            raise ConfigError(
+                f"study {self.name}: {config.target} has extend = {config.extend[-1]:g}: an "
+                "extended run is not one from scratch with that budget, which a study is of"
+            )
 
     def _refuse_unlike(self) -> None:
         """Entrants of a pair at one base LR have one recipe, and all of a pair one metric."""

@@ -212,7 +212,9 @@ def test_what_breaks_in_mid_run_does_not_stop_it(tmp_path: Path, trouble: str) -
     (tmp_path / "held.py").write_text(HELD)
     with FakeWandb() as server:
         env = environment(server.environment)
-        command = [sys.executable, *TRAIN_AND_WAIT, "60", "schedule:held.py:Held"]
+        # What the server is to see before the run is held is written with a checkpoint.
+        saving = ["--save-every", "6", "schedule:held.py:Held"]
+        command = [sys.executable, *TRAIN_AND_WAIT, "60", *saving]
         pipes: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         with all_cores():  # there are three processes, and the server
             process = subprocess.Popen(command, cwd=tmp_path, env=env, **pipes)

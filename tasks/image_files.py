@@ -16,7 +16,6 @@ from toolkit.data import silent
 from toolkit.errors import ConfigError, first_line
 from toolkit.fingerprint import files_of, of_files
 from toolkit.predictions import NO_LABEL, Columns
-from toolkit.process import cores
 from toolkit.task import Batch, Unseen
 
 from .own_data import column_of, kept_as
@@ -211,8 +210,9 @@ def pixels_of(images: Images, config: Mapping[str, Any]) -> "Dataset":
     def decoded(cell: Any, number: int) -> bytes:
         return _decode(cell, images.content[number], images.place(number), transform, mode)
 
-    # Pillow lets go of the interpreter's lock while it decodes and resizes.
-    with ThreadPoolExecutor(cores()) as pool:
+    # Pillow lets go of the interpreter's lock while it decodes and resizes. Without a number there
+    # are some threads more than cores.
+    with ThreadPoolExecutor() as pool:
         pixels = images.rows.map(
             lambda rows, numbers: {"pixels": list(pool.map(decoded, rows["image"], numbers))},
             batched=True,

@@ -337,7 +337,11 @@ def test_a_sweep_mirrors_its_runs_where_it_is_asked_to(
     assert all(" --log-with wandb tensorboard --project p " in command for command in commands)
     one = commands[0].split("  #")[0].split()[3:]
     assert sweep.main([*one[:3], "--log-with", "tensorboard"]) == 0
-    (folder,) = tmp_path.glob("runs/demo/*/tensorboard")
+    until = time.monotonic() + 60  # the mirror is a process of its own
+    while not (found := [*tmp_path.glob("runs/demo/*/tensorboard")]):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    (folder,) = found
     assert folder.parent.name == one[2]
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from threading import Thread
@@ -45,6 +46,8 @@ class Loading(NamedTuple):
         """The batches of a split; ``told`` makes an error of a worker one of this process."""
         more: dict[str, Any] = {}
         if self.workers:
+            # torch warns of more workers than cores: who gives such a number means it.
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
             # Forked, so that a split need not be pickled, nor the user's file imported again.
             more = {"multiprocessing_context": "fork", "worker_init_fn": _begin}
             more |= {"num_workers": self.workers, "prefetch_factor": AHEAD}

@@ -2,8 +2,6 @@
 
 import json
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from tests.conftest import Launch
+from tests.runs import built
 from toolkit.config import RunConfig, parse, run_id
 from toolkit.errors import ConfigError
 from toolkit.records.result import Result
@@ -33,15 +32,6 @@ DECAY = 0.9
 def config(*flags: str, model: str = "vit_micro") -> RunConfig:
     silent = ("--log-with", "none", "--save-every", "0", "--no-progress")
     return parse([f"digits/{model}", "--ema-decay", str(DECAY), *silent, *flags])
-
-
-@contextmanager
-def built(cfg: RunConfig, folder: Path) -> Iterator[Run]:
-    run = build(cfg, folder)
-    try:
-        yield run
-    finally:
-        loop.release(run)
 
 
 def twin_of(run: Run) -> AveragedModel:

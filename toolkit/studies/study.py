@@ -13,7 +13,7 @@ from toolkit.identity import with_fingerprint
 from toolkit.records.comparable import differing
 from toolkit.records.events import entrant
 from toolkit.schedules import OpenEnded
-from toolkit.task import Recipe, data_fields, load, parse_target, recipe_of
+from toolkit.task import Recipe, data_fields, declared_recipe, load, parse_target
 from toolkit.user_schedule import as_schedule
 
 GRID: Mapping[str, Any] = {"keep_weights": False, "wandb": "off"}
@@ -117,7 +117,7 @@ class Study:
                 could not tell apart, or whatever else a study or a run refuses.
         """
         parsed = parse_target(target)
-        base = recipe_of(load(parsed.task), parsed)
+        base = declared_recipe(parsed)
         if not isinstance(recipe, Recipe):
             recipe = _changed(base, recipe or {})
         wanted = [as_schedule(one) for one in schedules]

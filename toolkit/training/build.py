@@ -309,7 +309,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         folder=folder,
         initial_weights_sha=initial_weights_sha,
         infinite_at_start=infinite_at_start,
-        notes=(*notes_of(config, task, lr, budget), *splits.notes),
+        notes=(*notes_of(config, lr, budget), *splits.notes),
         selection=Selection(config.keep_best, config.patience),
     )
 

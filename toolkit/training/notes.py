@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 
 from toolkit.config import RunConfig, schedule_name
-from toolkit.task import Task, parse_target, recipe_of
+from toolkit.task import declared_recipe, parse_target
 from toolkit.training.lr import ScheduledLR
 
 START_OF_AVERAGE = 0.05
 """Share of the first weights in the average at the end from which on it is worth saying."""
 
 
-def notes_of(config: RunConfig, task: Task, lr: ScheduledLR, budget: int) -> Iterator[str]:
+def notes_of(config: RunConfig, lr: ScheduledLR, budget: int) -> Iterator[str]:
     """One sentence each, without a full stop; ``budget`` is in updates."""
     decay = config.recipe.ema_decay
     if decay is not None and (share := decay**budget) > START_OF_AVERAGE:
@@ -23,7 +23,7 @@ def notes_of(config: RunConfig, task: Task, lr: ScheduledLR, budget: int) -> Ite
             f"patience = {config.patience}: {schedule_name(config.schedule)} lowers the LR towards "
             "the end of the budget, which a run that stops early does not see"
         )
-    usual = recipe_of(task, parse_target(config.target)).init
+    usual = declared_recipe(parse_target(config.target)).init
     if usual == "pretrained" and config.recipe.init == "random":
         yield "the weights start at random, as asked: published figures are out of its reach"
 

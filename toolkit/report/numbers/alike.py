@@ -187,7 +187,7 @@ def _known(run: RunRecord, settings: Mapping[str, Any]) -> dict[str, Any]:
         kinds["schedule."] = SCHEDULES[result.schedule]
     if result.task in task.names():
         target = task.parse_target(result.pair)
-        recipe = task.recipe_of(task.load(target.task), target)
+        recipe = task.declared_recipe(target)
         kinds[""] = type(recipe)
         left_out = task.data_fields(recipe) if result.data is not None else ()
     introduced = {

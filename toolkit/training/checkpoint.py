@@ -34,8 +34,8 @@ from toolkit.records.events import RESUME, START, decision_to_json
 from toolkit.records.json_files import read_json, sync, write_json
 from toolkit.records.provenance import changes, continued, origin
 from toolkit.records.recorder import Recorder
+from toolkit.schedules import memory_to_json
 from toolkit.schedules.extension import holds_until
-from toolkit.schedules.reading import NO_ACTION
 from toolkit.training import checkpoint_folder, extension, manifest
 from toolkit.training.build import Run, budget_of, weights_sha
 from toolkit.training.checkpoint_folder import BEFORE_ANNEAL, CHECKPOINTS, KEPT
@@ -64,9 +64,7 @@ def start_or_resume(run: Run) -> None:
         run.notes = (*run.notes, *checkpoint_folder.notes(folder))
     run.origin = origin(str(accelerator.device.type))
     if path is None:
-        facts, decision = run.lr.facts.to_json(), decision_to_json(run.lr.decision)
-        size = {"parameters": run.parameters, "trained_parameters": run.trained_parameters}
-        run.record.event(START, 0, epoch=0.0, facts=facts, **size, **decision)
+        _note_start(run)
         return
     try:
         _set_state(run, state, _load(run, path))
@@ -86,11 +84,16 @@ def start_or_resume(run: Run) -> None:
 def _extend(run: Run) -> None:
     """Go on from the state of a shorter run under this one's budget, and write down from where."""
     run.lr.extend(run.config.rewarm)
-    facts, decision = run.lr.facts.to_json(), decision_to_json(NO_ACTION)
-    lr = run.lr.state_dict()
-    begun = {"memory": lr["memory"], "course": lr["course"]}
-    place = {"epoch": run.epoch, "facts": facts, **decision}
-    run.record.event(START, run.update, **place, parent=to_json(run.config)[PARENT], begun=begun)
+    begun = {"memory": memory_to_json(run.lr.memory), "course": run.lr.course.to_json()}
+    _note_start(run, parent=to_json(run.config)[PARENT], begun=begun)
+
+
+def _note_start(run: Run, **more: Any) -> None:
+    """Write down what the run begins with: what its schedule knows and decides, and its size."""
+    facts, decision = run.lr.facts.to_json(), decision_to_json(run.lr.decision)
+    size = {"parameters": run.parameters, "trained_parameters": run.trained_parameters}
+    begins = {"epoch": run.epoch, "facts": facts, **size, **decision}
+    run.record.event(START, run.update, **begins, **more)
 
 
 def save(run: Run) -> None:

@@ -42,7 +42,7 @@ from toolkit.records.result import RESULT, Result, read_result
 from toolkit.signals import stop_on_signal
 from toolkit.studies import claims
 from toolkit.studies.claims import Hold
-from toolkit.training.checkpoint_folder import CHECKPOINTS, KEPT, finish, has_any
+from toolkit.training.checkpoint_folder import CHECKPOINTS, KEPT, finish_run, has_any
 from toolkit.training.checkpoint_folder import say as warn
 from toolkit.training.extension import kept_by_parent
 
@@ -111,9 +111,9 @@ def train(
                 if config.save_predictions and not (folder / PREDICTIONS).exists():
                     say(f"note: {folder} has no {PREDICTIONS}: {WITHOUT}")
                 # A kill may have come between the result and the end of the checkpoints.
-                keeps = config.keep_weights, config.keep_last_checkpoint
-                finish(folder, *(kept and not result.diverged for kept in keeps))
-                if (keeps[1] or config.keep_before_anneal) and not (folder / KEPT).exists():
+                finish_run(folder, config, result.diverged)
+                keeps = config.keep_last_checkpoint or config.keep_before_anneal
+                if keeps and not (folder / KEPT).exists():
                     say(f"note: {folder} has kept nothing to extend: --fresh makes it once more")
         for hold in holds:
             hold.finished = code == DONE

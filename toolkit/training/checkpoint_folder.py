@@ -15,7 +15,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from toolkit.config import WEIGHTS
+from toolkit.config import WEIGHTS, RunConfig
 from toolkit.errors import ConfigError, RunError
 from toolkit.records import console
 from toolkit.records.json_files import read_json, sync, write_json
@@ -148,6 +148,12 @@ def publish(partial: Path, keep: int) -> str | None:
         path.rename(gone)  # or a kill would leave half of one under its name
         shutil.rmtree(gone, ignore_errors=True)
     return None
+
+
+def finish_run(run: Path, config: RunConfig, diverged: bool) -> None:
+    """``finish`` what its configuration asks for; of a run that diverged nothing is kept."""
+    wanted = config.keep_weights, config.keep_last_checkpoint
+    finish(run, *(asked and not diverged for asked in wanted))
 
 
 def finish(run: Path, weights_wanted: bool, last_wanted: bool = False) -> None:

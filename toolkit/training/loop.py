@@ -75,8 +75,7 @@ def _end(run: Run, result: Result | None) -> None:
     run.record.finish(result)
     run.record.status(result.status, run.update)
     if run.accelerator.is_main_process:
-        keeps = run.config.keep_weights, run.config.keep_last_checkpoint
-        checkpoint_folder.finish(run.folder, *(kept and not run.diverged for kept in keeps))
+        checkpoint_folder.finish_run(run.folder, run.config, run.diverged)
 
 
 def evaluate(run: Run, split: str, stoppable: bool = False) -> dict[str, float | None] | None:

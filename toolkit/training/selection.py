@@ -56,11 +56,11 @@ class Selection:
         """
         if not self.keep and self.patience is None:
             return
-        if not from_rank_zero(self._is_better(run, metrics)):
+        best = from_rank_zero(self._better(run, metrics))
+        if best is None:
             self.since += 1
             return
-        headline = next(iter(metrics.items()), ("", 0.0))
-        self.metric, self.value = from_rank_zero(headline)
+        self.metric, self.value = best
         self.update, self.since, self.metrics = run.update, 0, dict(metrics)
         if self.keep:
             state = run.accelerator.unwrap_model(run.model).state_dict()
@@ -93,11 +93,13 @@ class Selection:
         self.weights = weights
         self.stop_if_due(True)
 
-    def _is_better(self, run: "Run", metrics: Mapping[str, float | None]) -> bool:
-        for name, value in metrics.items():
-            if value is None or not self.update:
-                return value is not None
-            return value != self.value and value == run.scales.get(name, POINTS).best(
-                (value, self.value)
-            )
-        return False
+    def _better(self, run: "Run", metrics: Mapping[str, float | None]) -> tuple[str, float] | None:
+        """The headline, if it is better than the best so far; None elsewhere than on rank 0."""
+        name, value = next(iter(metrics.items()), ("", None))
+        if value is None:
+            return None
+        if self.update:
+            best = run.scales.get(name, POINTS).best((value, self.value))
+            if value == self.value or value != best:
+                return None
+        return name, value

@@ -23,6 +23,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 
+from toolkit.process import cores
+
 HERE = Path(__file__).resolve().parent
 TASKS = {"decoded before": "images", "decoded when asked": str(HERE / "decoding.py")}
 UPDATES, BATCH = 2, 16
@@ -126,8 +128,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     workers = [int(number) for number in arguments.workers.split(",")]
     found = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "accelerate"))
-    cores = len(os.sched_getaffinity(0))
-    print(f"python {platform.python_version()}, {found}, {platform.machine()}, {cores} cores")
+    print(f"python {platform.python_version()}, {found}, {platform.machine()}, {cores()} cores")
     print(f"command: python benchmarks/data_workers.py {' '.join(sys.argv[1:])}".rstrip())
     print(f"\n| model | images | workers | ms an update | of {workers[0]} workers |")
     print("|---|---|---|---|---|", flush=True)

@@ -26,6 +26,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from toolkit.process import cores
+
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("data", "forward_backward", "optimizer", "reading")
 FIRST = 40
@@ -142,8 +144,7 @@ def main() -> None:
         parser.error(f"--updates: at least {FIRST + 10}")
     if not arguments.calculate:
         found = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "accelerate"))
-        cores = len(os.sched_getaffinity(0))
-        print(f"python {platform.python_version()}, {found}, {platform.machine()}, {cores} cores")
+        print(f"python {platform.python_version()}, {found}, {platform.machine()}, {cores()} cores")
         print(f"command: python benchmarks/scale.py {' '.join(sys.argv[1:])}".rstrip(), end="\n\n")
         processes = [int(number) for number in arguments.processes.split(",")]
         targets = arguments.targets.split(",")

@@ -48,9 +48,17 @@ ROBERTA = replace(BERT_LARGE, global_batch=96)
 """deepset/roberta-base-squad2 on the hub: batch 96, 2 epochs, LR 3e-5, linear with a warm-up of
 20 % (``--schedule.warmup 0.2``): EM 79.93, F1 82.95."""
 
-PLAN = replace(BERT_LARGE, optimizer="adam", lr=0.01, weight_decay=1e-4, decay="all", epochs=50)
-
-PLAN = replace(PLAN, global_batch=64, micro_batch=16, clip=None)
+PLAN = replace(
+    BERT_LARGE,
+    optimizer="adam",
+    lr=0.01,
+    weight_decay=1e-4,
+    decay="all",
+    epochs=50,
+    global_batch=64,
+    micro_batch=16,
+    clip=None,
+)
 """The project plan's table; in micro-batches, for BERT-large takes much memory."""
 
 RECIPES: Mapping[str, Mapping[str, Recipe]] = {

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, get_type_hints
 
 from toolkit.errors import ConfigError
 from toolkit.hints import misfits
@@ -18,8 +18,9 @@ from toolkit.records.events import EVENTS, START, VALIDATION_READING, check_even
 from toolkit.records.foreign_logs import Entry, Table
 from toolkit.records.json_files import parse_object
 from toolkit.records.log_columns import Columns
+from toolkit.schedules.extension import Joint
 from toolkit.schedules.reading import Facts, Reading
-from toolkit.schedules.simulate import Begun
+from toolkit.schedules.simulate import Begun, Course
 
 UPDATE_NAMES = ("update", "step")
 SEEN = {
@@ -42,24 +43,11 @@ class FactsOfStart(TypedDict):
     momentum: NotRequired[float | None]
 
 
-class StoredJoint(TypedDict):
-    """Where a run goes on from a shorter one; see ``toolkit.schedules.extension.Joint``."""
-
-    made: int
-    whole: bool
-    top: float
-    first: float
-    share: float
-    rewarm: int
-
-
-class StoredCourse(TypedDict):
-    """See ``toolkit.schedules.simulate.Course``."""
-
-    searching: bool
-    start: int
-    updates: int
-    joint: StoredJoint
+StoredCourse = TypedDict(  # type: ignore[misc]
+    "StoredCourse",
+    {**get_type_hints(Course), "joint": TypedDict("StoredJoint", get_type_hints(Joint))},  # type: ignore[misc]
+)
+"""What ``Course.to_json`` returns after a joint."""
 
 
 class BegunAt(TypedDict):

@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from typing import Any, NamedTuple
 
 import torch
@@ -103,10 +103,24 @@ def told(batches: Iterable[Any]) -> Iterator[Batch]:
         ConfigError: if that is what reading one has raised in a worker.
         RunError: for any other error there.
     """
-    for batch in batches:
+    for batch in _begun(batches):
         if isinstance(batch, _Failed):
             raise batch.kind(batch.text) from RuntimeError(f"in a worker:\n{batch.trace}")
         yield batch
+
+
+def _begun(batches: Iterable[Any]) -> Iterator[Any]:
+    """The iterator of a loader, with what happens to its workers told there alone.
+
+    torch has the death of a worker raise an error from a signal, wherever the run is at that
+    moment: in the midst of an update, of a file, or of the end that another error brings about.
+    Who waits for the worker's next batch hears of its death anyhow.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    begun = iter(batches)
+    if current_thread() is main_thread():  # or torch has not changed it either
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    return begun
 
 
 HERE = Loading()

@@ -207,7 +207,7 @@ def test_gradients_that_are_not_finite_or_skipped_add_nothing() -> None:
         for w in model.parameters():
             w.grad.mul_(times)  # type: ignore[union-attr]
         optimizer.step()
-        return estimate.told()[0], estimate.sums().tolist()[2]
+        return estimate.told()[0], estimate.sums()[2]
 
     told()
     model[0].weight.data.mul_(0.9)  # type: ignore[index]

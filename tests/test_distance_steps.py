@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 
 from tests.test_distance import Still, backward, batch, net
-from toolkit.training.distance import DistanceEstimate
+from toolkit.training.distance import DistanceEstimate, on_host
 
 
 def accelerate_anew() -> None:
@@ -44,7 +44,7 @@ def test_under_a_closure_it_is_the_same_to_the_bit(kind: Any, way: str) -> None:
         for update in range(30):
             estimate.weight = 1 + update / 10
             by_closure(optimizer, lambda update=update: backward(model, update), way)
-            seen.append(estimate.sums().tolist())
+            seen.append(on_host(estimate.sums()))
         return seen
 
     assert told(way) == told("plain")
@@ -66,7 +66,7 @@ def test_a_closure_that_is_called_several_times_is_looked_at_once_at_the_first_w
             estimate.weight = 1.0
         by_closure(still, lambda update=update: backward(twin, update), "plain")
         by_closure(search, lambda update=update: counted(update), "positional")
-        assert estimates[0].sums().tolist() == estimates[1].sums().tolist()
+        assert estimates[0].sums() == estimates[1].sums()
     assert len(calls) > 3 * 4
     assert estimates[0].told()[0] != 0
 
@@ -95,7 +95,7 @@ def test_under_a_gradient_scaler_it_is_that_of_the_gradients_without_the_scale(
             else:
                 scaler.step(optimizer)
                 scaler.update()
-        return estimate.sums().tolist()
+        return on_host(estimate.sums())
 
     if prepared:
         Accelerator(cpu=True)

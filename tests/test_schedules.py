@@ -113,6 +113,14 @@ def test_memory_of_another_schedule_is_refused(schedule: Schedule[Any]) -> None:
         memory_from_json(fresh(schedule), {"surprise": 1})
 
 
+@pytest.mark.parametrize(("field", "other"), [("losses", 3), ("rules", [0.5])])
+def test_memory_of_another_shape_is_refused(field: str, other: Any) -> None:
+    kind = Adaptive() if field == "rules" else OpenEnded()
+    memory = fresh(kind)
+    with pytest.raises(ValueError, match="where this version keeps"):
+        memory_from_json(memory, {**memory_to_json(memory), field: other})
+
+
 @pytest.mark.parametrize("budget", [None, 1000])
 @pytest.mark.parametrize(
     "schedule",

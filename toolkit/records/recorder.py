@@ -11,6 +11,7 @@ not written yet is of updates after its last checkpoint, which a resume makes ag
 """
 
 import json
+import math
 import os
 import resource
 import sys
@@ -19,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -107,6 +108,25 @@ class Stopwatch:
         return {**self.seconds, "train": self.train_seconds}
 
 
+class _Read(NamedTuple):
+    """A reading that waits to be written: the rest is done where a block of them is at hand."""
+
+    reading: Reading
+    decision: Decision
+    rates: list[float]
+    factor: float
+    time: float
+    grad_norm: float = math.nan
+
+    def to_event(self) -> dict[str, Any]:
+        """The event, with the LR of every parameter group where there are several."""
+        event = to_event(self.reading, self.decision, self.rates[0], self.factor)
+        several: dict[str, Any] = {"lrs": self.rates} if len(self.rates) > 1 else {}
+        if math.isfinite(self.grad_norm):
+            several["grad_norm"] = self.grad_norm
+        return {**event, **several, "t": self.time}
+
+
 class Recorder:
     """Writes down one run.
 
@@ -134,7 +154,7 @@ class Recorder:
         self.stopwatch = Stopwatch()
         self._writes = accelerator.is_main_process
         self._events: IO[str] | None = None
-        self._waiting: list[str] = []  # lines that are not written yet
+        self._waiting: list[Mapping[str, Any] | _Read] = []  # events that are not written yet
         self._wrote = time.monotonic()  # when the last block was
         self._mirrors: list[Mirror] = []
         self.problems: list[str] = []
@@ -173,13 +193,19 @@ class Recorder:
         return self.stopwatch.span(name)
 
     def reading(
-        self, reading: Reading, decision: Decision, rates: list[float], factor: float
+        self,
+        reading: Reading,
+        decision: Decision,
+        rates: list[float],
+        factor: float,
+        grad_norm: float = math.nan,
     ) -> None:
-        """Log a reading with the LR used in its last update and what the schedule made of it."""
-        several = {"lrs": rates} if len(rates) > 1 else {}
-        event = to_event(reading, decision, rates[0], factor)
-        event |= {**several, "t": time.time()}
-        self._add(event)
+        """Log a reading with the LR used in its last update and what the schedule made of it.
+
+        Args:
+            grad_norm: of that update, before clipping; NaN if it is not known.
+        """
+        self._add(_Read(reading, decision, rates, factor, time.time(), grad_norm))
         if decision.action not in UNTOLD or self._block_is_due():
             self.flush()
         self._items += reading.count
@@ -189,7 +215,7 @@ class Recorder:
         self, reading: Reading, decision: Decision, rates: list[float], factor: float
     ) -> None:
         """Log a validation loss that the schedule saw, and what it made of it."""
-        self._add({**to_event(reading, decision, rates[0], factor), "t": time.time()})
+        self._add(_Read(reading, decision, rates, factor, time.time()))
         self.flush()
 
     def evaluation(
@@ -276,12 +302,19 @@ class Recorder:
             written = json.loads(json.dumps(result.to_json()))
             if read_json(self.folder / RESULT) != written:
                 raise RunError(f"{self.folder / RESULT} is not read back as it was written")
-        self.close()
+        self.close_files()
+
+    def close_files(self) -> None:
+        """Close the files and the console; safe to call twice.
+
+        The mirrors go on: neither is the run's status written yet, nor its last word said.
+        """
+        self._console.close()
+        self._close_events()
 
     def close(self) -> None:
         """Close the files, the console and the mirrors; safe to call twice."""
-        self._console.close()
-        self._close_events()
+        self.close_files()
         for mirror in self._mirrors:
             mirror.end()
         self._mirrors = []
@@ -307,17 +340,19 @@ class Recorder:
             with events:
                 self._write_block(events)
 
-    def _add(self, event: Mapping[str, Any]) -> None:
+    def _add(self, event: "Mapping[str, Any] | _Read") -> None:
         """Have an event wait for the end of the block."""
         if self._events is not None:
-            self._waiting.append(_to_line(event) + "\n")
+            self._waiting.append(event)
 
     def _block_is_due(self) -> bool:
         return time.monotonic() - self._wrote >= BLOCK_SECONDS
 
     def _write_block(self, events: IO[str]) -> None:
-        block, self._waiting, self._wrote = "".join(self._waiting), [], time.monotonic()
-        events.write(block)
+        waiting, self._waiting, self._wrote = self._waiting, [], time.monotonic()
+        for event in waiting:
+            line = event.to_event() if isinstance(event, _Read) else event
+            events.write(f"{_to_line(line)}\n")
         events.flush()
 
     def _cost(self, update: int) -> dict[str, float]:

@@ -7,7 +7,7 @@ these rules alone. Pure.
 import math
 from dataclasses import dataclass
 from statistics import fmean
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from toolkit.schedules._common import check, finite, reaching
 from toolkit.schedules.adaptive.detect import (
@@ -60,7 +60,8 @@ class OpenEndedMemory(NamedTuple):
     """What the rules remember.
 
     Attributes:
-        losses: readings since the last change of the LR, the newest ``window`` of them.
+        losses: readings since the last change of the LR, the newest ``window`` of them, but for
+            those in ``recent``: to copy hundreds at each reading costs more than all else here.
         scale: the factor of the LR that the rules have made.
         trial: while a raise is on trial, three numbers of the window before it: fitted change of
             the loss, standard error of the change, mean loss; otherwise empty.
@@ -68,7 +69,7 @@ class OpenEndedMemory(NamedTuple):
         plateaus: plateaus at which the rules have acted so far.
         level: mean loss of the window at the last of these plateaus.
         unpaid: cuts in a row after which the loss did not fall enough to the next plateau.
-        since: readings since the last judgement.
+        recent: readings that are not yet among ``losses``.
         annealing: whether the rules have begun the final anneal; they cut no more then.
         base_lr: the LR at the start; 0 where another schedule, which knows it, uses the rules.
     """
@@ -80,7 +81,7 @@ class OpenEndedMemory(NamedTuple):
     plateaus: int = 0
     level: float = 0.0
     unpaid: int = 0
-    since: int = 0
+    recent: tuple[float, ...] = ()
     annealing: bool = False
     base_lr: float = 0.0
 
@@ -112,6 +113,9 @@ class OpenEnded:
     Raises:
         ValueError: naming the field, for a value that is not allowed.
     """
+
+    holds_until: ClassVar[float] = 1.0
+    """Progress up to which no budget makes it anneal; it asks for its anneal itself."""
 
     window: int = 400
     """Readings behind a judgement of plateau, oscillation or descent."""
@@ -171,11 +175,16 @@ class OpenEnded:
     def factor(self, memory: OpenEndedMemory, progress: float) -> float:
         return memory.scale
 
+    def extended(self, memory: OpenEndedMemory) -> OpenEndedMemory:
+        """What it remembers when a run goes on: an anneal has not begun, and what has led to it
+        counts no more."""
+        return memory._replace(annealing=False, unpaid=0) if memory.annealing else memory
+
 
 def forget(memory: OpenEndedMemory, lift: float) -> OpenEndedMemory:
     """The memory after a rollback: without the window, and without a raise on trial."""
     scale = memory.scale / lift if memory.trial else memory.scale
-    return memory._replace(losses=(), trial=(), since=0, scale=scale)
+    return memory._replace(losses=(), recent=(), trial=(), scale=scale)
 
 
 def observe(
@@ -186,11 +195,15 @@ def observe(
     Judgements begin when the window is full and come ``BLOCKS`` times a window. The decision
     ``rollback`` asks for the state before a raise on trial after which the loss was higher.
     """
-    losses = (*memory.losses, reading.loss)[-rules.window :]
-    memory = memory._replace(losses=losses, since=memory.since + 1)
-    if len(losses) < rules.window or memory.since < max(1, rules.window // BLOCKS):
+    recent = (*memory.recent, reading.loss)
+    lacking = rules.window - len(memory.losses) - len(recent)
+    if lacking and len(recent) < max(1, rules.window // BLOCKS):
+        return memory._replace(recent=recent), NO_ACTION
+    losses = (*memory.losses, *recent)[-rules.window :]
+    memory = memory._replace(losses=losses, recent=())
+    if lacking > 0:
         return memory, NO_ACTION
-    memory, line = memory._replace(since=0), trend(losses)
+    line = trend(losses)
     assert line is not None
     if memory.trial:
         return _end_trial(memory, line, rules)

@@ -11,9 +11,10 @@ with one weight for both sums). With q the squared norm of g over n coordinates,
 displacement by SGD at LR 1. A parameter group whose LR is a multiple of the first one's is that
 many times easier to move: its part of |s|_1 is multiplied by the ratio of the base LRs.
 
-All of it stays on the device, over all weights of a small model and one in k of a large one: r,
-|s|_1, q and n of each rank are summed over the ranks with the loss (``loss_meter.py``). With DDP
-all ranks have the same sums, under ZeRO and FSDP2 parts of them: the ratios are right in all.
+All of it stays where the weights are, over all weights of a small model and one in k of a large
+one: r, |s|_1, q and n of each rank are summed over the ranks with the loss (``loss_meter.py``).
+With DDP all ranks have the same sums, under ZeRO and FSDP2 parts of them: the ratios are right in
+all.
 
 What it costs is memory traffic, since the weights and gradients of an update are in no cache. So
 one in k means a run of neighbours out of k runs, not every k-th entry, which would read every
@@ -24,7 +25,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from operator import is_
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import ref
 
 import torch
@@ -46,6 +47,10 @@ LONGEST_RUN, FEWEST_RUNS = 64, 256
 near together is alike."""
 SUMS = 4
 """How many numbers ``sums`` returns."""
+
+Number: TypeAlias = float | Tensor
+"""One of Python's for weights on the host, where to look at it costs no wait and arithmetic a tenth
+of a tensor's; else a tensor of one number on the device."""
 
 
 class DistanceEstimate:
@@ -86,19 +91,17 @@ class DistanceEstimate:
         """Begin anew: the weights before the next update are the first ones."""
         self._parts, self._loaded = {}, {}
 
-    def sums(self) -> Tensor:
-        """r, |s|_1 and q, and n: shape (4,), on the device. No sync."""
-        if not self._parts:
-            return torch.zeros(SUMS)
-        first, *rest = [part.sums() for part in self._parts.values()]
-        return torch.stack([first, *rest]).sum(0) if rest else first
+    def sums(self) -> list[Number]:
+        """r, |s|_1, q and n of this rank, each where it is kept. No sync."""
+        columns = zip(*[part.sums() for part in self._parts.values()], strict=True)
+        return [sum(column) for column in columns] or [0.0] * SUMS
 
     def told(self, sums: Sequence[float] | None = None) -> tuple[float, float]:
         """What ``Reading.distance`` says, of ``sums`` that were added up over the ranks.
 
         None stands for this rank's own, for which the host waits.
         """
-        r, norm, square, count = self.sums().tolist() if sums is None else sums
+        r, norm, square, count = on_host(self.sums()) if sums is None else sums
         estimate = r / norm if norm else 0.0
         if self.momentum is None:
             return estimate, 1.0
@@ -196,8 +199,10 @@ class _Part:
         self._wide = torch.float64 if weights[0].dtype == torch.float64 else torch.float32
         self._first = self._sample(weights).clone()
         self._running = torch.zeros_like(self._first)
-        self._inner, self._square = self._first.new_zeros(()), self._first.new_zeros(())
-        self._count = self._first.new_tensor(self._first.numel())
+        self._host = self._first.device.type == "cpu"
+        self._count = float(self._first.numel())
+        self._inner: Number = 0.0
+        self._square: Number = 0.0
 
     def is_of(self, weights: list[Tensor]) -> bool:
         """Whether it is of these weights, and of no other."""
@@ -205,49 +210,64 @@ class _Part:
 
     def add(self, weight: float, stepped: Any) -> None:
         """Take in an update of this weight, before it is made; one that is not finite adds 0."""
-        gradient = self._sample([_gradient(w) for w in self._weights])
-        if alone := self._every == 1 and len(self._weights) == 1:  # it may be the gradient itself
-            gradient = gradient.clone()
-        if (scale := getattr(stepped, "grad_scale", None)) is not None:
-            gradient.div_(scale)  # a fused optimizer is to take the loss scale out by itself ...
-        square = gradient.square().sum()
-        bad = ~(square < math.inf)  # isfinite is several operations, each slow on a small tensor
-        if (skipped := getattr(stepped, "found_inf", None)) is not None:
-            bad |= skipped > 0  # ... and skips an update by itself, too
-        self._square = square.masked_fill_(bad, 0.0)
+        gradient, self._square = self._seen(stepped)
         if not weight:
             return
-        gradient.masked_fill_(bad, 0.0)
-        now = self._sample(self._weights)
-        moved = torch.sub(self._first, now, out=None if alone else now)
-        inner = torch.dot(gradient, moved).nan_to_num_(0.0, 0.0, 0.0)  # not finite: adds 0
-        self._inner.mul_(KEPT).add_(inner, alpha=weight)
+        moved = self._first - self._sample(self._weights)
+        found = torch.dot(gradient, moved).nan_to_num_(0.0, 0.0, 0.0)  # weights may not be finite
+        inner: Number = found.item() if self._host else found
+        self._inner = KEPT * self._inner + weight * inner
         self._running.mul_(KEPT).add_(gradient, alpha=weight)
 
-    def sums(self) -> Tensor:
+    def sums(self) -> list[Number]:
         """This group's part of ``DistanceEstimate.sums``."""
-        norm = self._running.abs().sum()
-        if self._ratio != 1:
-            norm = norm * self._ratio
-        return torch.stack([self._inner, norm, self._square, self._count])
+        norm = torch.linalg.vector_norm(self._running, 1)
+        weighted: Number = self._ratio * (norm.item() if self._host else norm)
+        return [self._inner, weighted, self._square, self._count]
 
     def state(self) -> dict[str, Tensor]:
         """Copies on the host."""
-        kept = {"first": self._first, "running": self._running, "inner": self._inner}
-        return {name: tensor.to("cpu", copy=True) for name, tensor in kept.items()}
+        kept = {"first": self._first, "running": self._running}
+        inner = torch.as_tensor(self._inner, dtype=torch.float64)
+        return {
+            name: tensor.to("cpu", copy=True) for name, tensor in {**kept, "inner": inner}.items()
+        }
 
     def load(self, state: dict[str, Tensor]) -> bool:
         """The inverse of ``state``; without effect, and False, if it is of other weights."""
         if state["first"].shape != self._first.shape:
             return False
-        for name, tensor in state.items():
-            getattr(self, f"_{name}").copy_(tensor)
+        self._first.copy_(state["first"])
+        self._running.copy_(state["running"])
+        inner = state["inner"]
+        self._inner = inner.item() if self._host else inner.to(self._first)
         return True
+
+    def _seen(self, stepped: Any) -> tuple[Tensor, Number]:
+        """What is looked at of the gradient that is about to be stepped on, and its squared norm.
+
+        Both are 0 where it is not finite, or too large to be squared, or the update is skipped.
+        """
+        gradient = self._sample([_gradient(w) for w in self._weights])
+        # A fused optimizer is to take the loss scale out by itself, and skips an update by itself.
+        if (scale := getattr(stepped, "grad_scale", None)) is not None:
+            gradient = gradient / scale
+        skipped = getattr(stepped, "found_inf", None)
+        square = torch.dot(gradient, gradient)
+        if self._host:
+            found = square.item()
+            if found < math.inf and not (skipped is not None and skipped > 0):
+                return gradient, found
+            return torch.zeros_like(gradient), 0.0
+        bad = ~(square < math.inf)
+        if skipped is not None:
+            bad = bad | (skipped > 0)
+        return gradient.masked_fill(bad, 0.0), square.masked_fill(bad, 0.0)
 
     def _sample(self, tensors: list[Tensor]) -> Tensor:
         """What is looked at of each, one after the other, in float32 or wider: (n,).
 
-        A copy, but of a single tensor that is looked at whole it may be a view.
+        It may be a view of a single tensor: it is not written to.
         """
         tensors = [local(tensor) for tensor in tensors]
         if self._every == 1:
@@ -255,6 +275,15 @@ class _Part:
         else:
             flat = torch.cat([_runs(tensor, self._every) for tensor in tensors])
         return flat if flat.dtype == self._wide else flat.to(self._wide)
+
+
+def on_host(values: Sequence[Number]) -> list[float]:
+    """The numbers as Python's, those on a device in one transfer, for which the host waits."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if all(tensor.device.type == "cpu" for tensor in tensors):  # there each by itself is faster
+        return [float(value) for value in values]
+    fetched = iter(torch.stack(tensors).tolist())
+    return [next(fetched) if isinstance(value, Tensor) else value for value in values]
 
 
 def momentum_of(optimizer: Any) -> float | None:

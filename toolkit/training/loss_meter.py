@@ -16,7 +16,7 @@ from accelerate.utils import broadcast
 from torch import Tensor
 
 from toolkit.schedules.reading import Reading
-from toolkit.training.distance import DistanceEstimate
+from toolkit.training.distance import DistanceEstimate, on_host
 
 
 class Estimating(Protocol):
@@ -127,9 +127,7 @@ class LossMeter:
 
     def _fetch(self, estimate: DistanceEstimate | None) -> tuple[Sums, list[float]]:
         """The sums since the last reading, and those of an estimate, in one transfer."""
-        parts = [torch.stack(self._totals)] if self._totals else []
-        parts += [] if estimate is None else [estimate.sums().to(self.accelerator.device)]
-        fetched = (torch.cat(parts) if len(parts) > 1 else parts[0]).tolist() if parts else []
+        fetched = on_host([*self._totals, *([] if estimate is None else estimate.sums())])
         sums = self._fetched
         for total, count in zip(fetched, self._counts, strict=False):  # behind them: the estimate's
             if math.isfinite(total):

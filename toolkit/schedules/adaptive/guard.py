@@ -138,9 +138,8 @@ def observe(guard: Guard, reading: Reading, size: int) -> tuple[Guard, Decision]
     """
     if reading.nonfinite > 0 or reading.count == 0:
         return _strike(guard, False, "nonfinite", None, "a loss is not finite")
-    guard = guard._replace(block=(*guard.block, reading.loss))
     high = _spike(guard, reading)
-    guard = guard._replace(high=guard.high + 1 if high else 0)
+    guard = guard._replace(block=(*guard.block, reading.loss), high=guard.high + 1 if high else 0)
     if high and guard.high >= HIGH_READINGS:
         reason = f"{HIGH_READINGS} readings in a row, the last {high.reason}"
         return _strike(guard, True, "rising", high.statistic, reason)

@@ -54,23 +54,25 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[OnCpu]]:
     OnCpu.first_scale = FIRST_SCALE
 
 
-def fitted(folder: Path, *flags: str, overflow: frozenset[int] = frozenset()) -> tuple[Run, Result]:
-    """A run to its end; at these updates the gradient, and not the loss, overflows."""
-    run = build(parse([*DIGITS, *flags]), folder)
-    made = run.task.loss
+def overflows(run: Run, updates: frozenset[int]) -> None:
+    """At these updates the gradient, and not the loss, overflows."""
+    made = run.loss
 
     def loss(model: nn.Module, batch: Any) -> tuple[torch.Tensor, Any]:
         total, count = made(model, batch)
-        if model.training and run.update + 1 in overflow:
+        if run.update + 1 in updates:
             total.register_hook(lambda gradient: gradient * math.inf)
         return total, count
 
-    run.task.loss = loss  # type: ignore[method-assign]
-    try:
-        result = loop.fit(run)
-    finally:
-        del run.task.loss
-        loop.release(run)
+    run.loss = loss
+
+
+def fitted(folder: Path, *flags: str, overflow: frozenset[int] = frozenset()) -> tuple[Run, Result]:
+    """A run to its end, whose gradients overflow at these updates."""
+    run = build(parse([*DIGITS, *flags]), folder)
+    overflows(run, overflow)
+    result = loop.fit(run)
+    loop.release(run)
     assert result is not None
     return run, result
 
@@ -144,17 +146,8 @@ def test_a_run_that_is_stopped_goes_on_to_the_bit_with_its_scale(
     for part in range(3):
         run = build(parse([*DIGITS, *flags]), tmp_path / "parts")
         run.after_update.append(stop)
-        made = run.task.loss
-
-        def loss(model: nn.Module, batch: Any, run: Run = run, made: Any = made) -> Any:
-            total, count = made(model, batch)
-            if model.training and run.update + 1 in overflow:
-                total.register_hook(lambda gradient: gradient * math.inf)
-            return total, count
-
-        run.task.loss = loss  # type: ignore[method-assign]
+        overflows(run, overflow)
         again = loop.fit(run)
-        del run.task.loss
         loop.release(run)
         assert (again is None) == (part < 2)
     assert again is not None

@@ -32,18 +32,17 @@ def main():
     setattr(building, "check_precision", lambda precision: None)  # noqa: B010
     set_threads()
     run = building.build(parse([*sys.argv[1:], "--precision", "fp16"]))
-    made, scales = run.task.loss, []
+    made, scales = run.loss, []
 
     def loss(model, batch):
         total, count = made(model, batch)
-        if model.training and run.update + 1 in OVERFLOW and os.environ["RANK"] == "1":
+        if run.update + 1 in OVERFLOW and os.environ["RANK"] == "1":
             total.register_hook(lambda gradient: gradient * math.inf)
         return total, count
 
-    setattr(run.task, "loss", loss)  # noqa: B010
+    run.loss = loss
     run.after_update.append(lambda run: scales.append(run.accelerator.scaler.get_scale()))
     loop.fit(run)
-    del run.task.loss
     sys.stdout.write(f"scales {scales} skipped {run.lr.skipped}\n")
     loop.release(run)
 

@@ -1,9 +1,10 @@
 """What ranks cost: an update on 1, 2, 4 gloo processes, and the same calculated for many GPUs.
 
 Measured is a run with a fixed global batch on each number of processes of this machine, in turn:
-its seconds of training an update, by part, and its collectives (``collectives.py``). The gradients'
-all-reduce is in forward and backward, with which DDP overlaps it. Processes that share cores do not
-get faster by being more: what is to be seen is what the parts add.
+its seconds of training an update, by part; and in a run of its own, under torch's profiler
+(``collectives.py``), its collectives and their bytes, and of the backward pass the time in which
+gradients were under way, and that in which nothing but them was waited for. Processes that share
+cores do not get faster by being more: what is to be seen is what the parts add.
 
 Calculated, not measured, is a ring all-reduce over N GPUs: 2 (N - 1) / N of the gradients' bytes
 over the bandwidth of a link, and 2 (N - 1) latencies; a reading is an all-reduce and a broadcast
@@ -24,14 +25,15 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from toolkit.process import cores
 
 ROOT = Path(__file__).resolve().parent.parent
+TARGETS = ("digits/vit_micro", "benchmarks/workloads.py/resnet18")
 PARTS = ("data", "forward_backward", "optimizer", "reading")
-FIRST = 40
-"""Updates that are not counted among the collectives: the search of ``adaptive`` takes 30."""
+FIRST, PROFILED = 40, 10
+"""Updates before those that are profiled, as the search of ``adaptive`` takes 30; and those."""
 
 
 class Network(NamedTuple):
@@ -93,55 +95,69 @@ def measured(
 ) -> Iterator[str]:
     """The table of what was measured here."""
     parts = " | ".join(part.replace("_", " and ") for part in PARTS)
-    yield f"| target | schedule | ranks | ms an update | {parts} | collectives of 10 updates |"
-    yield f"|{'---|' * (5 + len(PARTS))}"
+    profiled = "backward | gradients under way | waited for | collectives of an update"
+    yield f"| target | schedule | ranks | ms an update | {parts} | {profiled} |"
+    yield f"|{'---|' * (8 + len(PARTS))}"
     for target in targets:
         for schedule in ("constant", "adaptive"):
             timed: dict[int, list[dict[str, float]]] = {ranks: [] for ranks in processes}
-            calls: dict[int, dict[str, int]] = {}
             for _ in range(repeats):
                 for ranks in processes:
-                    timing, calls[ranks] = one_run(target, schedule, ranks, updates)
-                    timed[ranks].append(timing)
+                    timed[ranks].append(times(target, schedule, ranks, updates))
             for ranks, made in timed.items():
-                whole, *each = (
+                each = [
                     f"{1000 * median(timing[part] for timing in made) / updates:.2f}"
                     for part in ("train_seconds", *PARTS)
+                ]
+                seen = profiled_run(target, schedule, ranks, updates)
+                each += [f"{1000 * time / PROFILED:.2f}" for time in seen["seconds"].values()]
+                told = "; ".join(
+                    f"{number / PROFILED:g} {name.replace('_', '-')}, {size / PROFILED:,.0f} B"
+                    for name, (number, size) in seen["calls"].items()
                 )
-                told = ", ".join(f"{n} {name.strip('_')}" for name, n in calls[ranks].items())
                 yield (
-                    f"| {target} | {schedule} | {ranks} | {whole} | {' | '.join(each)} "
-                    f"| {told or 'none'} |"
+                    f"| {target.removeprefix('benchmarks/')} | {schedule} | {ranks} "
+                    f"| {' | '.join(each)} | {told or 'none'} |"
                 )
 
 
-def one_run(
-    target: str, schedule: str, ranks: int, updates: int
-) -> tuple[dict[str, float], dict[str, int]]:
-    """The seconds of a run by part, and the collectives of ten of its updates."""
-    flags = ("--recipe.updates", str(updates), "--eval-every", str(updates), "--save-every", "0")
-    quiet = ("--wandb", "off", "--progress", "False", f"schedule:{schedule}")
+def flags_of(schedule: str, updates: int) -> tuple[str, ...]:
+    """Of a run that does nothing but train, and is evaluated at its end."""
+    budget = ("--recipe.updates", str(updates), "--eval-every", str(updates), "--save-every", "0")
+    return (*budget, "--wandb", "off", "--progress", "False", f"schedule:{schedule}")
+
+
+def times(target: str, schedule: str, ranks: int, updates: int) -> dict[str, float]:
+    """The seconds of a run by part."""
     with tempfile.TemporaryDirectory() as folder:
-        counted = (str(ROOT / "benchmarks/collectives.py"), folder, str(FIRST), str(FIRST + 10))
-        out = ("--output-dir", folder)
-        launched(ranks, "-m", "toolkit.train", target, *flags, *out, *quiet)
+        flags = (*flags_of(schedule, updates), "--output-dir", folder)
+        launched(ranks, "-m", "toolkit.train", target, *flags)
         result = json.loads(next(Path(folder).glob("runs/*/*/result.json")).read_text())
-        launched(ranks, *counted, target, *flags, *quiet, "--study", "counted")
-        calls = json.loads(Path(folder, "rank0.json").read_text())
-    return result["timing"], calls
+    timing: dict[str, float] = result["timing"]
+    return timing
+
+
+def profiled_run(target: str, schedule: str, ranks: int, updates: int) -> dict[str, Any]:
+    """What rank 0 has of the collectives of some updates of another such run."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = (str(ROOT / "benchmarks/collectives.py"), folder)
+        which = (str(FIRST), str(FIRST + PROFILED), target)
+        launched(ranks, *program, *which, *flags_of(schedule, updates))
+        seen: dict[str, Any] = json.loads(Path(folder, "rank0.json").read_text())
+    return seen
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--targets", default="digits/vit_micro")
+    parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--processes", default="1,2,4")
     parser.add_argument("--updates", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--calculate", action="store_true", help="the calculation alone")
     arguments = parser.parse_args()
-    if arguments.updates < FIRST + 10:
-        parser.error(f"--updates: at least {FIRST + 10}")
+    if arguments.updates < FIRST + PROFILED:
+        parser.error(f"--updates: at least {FIRST + PROFILED}")
     if not arguments.calculate:
         found = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "accelerate"))
         print(f"python {platform.python_version()}, {found}, {platform.machine()}, {cores()} cores")

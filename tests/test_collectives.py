@@ -28,14 +28,24 @@ def test_the_collectives_of_updates_readings_and_evaluations_are_counted(
     flags = ["--recipe.updates", "52", "--eval-every", every, "--save-every", "0", "--wandb", "off"]
     done = launch("cpu2", *counted, "digits/vit_micro", *flags, f"schedule:{schedule}")
     assert done.returncode == 0, done.stderr
+    events = next(tmp_path.glob("runs/*/*/events.jsonl")).read_text().splitlines()
+    start = json.loads(events[0])
+    gradients = 4 * UPDATES * start["trained_parameters"]
     expected = {
-        "allreduce_": UPDATES * 2,  # gradients, reading
-        "broadcast_": UPDATES + evaluations * 2,  # reading; the fault
+        "all_reduce of gradients": UPDATES,
+        "all_reduce": UPDATES,  # of a reading
+        "broadcast": UPDATES + evaluations * 2,  # of a reading; the fault
     }
     if evaluations:
-        expected["allgather_"] = evaluations * 2
+        expected["all_gather"] = evaluations * 2
     for rank in (0, 1):
-        assert json.loads((tmp_path / f"rank{rank}.json").read_text()) == expected
+        told = json.loads((tmp_path / f"rank{rank}.json").read_text())
+        assert {name: calls for name, (calls, _) in told["calls"].items()} == expected
+        assert told["calls"]["all_reduce of gradients"][1] == gradients
+        assert told["calls"]["all_reduce"][1] < 100 * UPDATES
+        times = told["seconds"]
+        assert 0 < times["waited"] < times["backward pass"]
+        assert 0 < times["gradients"] < times["backward pass"]
 
 
 @pytest.mark.ranks

@@ -7,7 +7,8 @@ Looked at are the updates from the end of FIRST to that of LAST, on each rank. O
 * ``calls``: name -> number, and bytes that this rank puts in; within a backward pass they are ``of
   gradients``. An object's are two, of its size and of it;
 * ``seconds`` of all backward passes; of them ``gradients``, while one of gradients was under way;
-  and of them ``waited``, after the last one had begun, which is when there is nothing else to do.
+  and of them ``waited``, after the last one had begun, which is when there is nothing else to do;
+* ``before``: of the 20 updates before FIRST, without the profiler, the training seconds by span.
 """
 
 import json
@@ -23,6 +24,7 @@ from toolkit.process import leave_process_group, set_threads
 from toolkit.training import loop
 from toolkit.training.build import Run, build
 
+TIMED = 20
 OVER, BACKWARD = "gloo:", "backward pass"
 BYTES = {"float": 4, "double": 8, "long int": 8, "int": 4, "unsigned char": 1}
 """Of a number, by the profiler's name of its type."""
@@ -90,9 +92,13 @@ def main() -> None:
     set_threads()
     run = build(parse(sys.argv[4:]), out / "runs")
     mark_backward(run)
+    marks: list[dict[str, float]] = []
     seen = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
 
     def look(run: Run) -> None:
+        if run.update in (first - TIMED, first):
+            stopwatch = run.record.stopwatch
+            marks.append({"train_seconds": stopwatch.train_seconds, **stopwatch.spans()})
         if run.update == first:
             seen.start()
         if run.update == last:
@@ -101,7 +107,8 @@ def main() -> None:
     run.after_update.append(look)
     loop.fit(run)
     name = f"rank{run.accelerator.process_index}.json"
-    (out / name).write_text(json.dumps(summary(seen.events())))
+    before = {name: second - marks[0][name] for name, second in marks[1].items()}
+    (out / name).write_text(json.dumps({**summary(seen.events()), "before": before}))
     loop.release(run)
 
 

@@ -1,8 +1,8 @@
 """What ranks cost: an update on 1, 2, 4 gloo processes, and the same calculated for many GPUs.
 
-Measured is a run with a fixed global batch on each number of processes of this machine, in turn:
-its seconds of training an update, by part, in the fastest of its repetitions; and in a run of its
-own, under torch's profiler (``collectives.py``), its collectives and their bytes, and of the
+Measured is a run with a fixed global batch on each number of processes of this machine, in turn
+(``collectives.py``), the fastest of its repetitions: of some updates the seconds of training, by
+part; and of the next ones, under torch's profiler, the collectives and their bytes, and of the
 backward pass the time in which gradients were under way, and that in which nothing but them was
 waited for. Processes that share cores do not get faster by being more: what is to be seen is what
 the parts add.
@@ -11,8 +11,8 @@ Calculated, not measured, is a ring all-reduce over N GPUs: 2 (N - 1) / N of the
 over the bandwidth of a link, and 2 (N - 1) latencies; a reading is an all-reduce and a broadcast
 of a few bytes, so of latencies alone: 2 (N - 1) and N - 1, as in a ring, which is the worst case.
 
-usage: python benchmarks/scale.py [--targets TARGET,...] [--processes 1,2,4] [--updates 60]
-       [--repeats 3] [--calculate]
+usage: python benchmarks/scale.py [--targets TARGET,...] [--processes 1,2,4] [--repeats 3]
+       [--calculate]
 """
 
 import argparse
@@ -32,8 +32,9 @@ from toolkit.process import cores
 ROOT = Path(__file__).resolve().parent.parent
 TARGETS = ("digits/vit_micro", "benchmarks/workloads.py/resnet18")
 PARTS = ("data", "forward_backward", "optimizer", "reading")
-FIRST, PROFILED = 40, 10
-"""Updates before those that are profiled, as the search of ``adaptive`` takes 30; and those."""
+FIRST, TIMED, PROFILED = 52, 20, 10
+"""Updates until those that are profiled; the last of them, that are timed, after the 30 that the
+search of ``adaptive`` takes; and those that are profiled."""
 
 
 class Network(NamedTuple):
@@ -90,9 +91,7 @@ def launched(processes: int, *command: str) -> None:
         raise SystemExit(f"{' '.join(line)} failed:\n{done.stderr[-2000:]}")
 
 
-def measured(
-    targets: Sequence[str], processes: Sequence[int], updates: int, repeats: int
-) -> Iterator[str]:
+def measured(targets: Sequence[str], processes: Sequence[int], repeats: int) -> Iterator[str]:
     """The table of what was measured here."""
     parts = " | ".join(part.replace("_", " and ") for part in PARTS)
     profiled = "backward | gradients under way | waited for | collectives of an update"
@@ -100,50 +99,32 @@ def measured(
     yield f"|{'---|' * (8 + len(PARTS))}"
     for target in targets:
         for schedule in ("constant", "adaptive"):
-            timed: dict[int, list[dict[str, float]]] = {ranks: [] for ranks in processes}
+            made: dict[int, list[dict[str, Any]]] = {ranks: [] for ranks in processes}
             for _ in range(repeats):
                 for ranks in processes:
-                    timed[ranks].append(times(target, schedule, ranks, updates))
-            for ranks, made in timed.items():
+                    made[ranks].append(one_run(target, schedule, ranks))
+            for ranks, runs in made.items():
                 # What else the machine does only adds to it.
-                fastest = min(made, key=lambda timing: timing["train_seconds"])
-                each = [
-                    f"{1000 * fastest[part] / updates:.2f}" for part in ("train_seconds", *PARTS)
-                ]
-                seen = profiled_run(target, schedule, ranks, updates)
-                each += [f"{1000 * time / PROFILED:.2f}" for time in seen["seconds"].values()]
+                seen = min(runs, key=lambda run: run["before"]["train_seconds"])
+                seconds = [seen["before"][part] / TIMED for part in ("train_seconds", *PARTS)]
+                seconds += [time / PROFILED for time in seen["seconds"].values()]
+                each = " | ".join(f"{1000 * time:.2f}" for time in seconds)
                 told = "; ".join(
                     f"{number / PROFILED:g} {name.replace('_', '-')}, {size / PROFILED:,.0f} B"
                     for name, (number, size) in seen["calls"].items()
                 )
-                yield (
-                    f"| {target.removeprefix('benchmarks/')} | {schedule} | {ranks} "
-                    f"| {' | '.join(each)} | {told or 'none'} |"
-                )
+                name = target.removeprefix("benchmarks/")
+                yield f"| {name} | {schedule} | {ranks} | {each} | {told or 'none'} |"
 
 
-def flags_of(schedule: str, updates: int) -> tuple[str, ...]:
-    """Of a run that does nothing but train, and is evaluated at its end."""
-    budget = ("--recipe.updates", str(updates), "--eval-every", str(updates), "--save-every", "0")
-    return (*budget, "--wandb", "off", "--progress", "False", f"schedule:{schedule}")
-
-
-def times(target: str, schedule: str, ranks: int, updates: int) -> dict[str, float]:
-    """The seconds of a run by part."""
+def one_run(target: str, schedule: str, ranks: int) -> dict[str, Any]:
+    """What rank 0 of a run has seen."""
+    last = FIRST + PROFILED
+    flags = ("--recipe.updates", str(last), "--eval-every", str(last), "--save-every", "0")
+    quiet = ("--wandb", "off", "--progress", "False", f"schedule:{schedule}")
     with tempfile.TemporaryDirectory() as folder:
-        flags = (*flags_of(schedule, updates), "--output-dir", folder)
-        launched(ranks, "-m", "toolkit.train", target, *flags)
-        result = json.loads(next(Path(folder).glob("runs/*/*/result.json")).read_text())
-    timing: dict[str, float] = result["timing"]
-    return timing
-
-
-def profiled_run(target: str, schedule: str, ranks: int, updates: int) -> dict[str, Any]:
-    """What rank 0 has of the collectives of some updates of another such run."""
-    with tempfile.TemporaryDirectory() as folder:
-        program = (str(ROOT / "benchmarks/collectives.py"), folder)
-        which = (str(FIRST), str(FIRST + PROFILED), target)
-        launched(ranks, *program, *which, *flags_of(schedule, updates))
+        program = (str(ROOT / "benchmarks/collectives.py"), folder, str(FIRST), str(last))
+        launched(ranks, *program, target, *flags, *quiet)
         seen: dict[str, Any] = json.loads(Path(folder, "rank0.json").read_text())
     return seen
 
@@ -153,19 +134,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--processes", default="1,2,4")
-    parser.add_argument("--updates", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--calculate", action="store_true", help="the calculation alone")
     arguments = parser.parse_args()
-    if arguments.updates < FIRST + PROFILED:
-        parser.error(f"--updates: at least {FIRST + PROFILED}")
     if not arguments.calculate:
         found = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "accelerate"))
         print(f"python {platform.python_version()}, {found}, {platform.machine()}, {cores()} cores")
         print(f"command: python benchmarks/scale.py {' '.join(sys.argv[1:])}".rstrip(), end="\n\n")
         processes = [int(number) for number in arguments.processes.split(",")]
         targets = arguments.targets.split(",")
-        for line in measured(targets, processes, arguments.updates, arguments.repeats):
+        for line in measured(targets, processes, arguments.repeats):
             print(line, flush=True)
     print("\nCalculated, not measured:\n")
     print("\n".join(calculated()))

@@ -49,8 +49,8 @@ class Snapshot:
         """Snapshots taken so far."""
         self.seconds = 0.0
         """Time that taking and restoring took."""
-        self._kept: dict[str, Any] = {}
-        self._before: dict[str, Any] = {}
+        self._kept = _Kept()
+        self._before = _Kept()
         self._restored = False  # since the newest was taken
 
     @property
@@ -62,7 +62,9 @@ class Snapshot:
     def take(self) -> None:
         """Keep the present state, and the newest so far as the one before."""
         begin = time.perf_counter()
-        oldest, self._before, self._kept = self._before, self._kept, {}
+        oldest, self._before, self._kept = self._before, self._kept, _Kept()
+        if oldest.lent:
+            oldest = _Kept()
         with torch.no_grad():
             for name, value in self._present():
                 self._kept[name] = _to_host(value, oldest.get(name))
@@ -81,7 +83,7 @@ class Snapshot:
             raise ValueError("there is no snapshot to restore: take() comes first")
         begin = time.perf_counter()
         if self._restored and self._before:
-            self._kept, self._before = self._before, {}
+            self._kept, self._before = self._before, _Kept()
         self._restored = True
         with torch.no_grad():
             for name, tensor in self._weights():
@@ -95,16 +97,19 @@ class Snapshot:
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept, as host tensors and numbers by name, and what that has cost so far; empty
-        before the first ``take``."""
+        before the first ``take``. Nothing is copied, and no later ``take`` writes into it."""
         if not self._kept:
             return {}
-        states = {"kept": self._kept, "before": self._before, "restored": self._restored}
-        return copy.deepcopy({**states, "taken": self.taken, "seconds": self.seconds})
+        self._kept.lent = self._before.lent = True
+        states = {"kept": dict(self._kept), "before": dict(self._before)}
+        counts = {"taken": self.taken, "seconds": self.seconds}
+        return {**states, "restored": self._restored, **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keep what ``state_dict`` returned, as if it had been taken."""
-        self._kept = dict(state.get("kept", {}))
-        self._before = dict(state.get("before", {}))
+        self._kept = _Kept(state.get("kept", {}))
+        self._before = _Kept(state.get("before", {}))
+        self._kept.lent = self._before.lent = True
         self._restored = bool(state.get("restored", False))
         self.taken = int(state.get("taken", 0))  # earlier versions did not keep the counts
         self.seconds = float(state.get("seconds", 0.0))
@@ -195,6 +200,13 @@ class Snapshot:
                     value.copy_(kept_value)
                 else:
                     group[key] = kept_value
+
+
+class _Kept(dict[str, Any]):
+    """A state by name."""
+
+    lent = False
+    """Whether somebody else may hold its tensors, so that they are not to be written into."""
 
 
 def _check_made(model: nn.Module) -> None:

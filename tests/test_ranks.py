@@ -19,6 +19,8 @@ EXACT = [
     "digits/vit_micro",
     "--recipe.updates",
     "200",
+    "--recipe.eval-batch",
+    "32",
     "--recipe.precision",
     "fp64",
     "--wandb",

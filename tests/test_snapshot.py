@@ -86,6 +86,40 @@ def test_what_snapshots_have_cost_goes_on_after_a_resume() -> None:
     assert resumed.seconds > snapshot.seconds
 
 
+def test_a_state_is_no_copy_and_nothing_writes_into_it() -> None:
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    snapshot, others = Snapshot(model, optimizer), [Snapshot(model, optimizer) for _ in range(2)]
+
+    def go_on(*snapshots: Snapshot) -> None:
+        updates(model, optimizer, 1)
+        for one in snapshots:
+            one.take()
+
+    go_on(snapshot)
+    go_on(snapshot)
+    state, again = snapshot.state_dict(), snapshot.state_dict()
+    for other in others:
+        other.load_state_dict(state)
+    tensors, shared = (
+        [
+            value
+            for part in ("kept", "before")
+            for value in of[part].values()
+            if torch.is_tensor(value)
+        ]
+        for of in (state, again)
+    )
+    assert len(tensors) > 2 * len(list(model.parameters()))
+    assert all(a.data_ptr() == b.data_ptr() for a, b in zip(tensors, shared, strict=True))
+    values = [tensor.clone() for tensor in tensors]
+    snapshot.restore()
+    snapshot.restore()  # the one before
+    for _ in range(4):
+        go_on(snapshot, *others)
+    assert all(torch.equal(a, b) for a, b in zip(tensors, values, strict=True))
+
+
 def test_a_restore_without_a_snapshot_is_refused() -> None:
     model = net()
     with pytest.raises(ValueError, match="take"):

@@ -36,8 +36,9 @@ from toolkit.training.evaluation import (
     validation_reading,
 )
 from toolkit.training.extension import before_anneal_due
+from toolkit.training.gathering import Gathering
 from toolkit.training.outcome import last_weights, result_of
-from toolkit.training.ranks import any_rank, check_same_rates, from_rank_zero, mean_items
+from toolkit.training.ranks import check_same_rates, from_rank_zero, mean_items
 from toolkit.training.watch import watched
 from toolkit.training.workers import told
 
@@ -46,7 +47,7 @@ def fit(run: Run) -> Result | None:
     """Train to the end of the budget, or go on with an unfinished run.
 
     Asked to stop, by a signal or ``Run.ask_to_stop``, it saves at the next reading and stops; in an
-    evaluation it stops after a batch, to make that evaluation when it goes on.
+    evaluation it stops as soon as the ranks know (``gathering``), to make that when it goes on.
 
     Returns:
         The result, as written to ``result.json``; None if it was asked to stop: then the same
@@ -95,21 +96,18 @@ def evaluate(run: Run, split: str, stoppable: bool = False) -> dict[str, float |
     Raises:
         RunError: on every rank, if the task's metrics raise an error on rank 0, or are no numbers.
     """
-    gathered = []
+    gathering = Gathering(run.accelerator)
     with run.record.span("evaluation"), evaluation_mode(run):
         for batch in told(run.evaluation_loaders[split]):
             outputs = (*run.task.predict(run.model, batch), batch["id"])
-            # Each rank had batches of its own; the last round may have filled up with repetitions,
-            # which this leaves out.
-            gathered.append([part.cpu() for part in run.accelerator.gather_for_metrics(outputs)])
             run.steps += 1
-            if stoppable and any_rank(run, run.stop_wanted):
+            if gathering.add(outputs, stoppable and run.stop_wanted):
                 run.stop_agreed = True
                 return None
         metrics: dict[str, float | None] = {}
         fault, error = "", None
         if run.accelerator.is_main_process:
-            metrics, fault, error = _judged(run, split, gathered)
+            metrics, fault, error = _judged(run, split, gathering.outputs)
         if fault := from_rank_zero(fault):
             raise RunError(fault) from error
         if split == "validation":

@@ -293,14 +293,6 @@ def mean_items(run: "Run", window: "Sequence[Batch]") -> Tensor | None:
     return total.clamp(min=1) / (run.batch_split.ranks * run.batch_split.accumulation)
 
 
-def any_rank(run: "Run", said: bool) -> bool:
-    """Whether any rank says so. A collective: all ranks call it. It waits for the device."""
-    if run.accelerator.num_processes == 1:
-        return said
-    votes = torch.tensor(float(said), device=run.accelerator.device)
-    return bool(run.accelerator.reduce(votes, "sum").item())
-
-
 def check_same_rates(run: "Run") -> None:
     """All ranks must be about to use the same learning rates. A collective: all ranks call it.
 

@@ -51,8 +51,8 @@ class Snapshot:
         """Snapshots taken so far."""
         self.seconds = 0.0
         """Time that taking and restoring took."""
-        self._kept: dict[str, Any] = {}
-        self._before: dict[str, Any] = {}
+        self._kept = _Kept()
+        self._before = _Kept()
         self._restored = False  # since the newest was taken
         self._proven = False  # whether the gradient scaler's scale has led to an update yet
 
@@ -65,7 +65,9 @@ class Snapshot:
     def take(self) -> None:
         """Keep the present state, and the newest so far as the one before."""
         begin = time.perf_counter()
-        oldest, self._before, self._kept = self._before, self._kept, {}
+        oldest, self._before, self._kept = self._before, self._kept, _Kept()
+        if oldest.lent:
+            oldest = _Kept()
         reshard(self.model)
         with torch.no_grad():
             for name, value in self._present():
@@ -85,7 +87,7 @@ class Snapshot:
             raise ValueError("there is no snapshot to restore: take() comes first")
         begin = time.perf_counter()
         if self._restored and self._before:
-            self._kept, self._before = self._before, {}
+            self._kept, self._before = self._before, _Kept()
         self._restored = True
         reshard(self.model)
         with torch.no_grad():
@@ -114,17 +116,19 @@ class Snapshot:
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept, as host tensors and numbers by name, and what that has cost so far; empty
-        before the first ``take``."""
+        before the first ``take``. Nothing is copied, and no later ``take`` writes into it."""
         if not self._kept:
             return {}
-        states = {"kept": self._kept, "before": self._before, "restored": self._restored}
+        self._kept.lent = self._before.lent = True
+        states = {"kept": dict(self._kept), "before": dict(self._before)}
         counts = {"taken": self.taken, "seconds": self.seconds, "proven": self._proven}
-        return copy.deepcopy({**states, **counts})
+        return {**states, "restored": self._restored, **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keep what ``state_dict`` returned, as if it had been taken."""
-        self._kept = dict(state.get("kept", {}))
-        self._before = dict(state.get("before", {}))
+        self._kept = _Kept(state.get("kept", {}))
+        self._before = _Kept(state.get("before", {}))
+        self._kept.lent = self._before.lent = True
         self._restored = bool(state.get("restored", False))
         self._proven = bool(state.get("proven", False))
         self.taken = int(state.get("taken", 0))  # earlier versions did not keep the counts
@@ -231,6 +235,13 @@ class Snapshot:
         }
         if kept and self._proven:
             scaler_of(self.optimizer).load_state_dict(kept)
+
+
+class _Kept(dict[str, Any]):
+    """A state by name."""
+
+    lent = False
+    """Whether somebody else may hold its tensors, so that they are not to be written into."""
 
 
 def _check_made(model: nn.Module) -> None:

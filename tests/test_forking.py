@@ -20,10 +20,12 @@ from toolkit.studies import forking, run_queue, shipped
 
 SMALL = f"{STUDIES}:small"
 TWO_CORES = f"""
-import sys
+import sys, torch
 from toolkit import sweep
 from toolkit.studies import forking
 forking.cores = lambda: 2
+torch.set_num_threads(2)
+torch.ones(1000, 1000) @ torch.ones(1000, 1000)  # OpenMP has a pool
 sys.exit(sweep.main([{SMALL!r}]))
 """
 THREAD = f"""

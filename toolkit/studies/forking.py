@@ -106,9 +106,12 @@ def _ready(left: Sequence[Item]) -> bool:
 
     if torch.accelerator.is_available():
         return False
-    torch.set_num_threads(1)
     kinds = {costs.kind(item.config): item for item in left}
-    if not all(_is_tiny(item) for item in kinds.values()):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # or a pool of OpenMP's might begin
+    tiny = all(_is_tiny(item) for item in kinds.values())
+    torch.set_num_threads(threads)
+    if not tiny:
         return False
     _end_monitor()
     gc.freeze()  # a collection in a worker would copy the pages of all that was loaded

@@ -248,6 +248,7 @@ def test_few_seeds_are_said_to_decide_nothing(
 
 
 SCRIPT = """
+import threading, time
 from dataclasses import dataclass
 
 import beside
@@ -266,6 +267,8 @@ class Mine(OpenLoop):
         return self.height
 
 
+# Beside a thread no worker is forked.
+threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
 found = compare_schedules(
     "digits/vit_micro", [Mine(), Cosine()], seeds=2, recipe={"updates": 2},
     output_dir="there", slots_per_device=1,

@@ -30,6 +30,7 @@ CODE_OF_OTHERS = {
     "toolkit/training/workers.py": "a split, in another process: the run must hear what it raised",
     "toolkit/training/ranks.py": "a step of which all ranks must know whether it failed on one",
     "toolkit/train.py": "a whole run: what ended it is written down in its folder",
+    "toolkit/studies/forking.py": "a run that is built to load it: its attempt tells what fails",
     "toolkit/studies/run_queue.py": "a whole run of a sweep, which goes on with the next",
     "toolkit/records/mirror_process.py": "trackers",
     "toolkit/records/wandb_mirror.py": "W&B",

@@ -129,10 +129,11 @@ def started(folder: Path, *flags: str, until: str) -> Iterator["subprocess.Popen
 
 
 def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path: Path, python: Launch) -> None:
-    with started(tmp_path, f"{STUDIES}:long", until=SAVED) as process:
+    here = (f"{STUDIES}:long", "--slots-per-device", "0")
+    with started(tmp_path, *here, until=SAVED) as process:
         process.kill()
     assert len(list(tmp_path.glob("runs/long/*/claim-1"))) == 1
-    assert python(*SWEEP, f"{STUDIES}:long", timeout=PATIENCE).returncode == 0
+    assert python(*SWEEP, *here, timeout=PATIENCE).returncode == 0
     assert len(results(tmp_path / "runs" / "long")) == 2
     events = "".join(file.read_text() for file in tmp_path.glob("runs/long/*/events.jsonl"))
     assert events.count('"kind": "resume"') == 1

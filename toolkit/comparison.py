@@ -45,7 +45,13 @@ MEASURED = 3
 OWN = (
     Flag("lrs", tuple[float, ...], (), "The base LRs to compare at; by default the recipe's."),
     Flag("seeds", int, SEEDS, "How many seeds: so many runs of each schedule at each base LR."),
-    Flag("slots-per-device", int, 0, "Workers on each GPU, or on the CPU; 0: one run at a time."),
+    Flag(
+        "slots-per-device",
+        int | None,
+        None,
+        "Workers on each GPU, or on the CPU, or 0: one run at a time; by default one a core if all "
+        "models are tiny, else 0.",
+    ),
     Flag("dry-run", bool, False, "Say what it will cost and can decide, and run nothing."),
     Flag("output-dir", str, ".", "The folder that runs/ lies in."),
 )
@@ -106,7 +112,7 @@ def compare_schedules(
     *,
     recipe: Recipe | Mapping[str, Any] | None = None,
     output_dir: str | Path = ".",
-    slots_per_device: int = 0,
+    slots_per_device: int | None = 0,
     **settings: Any,
 ) -> Comparison:
     """Train a target under several schedules, write the report, and return the verdicts.
@@ -118,7 +124,9 @@ def compare_schedules(
     Args:
         target, schedules, lrs, seeds, recipe: as of ``Study.grid``.
         output_dir: the folder that ``runs/`` lies in.
-        slots_per_device: workers on each GPU, or on the CPU; with 0 this process makes the runs.
+        slots_per_device: workers on each GPU, or on the CPU; with 0 this process makes the runs,
+            with None there is one a core if all models are tiny. Those of tiny models are forked
+            from this process, unless it has other threads or an accelerator.
         settings: further arguments of ``Study.grid``: ``name``, ``question``, fields of a run.
 
     Raises:
@@ -180,6 +188,8 @@ def parse(argv: Sequence[str], prog: str = "toolkit compare") -> tuple[Study, An
     own = {name: settings.pop(name) for name in (flag.name.replace("-", "_") for flag in OWN)}
     if own["seeds"] < 1:
         raise ConfigError(f"--seeds {own['seeds']}: it must be 1 or above")
+    if (own["slots_per_device"] or 0) < 0:
+        raise ConfigError(f"--slots-per-device {own['slots_per_device']}: it must be 0 or above")
     if settings["eval_every"] is None:
         del settings["eval_every"]
     single = settings.pop("study")

@@ -97,6 +97,8 @@ class StopRequest:
 
 
 _current: StopRequest | None = None
+_forked_from: int | None = None
+"""The process that this one was forked from, where it stops with that one."""
 
 
 @contextmanager
@@ -121,6 +123,23 @@ def stop_on_signal(patient: bool = False) -> Iterator[StopRequest]:
         _current = None
 
 
+def begin_anew(parent: int) -> None:
+    """In a process that was just forked: forget the ``stop_on_signal`` that its parent is in.
+
+    The parent's end is from now on a request to stop, as that of a launcher.
+
+    Args:
+        parent: its process id.
+    """
+    global _current, _forked_from
+    _forked_from, before, _current = parent, _current, None
+    if before is None:
+        return
+    before.end()
+    if before.number is not None:  # it came since
+        signal.raise_signal(before.number)
+
+
 def asked() -> bool:
     """Whether this process was asked to stop, in the ``stop_on_signal`` that it is in."""
     return _current is not None and _current()
@@ -131,6 +150,8 @@ def _launcher() -> int | None:
 
     A shell that ends is no reason to stop, so a variable that a user may have set does not do.
     """
+    if _forked_from is not None:
+        return _forked_from
     parent = os.getppid()
     if not any(name in os.environ for name in SET_BY_LAUNCHERS):
         return None

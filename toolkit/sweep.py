@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from toolkit.process import DONE, INTERRUPTED, PREEMPTED, is_rank_zero, run_comm
 from toolkit.records import provenance
 from toolkit.records.mirror_handle import NAMES
 from toolkit.records.result import duration
-from toolkit.studies import claims, costs, declaration, pool, run_queue, shipped
+from toolkit.studies import claims, costs, declaration, forking, pool, run_queue, shipped
 from toolkit.studies.run_queue import Item
 from toolkit.studies.study import Study
 
@@ -115,16 +116,20 @@ def _sweep(
             _slurm(options),
             runs_of(options) / "slurm",
         )
-    with _bar(study, items, options.progress, bool(options.slots_per_device)) as bar:
+    workers, forked = forking.workers(options.slots_per_device, left)
+    told = {item.folder for item in items if item.finished}
+    with _bar(study, items, options.progress, bool(workers) and not forked) as bar:
 
         def done() -> None:
+            if forked:  # the lines of others are in their logs alone
+                run_queue.tell_finished(items, told)
             bar.update(sum(item.finished for item in items) - bar.n)
 
-        if options.slots_per_device:
-            flags = _worker_flags(options)
-            folder = runs_of(options) / study.name
+        if workers:
+            flags, logs = _worker_flags(options), runs_of(options) / study.name / "workers"
+            fork = partial(run_queue.work, items, lease=options.lease, wait=False)
             code = pool.run(
-                options.slots_per_device, items, flags, folder / "workers", done, options.lease
+                workers, items, flags, logs, done, options.lease, fork if forked else None
             )
         else:
             code = run_queue.work(items, lease=options.lease, done=done)
@@ -179,10 +184,10 @@ def _parser(prog: str = "toolkit sweep", study: str = "") -> Parser:
     )
     add(
         "--slots-per-device",
-        type=_count,
+        type=_whole,
         metavar="N",
-        default=0,
-        help="start N workers on each GPU, or on the CPU; by default runs are made in this process",
+        help="start N workers on each GPU, or on the CPU, or 0: this process makes the runs; by "
+        "default one a core where all models are tiny, else 0",
     )
     add(
         "--slurm",
@@ -273,14 +278,19 @@ def _bar(study: Study, items: Sequence[Item], shown: bool, workers: bool) -> Any
         desc=study.name,
         mininterval=interval,
         smoothing=0.05,  # kinds of runs take turns
+        miniters=1,  # or a thread would have to look after it
         disable=not (shown and is_rank_zero() and (workers or sys.stderr.isatty())),
     )
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: it must be a whole number, at least 1")
+def _whole(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text}: it must be a whole number, at least {least}")
     return int(text)
+
+
+def _count(text: str) -> int:
+    return _whole(text, 1)
 
 
 def _lease(text: str) -> float:

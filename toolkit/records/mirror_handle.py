@@ -71,6 +71,8 @@ class Mirror:
         offline = tracker == WANDB and not self._asks
         self._process = self._start("--follow", *["--offline"] * offline)
         _mirrors.append(self)
+        atexit.unregister(end_mirrors)  # once is enough
+        atexit.register(end_mirrors)
 
     @property
     def status(self) -> str:
@@ -225,7 +227,6 @@ def _without_launch() -> dict[str, str]:
     }
 
 
-@atexit.register
 def end_mirrors() -> None:
     """End all mirrors of this process, those to W&B within 10 seconds; safe to call twice."""
     begin = time.monotonic()

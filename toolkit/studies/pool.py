@@ -21,6 +21,7 @@ from toolkit.extras import check_installed
 from toolkit.process import DONE, FAILED, INTERRUPTED, PREEMPTED, WRONG
 from toolkit.signals import stop_on_signal
 from toolkit.studies import claims
+from toolkit.studies.forking import Forked
 from toolkit.studies.run_queue import ATTEMPTS, Item, record_failure
 
 POLL_SECONDS = 0.5
@@ -51,7 +52,7 @@ class Slot:
     log: Path
     environment: Mapping[str, str]
     cores: tuple[int, ...]
-    process: "subprocess.Popen[bytes] | None" = None
+    process: "subprocess.Popen[bytes] | Forked | None" = None
     over: bool = False
     deaths: int = 0
     before: tuple[int, int] = (0, 0)
@@ -64,6 +65,7 @@ def run(
     logs: Path,
     done: Callable[[], object],
     lease: float = claims.LEASE,
+    fork: Callable[[], int] | None = None,
 ) -> int:
     """Keep ``per_device`` workers on every GPU, or on the CPU, until nothing is left.
 
@@ -76,6 +78,8 @@ def run(
         logs: a folder for what the workers print.
         done: called twice a second, to show how far the study is.
         lease: seconds after which a silent worker's run is free.
+        fork: what a worker does that is forked from this process, and has one core and one thread
+            (see ``forking``); without it workers are started with ``flags``.
 
     Returns:
         An exit code, as of ``toolkit.studies.run_queue.work``.
@@ -85,13 +89,13 @@ def run(
         RunError: if three workers of a place in a row ended before they were at any run.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    slots = _slots(per_device, logs)
+    slots = _slots(per_device, logs, one_core=fork is not None)
     # However often the user asks: the workers are not left behind.
     with stop_on_signal(patient=True) as asked:
         try:
             while not asked() and not all(slot.over for slot in slots):
                 for slot in slots:
-                    _tend(slot, items, flags, lease)
+                    _tend(slot, items, flags, lease, fork)
                 done()
                 time.sleep(POLL_SECONDS)
         finally:
@@ -157,14 +161,14 @@ class Job:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def _slots(per_device: int, logs: Path) -> list[Slot]:
+def _slots(per_device: int, logs: Path, one_core: bool) -> list[Slot]:
     import torch
 
     gpus = torch.cuda.device_count()
     count = per_device * max(gpus, 1)
     slots = []
     for number in range(count):
-        cores = _share_of_cores(number, count)
+        cores = _share_of_cores(number, count)[: 1 if one_core else None]
         environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, len(cores)))}
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = _gpu(number // per_device)
@@ -187,13 +191,24 @@ def _share_of_cores(number: int, count: int) -> tuple[int, ...]:
     return tuple(cores[number::count])
 
 
-def _tend(slot: Slot, items: Sequence[Item], flags: Sequence[str], lease: float) -> None:
+def _tend(
+    slot: Slot,
+    items: Sequence[Item],
+    flags: Sequence[str],
+    lease: float,
+    fork: Callable[[], int] | None = None,
+) -> None:
     """Start the worker of a slot, or look how it ended."""
     if slot.process is None:
         left = [item for item in items if item.open]
         slot.over = not left
         if any(_is_free(item, lease) for item in left):
-            slot.before, slot.process = _progress(items), _start(slot, flags)
+            slot.before = _progress(items)
+            slot.process = (
+                Forked(slot.log, slot.environment, slot.cores, fork)
+                if fork
+                else _start(slot, flags)
+            )
         return
     code = slot.process.poll()
     if code is None:

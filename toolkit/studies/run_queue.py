@@ -32,7 +32,7 @@ from toolkit.process import (
 from toolkit.records.config_file import CONFIG, check_folder, folders_of_any_data
 from toolkit.records.console import in_short, say
 from toolkit.records.json_files import write_json
-from toolkit.records.result import RESULT
+from toolkit.records.result import RESULT, read_result
 from toolkit.signals import stop_on_signal
 from toolkit.studies import claims
 from toolkit.studies.study import Study, entrant_of
@@ -179,6 +179,17 @@ def _tell(message: tuple[str, int]) -> tuple[str, int]:
 def _tell_end(code: int) -> int:
     _tell((END, code))
     return code
+
+
+def tell_finished(todo: Sequence[Item], told: set[Path]) -> None:
+    """Say what each run came to that has finished since; ``told`` are the folders of those before.
+
+    Those are added.
+    """
+    for item in todo:
+        if item.folder not in told and item.finished:
+            say(f"{item}: {in_short(read_result(item.folder))}")
+            told.add(item.folder)
 
 
 def record_failure(folder: Path, text: str) -> Path:

@@ -11,6 +11,7 @@ back from the engine that was made, for it would otherwise override some without
 
 import inspect
 import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -364,14 +365,17 @@ def _deepspeed(recipe: Recipe, batch_split: BatchSplit) -> "DeepSpeedPlugin":
 
 
 def _look_up_once() -> None:
-    """Have Accelerate's optimizers find out once what they look up at each update.
+    """Have Accelerate find out once what its optimizers look up at each update, and load less.
 
     They search the whole import path twice at each step for the package of LOMO, another optimizer,
     and take apart the signature of ``zero_grad`` at each call of it: together longer than the step
-    of a fused optimizer on a small model.
+    of a fused optimizer on a small model. Unwrapping a model imports DeepSpeed to see whether it is
+    that's, which takes 0.7 s: no model is before DeepSpeed was imported.
     """
     from accelerate import optimizer
+    from accelerate.utils import other
 
+    other.is_deepspeed_available = lambda: "deepspeed" in sys.modules
     if not hasattr(optimizer.is_lomo_available, "cache_info"):  # not of an earlier run
         optimizer.is_lomo_available = cache(optimizer.is_lomo_available)
         optimizer.inspect = SimpleNamespace(signature=_signature)

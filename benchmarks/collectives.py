@@ -64,7 +64,8 @@ def summary(events: Sequence[Any]) -> dict[str, Any]:
         begin, end = event.time_range.start, event.time_range.end
         of = [place for place, one in enumerate(passes) if one.start <= begin <= one.end]
         for place in of:
-            inside.setdefault(place, []).append((begin, end))
+            # A thread that has to wait for a core notes its end late.
+            inside.setdefault(place, []).append((begin, min(end, passes[place].end)))
         name = event.name.removeprefix(OVER) + (" of gradients" if of else "")
         counted = calls.setdefault(name, [0, 0])
         counted[0] += 1

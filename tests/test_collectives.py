@@ -44,8 +44,7 @@ def test_the_collectives_of_updates_readings_and_evaluations_are_counted(
         assert told["calls"]["all_reduce of gradients"][1] == gradients
         assert told["calls"]["all_reduce"][1] < 100 * UPDATES
         times = told["seconds"]
-        assert 0 < times["waited"] < times["backward pass"]
-        assert 0 < times["gradients"] < times["backward pass"]
+        assert 0 < times["gradients"] <= times["waited"] <= times["backward pass"]
 
 
 @pytest.mark.ranks

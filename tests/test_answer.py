@@ -79,7 +79,7 @@ def test_without_a_winner_nothing_is_recommended(tmp_path: Path) -> None:
     answer = answer_of(study)
     assert not answer.decided
     assert answer.headline.startswith("No winner is shown among step and cosine at base LR 0.01")
-    assert "needs about" in answer.facts["How sure"]
+    assert "seeds would show the two to be equivalent" in answer.facts["How sure"]
     assert "cosine was tried at base LR 0.01 alone" in answer.facts["If the LR is unknown"]
     (study / "study.json").unlink()
     assert answer_of(study).headline.startswith("No verdict: nothing was declared")
@@ -180,8 +180,8 @@ def test_the_rule_of_the_verdicts_is_told(tmp_path: Path) -> None:
     study = write_study(tmp_path / "mine", [contrast("plan", "cosine", 0.01)])
     (answer,) = answers(analyse(load_study(study)))
     sure = answer.facts["How sure"]
-    rule = "Better or worse takes p below 0.05, an interval without 0, and a difference above "
-    assert f"{rule}0.5 points, the ROPE: all of it." in sure
+    rule = "takes all of these: p below 0.05, an interval without 0, and a difference above 0.5 "
+    assert f"{rule}points (the ROPE)." in sure
     assert "whose means have standard errors of " in sure
 
 

@@ -11,12 +11,14 @@ import pytest
 from tests.studies import write_run, write_study
 from toolkit.config import schedule_name
 from toolkit.records.events import entrant
+from toolkit.report.figure_data import words
 from toolkit.report.figure_data.axes import clip
+from toolkit.report.figure_data.panels import Axis, Panel, Series
 from toolkit.report.figure_data.sections import legend_of, of_pair, of_study
 from toolkit.report.figures import draw
 from toolkit.report.html import page
 from toolkit.report.html.svg import figure
-from toolkit.report.marks import MARKS, UNDECIDED, VERDICTS, legend
+from toolkit.report.marks import CIRCLE, MARKS, UNDECIDED, VERDICTS, Mark, legend
 from toolkit.report.numbers.analyse import analyse
 from toolkit.report.numbers.load import load_study
 from toolkit.report.replayed import COLOURS
@@ -142,3 +144,28 @@ def test_page_and_file_draw_the_same_points_in_the_same_marks(tmp_path: Path) ->
 def test_verdicts_differ_in_their_marker() -> None:
     marks = [*VERDICTS.values(), UNDECIDED]
     assert len({mark.symbol for mark in marks}) == len(marks) == len({m.colour for m in marks})
+
+
+def test_a_table_of_a_figure_has_what_is_drawn_and_no_neighbouring_point() -> None:
+    mark = Mark("#000000", CIRCLE, ())
+    late = Series("cosine", mark, [1, 5, 9], [None, 0.2, 0.6], width=2)
+    steps = Series("step", mark, [1, 5, 9], [1.0, 0.5, 0.1], width=2, steps="after")
+    whole = Series("constant", mark, [1, 2, 5, 7, 9], [0.0, 0.25, 1.0, 1.0, 1.0], width=2)
+    panel = Panel("base LR 1", [late, steps, whole], Axis("update"), Axis("learning rate"))
+    assert words.numbers(panel).cells == [
+        ["1", "-", "1", "0"],
+        ["2", "-", "1", "0.25"],
+        ["5", "0.2", "0.5", "1"],
+        ["7", "0.4", "0.5", "1"],
+        ["9", "0.6", "0.1", "1"],
+    ]
+
+
+def test_a_table_of_marks_has_each_of_them() -> None:
+    mark, place = Mark("#000000", CIRCLE, ()), ["plan: 72.20"]
+    seeds = Series("plan", mark, [42.5, 82.33], place * 2, size=7, hover_text=["a", "b"])
+    mean = Series("plan", mark, [72.2], place, size=12, bounds=([60.0], [80.0]), hover_text="text")
+    panel = Panel("base LR 1", [seeds, mean], Axis("accuracy, %"), Axis(categories=True))
+    table = words.numbers(panel)
+    assert table.head == ["row", "accuracy, %", "each seed"]
+    assert table.cells == [["plan", "text", "42.5, 82.33"]]

@@ -412,7 +412,7 @@ def test_the_lr_that_searches_found_is_told_by_pair_and_base_lr(tmp_path: Path) 
     analysis = analyse(load_study(study))
     (row,) = rate_tables.found(analysis).cells
     assert row == [
-        *("digits/vit_micro@field", "adaptive", "0.0001", "0.02", "0.01 to 0.04"),
+        *("adaptive", "0.0001", "0.02", "0.01 to 0.04"),
         *("0.04", "21", "5", "1.5", "3"),
     ]
     assert "| 0.0001 | 0.02 | 0.01 to 0.04 | 0.04 | 21 |" in markdown(analysis)

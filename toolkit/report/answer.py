@@ -17,6 +17,7 @@ from toolkit.report.text import (
     pair_label,
     schedule_label,
 )
+from toolkit.stats import ALPHA, Verdict
 from toolkit.task import POINTS, Scale
 
 MOST = 3
@@ -218,16 +219,19 @@ def _how_sure(judged: Sequence[ContrastRow], groups: Sequence[GroupRow]) -> Iter
     told = []
     for place, row in zip(_places(judged[:MOST], judged), judged, strict=False):
         assert row.judged is not None
-        needed = row.judged.seeds_needed
-        needs = f", needs about {needed:,} seeds in all" if needed else ""
-        told.append(f"{place}: {row.judged.verdict}, p = {row.judged.p_adjusted:.3f}{needs}")
+        judged_by = f"{row.judged.verdict}, p = {row.judged.p_adjusted:.3f}"
+        told.append(f"{place}: {judged_by}{_lacking(row, row.judged)}")
     if told:
         more = f"; {len(judged) - MOST} more in the table" if len(judged) > MOST else ""
-        yield f"{'; '.join(told)}{more} (p corrected for the number of comparisons, by Holm)."
+        yield f"{'; '.join(told)}{more}."
         rope, scale = judged[0].rope, judged[0].scale
         unit = " points" if scale == POINTS else ""
-        than = f", and a difference above {rope:g}{unit}, the ROPE" if rope else ""
-        yield f"Better or worse takes p below 0.05, an interval without 0{than}: all of it."
+        than = f", and a difference above {rope:g}{unit} (the ROPE)" if rope else ""
+        yield (
+            f"Better or worse takes all of these: p below {ALPHA:g}, an interval without 0{than}. "
+            "p is that of a permutation test paired by seed, corrected for the number of "
+            "comparisons (Holm)."
+        )
     seeds = sorted({len(row.scores) for row in groups})
     counts = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     spread = [row.seed_error for row in groups if row.seed_error is not None]
@@ -236,15 +240,27 @@ def _how_sure(judged: Sequence[ContrastRow], groups: Sequence[GroupRow]) -> Iter
     text = f"{counts} seed{'s' if seeds[-1] > 1 else ''} a schedule and base LR"
     if spread:
         text += f", whose means have standard errors of {_range(spread, scale, '')}"
-    if items := min(row.items for row in groups):
-        text += f"; {items:,} test items, the same for all schedules"
-    if errors:
-        error = _range([median(errors)], scale, "")
-        text += (
-            f". Which items these are gives each score a standard error of {error}, mostly the "
-            "same to all schedules, and in no interval"
-        )
     yield f"{text}."
+    if items := min(row.items for row in groups):
+        text = f"{items:,} test items, the same for all schedules"
+        if errors:
+            error = _range([median(errors)], scale, "")
+            text += (
+                f"; which items they are gives a score a standard error of about {error}, most of "
+                "it common to all schedules and none of it in the intervals"
+            )
+        yield f"{text}."
+
+
+def _lacking(row: ContrastRow, judged: Verdict) -> str:
+    """Why a comparison is undecided, where its p alone would not say so, and what would decide."""
+    if not judged.seeds_needed:
+        return ""
+    seeds = f"about {judged.seeds_needed:,} seeds"
+    if abs(judged.paired.mean) <= (row.rope or 0.0):
+        return f", {seeds} would show the two to be equivalent"
+    open_end = judged.p_adjusted < ALPHA and judged.paired.low <= 0 <= judged.paired.high
+    return f"{' but 0 in the interval' if open_end else ''}, {seeds} would decide"
 
 
 def _cost(
@@ -258,7 +274,8 @@ def _cost(
             ratios[candidate][baseline].append(row.seconds_ratio)
     for candidate, by_baseline in ratios.items():
         told = _and(f"{_span(found)} times that of {name}" for name, found in by_baseline.items())
-        yield f"The training time of {candidate} is {told}."
+        at = len({row.lr for row in rows}) > 1
+        yield f"The training time of {candidate} is {told}{', by base LR' if at else ''}."
     if rows and not ratios:
         yield f"Training times are not compared, because {_why_no_times(rows, groups)}."
     shares: dict[str, list[float]] = defaultdict(list)
@@ -267,8 +284,8 @@ def _cost(
             if run.result.found is not None:
                 shares[_label(group)].append(run.result.found.updates / run.result.updates)
     for name, some in shares.items():
-        share = f"{100 * median(some):.0f} % of the updates"
-        yield f"The search of {name} takes {share}, within the budget."
+        share = f"{100 * median(some):.0f} % of a run's updates"
+        yield f"The search of {name} takes {share}, which are part of its budget."
 
 
 def _why_no_times(rows: Sequence[ContrastRow], groups: Sequence[GroupRow]) -> str:
@@ -317,12 +334,12 @@ def _unknown_lr(analysis: Analysis, groups: Sequence[GroupRow]) -> str:
         more = f", which that of {_and(others)} is" if others else ""
         return (
             f"No single schedule stands out: {over} the mean {metric} of {_and(equal)} is never "
-            f"{limit} {least}{more}. Seen in the means, not judged."
+            f"{limit} {least}{more}. These are means, no verdict."
         )
     rival = reference if reference in others else others[0]
     return (
         f"Use {equal[0]}: {over} its mean {metric} is never {limit} {least}, while that of {rival} "
-        f"{verb} to {shown[rival]}. Seen in the means, not judged."
+        f"{verb} to {shown[rival]}. These are means, no verdict."
     )
 
 

@@ -7,7 +7,7 @@ from toolkit.records.result import FoundLR
 from toolkit.report.columns import Column, Table
 from toolkit.report.numbers.analyse import Analysis
 from toolkit.report.numbers.runs import Group
-from toolkit.report.tables import GROUP, number
+from toolkit.report.tables import GROUP, number, of_pairs
 
 
 class FoundRow(NamedTuple):
@@ -64,11 +64,12 @@ def found(analysis: Analysis) -> Table:
         Column("runs", lambda row: str(len(row.found))),
     ]
     caption = (
-        "From the base LR given a search of a few updates finds the LR to train with, which an "
-        "estimate may raise in training; warm-up and anneal come on top. Medians over the runs; "
-        "the range is that of the LR found. Updates, trials and seconds are the search's."
+        "From the base LR given a search of a few updates finds the LR to train with. Later the "
+        "schedule's estimate of how far the weights have to go may raise it; warm-up and anneal "
+        "come on top. Medians over the runs; the range is that of the LR found. Updates, trials "
+        "and seconds are the search's."
     )
-    return Table("The LR found", caption, columns, rows)
+    return Table("The LR found", caption, of_pairs(analysis, columns), rows)
 
 
 def _median(row: FoundRow, field: str) -> str:

@@ -83,13 +83,18 @@ def _verdict_and_seeds(row: ContrastRow) -> str:
     return f"{row.judged.verdict} (about {row.judged.seeds_needed:,} seeds{end})"
 
 
+def of_pairs(analysis: Analysis, columns: list[Column]) -> list[Column]:
+    """Columns of which the first has the pair; without it where there is one pair alone."""
+    return columns[len(analysis.pairs) == 1 :]
+
+
 GROUP = [
-    Column("pair", "{row.group.pair}"),
+    Column("pair", lambda row: pair_label(row.group.pair)),
     Column("schedule", _label),
     Column("base LR", "{row.group.lr:g}"),
 ]
 CONTRAST = [
-    Column("pair", "{row.pair}"),
+    Column("pair", lambda row: pair_label(row.pair)),
     Column("comparison", contrast_label),
     Column("base LR", "{row.lr:g}"),
 ]
@@ -125,7 +130,8 @@ def verdicts(analysis: Analysis) -> Table:
     ]
     caption = (
         "Declared before the runs. Differences are candidate minus baseline, paired by seed, of "
-        "the test metric at the last update. Wins: share of seeds in which the candidate is ahead. "
+        "the test metric at the last update. Wins: share of seeds in which the candidate is ahead, "
+        "a tie counted half. BCa: the bootstrap's interval, which does not judge. "
         "Least p: the smallest that so many seeds can give."
     )
     return Table("All numbers of the verdicts", caption, columns, analysis.family)
@@ -134,14 +140,15 @@ def verdicts(analysis: Analysis) -> Table:
 def family(analysis: Analysis) -> Table:
     """The primary family in short, for the page's answer, a terminal and W&B."""
     columns = [
-        Column("pair", lambda row: pair_label(row.pair)),
+        *CONTRAST[:1],
         *CONTRAST[:0:-1],
         *(Column(title, _if_paired(str(cell))) for title, cell, _ in DIFFERENCE[:2]),
         Column("p (Holm)", _if_judged("{row.judged.p_adjusted:.4f}")),
         Column("verdict", _verdict_and_seeds),
     ]
     caption = "Candidate minus baseline, paired by seed: the test metric at the last update."
-    return Table("The verdicts", caption, columns, analysis.family, words=3)
+    shown = of_pairs(analysis, columns)  # the last four are numbers and the verdict
+    return Table("The verdicts", caption, shown, analysis.family, words=len(shown) - 4)
 
 
 def exploratory(analysis: Analysis) -> Table:
@@ -232,14 +239,14 @@ def groups(analysis: Analysis) -> Table:
         return str(len(row.scores)) + (f" ({row.diverged} diverged)" if row.diverged else "")
 
     columns = [
-        Column("pair", lambda row: pair_label(row.group.pair)),
+        *GROUP[:1],
         *GROUP[:0:-1],
         Column("seeds", seeds),
         Column(metric_of(analysis), MEAN),
         Column("95 % interval", _interval),
         Column("s / run", "{row.seconds:.1f}"),
     ]
-    return Table("All schedules", "", columns, analysis.groups)
+    return Table("All schedules", "", of_pairs(analysis, columns), analysis.groups)
 
 
 def aggregates(analysis: Analysis) -> Table:
@@ -292,8 +299,8 @@ def targets(analysis: Analysis) -> Table:
         Column("median seconds", lambda row: _time(row.median_seconds, ".1f")),
     ]
     caption = (
-        "The target is the validation score that the reference reaches at its best base LR; times "
-        "to the first evaluation that is as good."
+        "The target is the median over the seeds of the reference's last validation score at its "
+        "best base LR; times to the first evaluation that is as good."
     )
     return Table("Time to the target", caption, columns, analysis.targets)
 

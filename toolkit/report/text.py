@@ -150,8 +150,8 @@ def _highest(analysis: Analysis) -> Iterator[str]:
         name = schedule_label(best.group.schedule, best.group.arm)
         yield (
             f"{pair_label(pair)}: the {end} mean {metric_of(analysis, pair)} is "
-            f"{best.mean:.{scale.decimals}f}, by {name} at base LR {best.group.lr:g}; as the best "
-            f"of {len(rows)} it is no verdict."
+            f"{best.mean:.{scale.decimals}f}, by {name} at base LR {best.group.lr:g}; chosen "
+            f"after looking, as the best of {len(rows)}, it is no verdict."
         )
 
 

@@ -97,7 +97,7 @@ def rate_curves(rows: Sequence[GroupRow], members: Members, legend: Legend) -> S
         "other decision, such as a trial of a search, and a square its end, where the untouched "
         "model is restored: point at one, tap it, or go to it with Tab and the arrow keys, for its "
         "reason. The axis goes from a ten-thousandth of the highest LR trained with to ten times "
-        "it at most: what is beyond, such as a trial, is not drawn, but is in the table."
+        "it at most: what is beyond, such as a trial, is in the list of decisions alone."
     )
     if drawn < decisions:
         caption += (
@@ -199,7 +199,8 @@ def _decisions(row: GroupRow, members: Members, legend: Legend) -> list[Series]:
     for run, action in found:
         stacks.setdefault((action.update, rounded([action.lr])[0]), []).append((run, action))
     by_symbol: dict[Symbol, list[list[tuple[RunRecord, Action]]]] = {}
-    for stack in stacks.values():
+    for place in sorted(stacks, key=lambda place: (place[0], place[1] or 0.0)):
+        stack = stacks[place]
         by_symbol.setdefault(DECISIONS.get(stack[0][1].action, CIRCLE), []).append(stack)
     name, marks = label_of(row), []
     for symbol, some in by_symbol.items():

@@ -1,7 +1,10 @@
 """What a panel shows, for who cannot see it: a sentence, and tables of its numbers."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from toolkit.report.columns import Column, Table
 from toolkit.report.figure_data.panels import Panel, Series
@@ -13,7 +16,7 @@ PLACES = 6
 def alternative(panel: Panel) -> str:
     """The text alternative of a panel: what is drawn over what, and what came out."""
     if panel.y.categories:
-        told = [f"{label}: {text}" for label, text in _intervals(panel)]
+        told = [f"{label}: {text}" for label, text in _by_place(panel).values()]
         return f"{panel.title}. {panel.x.title}: {'; '.join(told)}."
     lines = [one for one in panel.series if one.width]
     last = [f"{one.name} {one.y[-1]:.4g}" for one in _first_of_each(lines) if one.y[-1] is not None]
@@ -24,8 +27,10 @@ def alternative(panel: Panel) -> str:
 def numbers(panel: Panel) -> Table:
     """The numbers of a panel: intervals, or curves at some places."""
     if panel.y.categories:
+        rows = [(*told, _singly(panel, place)) for place, told in _by_place(panel).items()]
         columns = [Column("row", "{row[0]}"), Column(panel.x.title, "{row[1]}")]
-        return Table(panel.title, panel.title, columns, list(_intervals(panel)), words=1)
+        columns += [Column("each seed", "{row[2]}")] if any(row[2] for row in rows) else []
+        return Table(panel.title, panel.title, columns, rows, words=1)
     lines = _first_of_each(one for one in panel.series if one.width)
     columns = [Column(panel.x.title, "{row[0]:.4g}")]
     columns += [Column(one.name, f"{{row[{i}]}}") for i, one in enumerate(lines, 1)]
@@ -38,11 +43,19 @@ def decisions(panel: Panel) -> list[str]:
     return [text for one in panel.series if one.decides for text in one.hover_text]
 
 
-def _intervals(panel: Panel) -> Iterator[tuple[str, str]]:
-    """The label and the text of every point that has an interval."""
-    for series in panel.series:
-        if series.bounds:
-            yield str(series.y[0]), str(series.hover_text)
+def _by_place(panel: Panel) -> dict[str, tuple[str, str]]:
+    """Of every category that has an interval, what it is called, and the text."""
+    return {
+        str(one.y[0]): (one.name or str(one.y[0]), str(one.hover_text))
+        for one in panel.series
+        if one.bounds
+    }
+
+
+def _singly(panel: Panel, place: str) -> str:
+    """The values of a category that have a mark each, in the order of the seeds."""
+    points = [x for one in panel.series if not one.bounds and place in one.y for x in one.x]
+    return ", ".join(f"{x:g}" for x in points)
 
 
 def _first_of_each(lines: Any) -> list[Series]:
@@ -51,7 +64,7 @@ def _first_of_each(lines: Any) -> list[Series]:
 
 
 def _at_places(lines: Sequence[Series]) -> Iterator[tuple[Any, ...]]:
-    """At some x of the longest line, that and each line's y; a dash after a line's end."""
+    """At some x of the longest line, that and each line's y."""
     longest = max((one.x for one in lines), key=len, default=[])
     count = min(PLACES, len(longest))
     for i in range(count):
@@ -60,7 +73,11 @@ def _at_places(lines: Sequence[Series]) -> Iterator[tuple[Any, ...]]:
 
 
 def _at(series: Series, x: float) -> str:
-    known = [(px, y) for px, y in zip(series.x, series.y, strict=True) if y is not None]
-    if not known or x > known[-1][0]:
+    """The y of a line at an x, as it is drawn; a dash before its beginning and after its end."""
+    known = [point for point in zip(series.x, series.y, strict=True) if point[1] is not None]
+    if not known or not known[0][0] <= x <= known[-1][0]:
         return "-"
-    return f"{min(known, key=lambda point: abs(point[0] - x))[1]:.4g}"
+    places, values = zip(*known, strict=True)
+    if series.steps == "after":
+        return f"{values[bisect_right(places, x) - 1]:.4g}"
+    return f"{np.interp(x, places, values):.4g}"

@@ -149,8 +149,9 @@ def _begin(
     os.setsid()  # Ctrl-C is for the parent, which asks the workers to stop
     for number, flags in enumerate((os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_APPEND)):
         opened = os.open(log if number else os.devnull, flags, 0o666)
-        os.dup2(opened, number)
-        os.close(opened)
+        if opened != number:  # as where this process has no input
+            os.dup2(opened, number)
+            os.close(opened)
     os.dup2(1, 2)
     sys.stdout = open(1, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115

@@ -318,6 +318,20 @@ def test_a_run_that_cannot_be_gone_on_from_is_one_line(
     assert run_folder(config, runs).exists() == (code == 1)
 
 
+def test_a_run_that_stopped_early_is_not_extended_and_not_asked_for_once_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    often = ["constant", "--lr", "1", "--read-every", "2", "--eval-every", "2", "--patience", "1"]
+    parent = finished(configured(*often, LAST), tmp_path / "runs")
+    assert parent.selected is not None
+    assert parent.selected.stopped_early
+    assert parent.updates < 40
+    assert train.main([*TARGET, *often, "--extend", "60", "--output-dir", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert f"stopped early, at update {parent.updates}, by its patience" in said
+    assert "--fresh" not in said
+
+
 def test_a_run_that_has_kept_nothing_says_what_keeps_it(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

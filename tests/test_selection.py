@@ -53,10 +53,22 @@ def scripted(cfg: RunConfig, folder: Path) -> Iterator[tuple[Run, dict[int, dict
 
 
 def finished(run: Run) -> Result:
+    return finished_as(run, "done")
+
+
+def finished_as(run: Run, status: str) -> Result:
     result = loop.fit(run)
     assert result is not None
-    assert json.loads((run.folder / "state.json").read_text())["status"] == "done"
+    assert json.loads((run.folder / "state.json").read_text())["status"] == status
     return result
+
+
+def test_a_run_that_diverged_does_not_say_that_its_best_weights_are_kept(tmp_path: Path) -> None:
+    with scripted(config("constant", "--lr", "1e30", "--keep-best"), tmp_path) as (run, _):
+        result = finished_as(run, "diverged")
+    assert result.selected is not None
+    assert not result.selected.kept
+    assert not (run.folder / "weights").exists()
 
 
 @pytest.mark.parametrize("flags", [(), ("--ema-decay", "0.8")], ids=["plain", "averaged"])

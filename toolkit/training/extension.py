@@ -26,7 +26,8 @@ def kept_by_parent(config: RunConfig, runs: Path) -> Path:
         runs: the folder that holds the folders of studies.
 
     Raises:
-        ConfigError: if the run that it extends does not exist, or keeps no such checkpoint.
+        ConfigError: if the run that it extends does not exist, keeps no such checkpoint, or
+            stopped early.
     """
     parent = parent_of(config)
     assert parent is not None
@@ -42,7 +43,23 @@ def kept_by_parent(config: RunConfig, runs: Path) -> Path:
     kept = folder / KEPT / (BEFORE_ANNEAL if holds else LAST)
     if not kept.exists():
         raise ConfigError(f"extend: {_why_not(folder, config, flag)}")
+    if not holds and (folder / RESULT).exists():
+        _check_not_stopped(folder)
     return kept
+
+
+def _check_not_stopped(folder: Path) -> None:
+    """Refuse a run whose end came before its budget's: a larger budget is not what it lacked.
+
+    Raises:
+        ConfigError: if it stopped for want of patience.
+    """
+    result = read_result(folder)
+    if result.selected is not None and result.selected.stopped_early:
+        raise ConfigError(
+            f"extend: {folder} stopped early, at update {result.updates}, by its patience: only a "
+            "run that has spent its budget is extended; train it without --patience"
+        )
 
 
 def _why_not(folder: Path, config: RunConfig, flag: str) -> str:

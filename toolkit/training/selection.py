@@ -76,11 +76,14 @@ class Selection:
         self.brought_back = True
 
     def result(self) -> Selected | None:
-        """What is to be said of it in the result; None if nothing was chosen."""
+        """What is to be said of it in the result, at the end; None if nothing was chosen.
+
+        A run that has diverged keeps no best weights: it is not brought back to them.
+        """
         if not self.update and not self.stopped:
             return None
         value = self.value if self.update else None
-        return Selected(self.metric, value, self.update, bool(self.weights), self.stopped)
+        return Selected(self.metric, value, self.update, self.brought_back, self.stopped)
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands but for the weights, as JSON."""

@@ -172,6 +172,30 @@ def test_two_ranks_have_one_average(launch: Launch, tmp_path: Path) -> None:
         assert torch.allclose(files["cpu2"][name], value, rtol=1e-9, atol=1e-9), name
 
 
+def test_an_update_that_a_scaler_skips_is_none_of_the_averages() -> None:
+    """The first and a later one, with an optimizer that skips in its kernel."""
+    model = nn.Linear(4, 2)
+    made: Any = build_optimizer(model, Recipe(optimizer="adamw", updates=1, ema_decay=DECAY))
+    twin = average_of(model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for update in range(8):
+        made.zero_grad()
+        overflow = update in (0, 5)
+        loss: Any = scaler.scale(model(torch.randn(8, 4)).square().mean())
+        loss.backward()
+        if overflow:
+            for weight in model.parameters():
+                assert weight.grad is not None
+                weight.grad.fill_(torch.inf)
+        scaler.step(made)
+        scaler.update()
+        if not overflow:
+            twin.update_parameters(model)
+    made.eval()
+    for weight, average in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(weight, average, rtol=1e-6)
+
+
 def test_it_is_refused_where_it_cannot_be_and_0_is_none(tmp_path: Path) -> None:
     assert run_id(config("--ema-decay", "0")) == run_id(parse(["digits/vit_micro"]))
     assert not evaluates_other_weights(build_optimizer(nn.Linear(1, 1), Recipe(updates=1)))

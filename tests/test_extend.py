@@ -418,16 +418,19 @@ def test_more_ranks_go_on_with_the_same_updates(launch: Launch, tmp_path: Path) 
 
 @pytest.mark.full
 @pytest.mark.ranks
-def test_under_zero_it_is_the_longer_run_and_another_launch_is_refused(
-    launch: Launch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("launched", "words"), [("zero2", "DeepSpeed's ZeRO-2"), ("fsdp", "FSDP2")]
+)
+def test_in_parts_it_is_the_longer_run_and_another_launch_is_refused(
+    launch: Launch, tmp_path: Path, launched: str, words: str
 ) -> None:
     flags = ["-m", "toolkit.train", *TARGET, "wsd", "--global-batch", "256", "--micro-batch", "64"]
     for more in ([BEFORE], ["--extend", "60"], ["--updates", "60"]):
-        done = launch("zero2", "--num_processes", "2", *flags, *more)
+        done = launch(launched, "--num_processes", "2", *flags, *more)
         assert done.returncode == 0, done.stderr
     folders = [run_folder(parse([*flags[2:], *more]), tmp_path / "runs")
                for more in (["--extend", "60"], ["--updates", "60"])]  # fmt: skip
     child, scratch = (json.loads((folder / "result.json").read_text()) for folder in folders)
     assert child["final_weights_sha"] == scratch["final_weights_sha"]
     done = launch("cpu", *flags, "--extend", "70")
-    assert "was written under DeepSpeed's ZeRO-2, this is DDP or one process" in done.stderr
+    assert f"was written under {words}, this is DDP or one process" in done.stderr

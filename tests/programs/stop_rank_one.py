@@ -1,5 +1,6 @@
-"""toolkit.train, except that rank 1 alone receives SIGTERM during one update ($STOP_AFTER), and
-that each rank says how many wrapped models there are when it leaves the process group.
+"""toolkit.train, except that rank 1 alone receives a signal ($STOP_WITH, SIGTERM by default) during
+one update ($STOP_AFTER), and that each rank says how many wrapped models there are when it leaves
+the process group.
 """
 
 import gc
@@ -18,7 +19,7 @@ destroy = distributed.destroy_process_group
 
 def stop(run):
     if run.update == at and os.environ["RANK"] == "1":
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.Signals[os.environ.get("STOP_WITH", "SIGTERM")])
 
 
 def count_and_destroy(group=None):

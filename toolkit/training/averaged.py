@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from toolkit.training.scaling import was_skipped
+
 AVERAGE = "ema"
 """Key of the average in the state of a weight."""
 
@@ -24,7 +26,8 @@ class AveragedWeights:
     warm-up.
 
     Args:
-        optimizer: not prepared yet; each of its steps is an update.
+        optimizer: not prepared yet; each of its steps is an update, unless a gradient scaler skips
+            it.
         decay: above 0 and below 1.
     """
 
@@ -55,6 +58,9 @@ class AveragedWeights:
 
     @torch.no_grad()
     def _after(self, *_: Any) -> None:
+        if was_skipped(self.optimizer):
+            self._first.clear()
+            return
         for weight, first in self._first.items():
             self.optimizer.state[weight][AVERAGE] = first
         self._first.clear()

@@ -217,6 +217,8 @@ def test_the_command_finds_the_edge_of_adaptive_and_leaves_a_picture_alone(
         (["--figure", "gone/x.png"], "there is no folder gone"),
         (["--updates", "19"], "a budget of 19 updates is too short to find an LR for"),
         (["--figur", "x.png"], "did you mean --figure"),
+        (["--patience", "2"], "--patience is for toolkit train: toolkit find trains nothing"),
+        (["--keep-best"], "--keep-best is for toolkit train"),
     ],
 )
 def test_what_the_command_cannot_do_is_one_line_and_leaves_nothing(

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -194,3 +195,12 @@ def test_the_wheel_does_it_all_away_from_the_checkout(tmp_path: Path) -> None:
     lines = (run.parent / "predictions-black.csv").read_text().splitlines()
     assert lines[0] == "id,prediction,probability"
     assert lines[1].startswith("black.png,")
+    assert installed.toolkit("launch-config", "slurm/one_node").strip().endswith("one_node.sh")
+    for name in ("cpu2", "zero2"):  # whose settings lie beside it
+        file = installed.toolkit("launch-config", name).strip()
+        assert Path(file).is_relative_to(tmp_path / "venv")
+        launch = [installed.python, "-m", "accelerate.commands.launch", "--config_file", file]
+        command = ["--num_processes", "2", "-m", "toolkit.train", "digits/vit_micro", "cosine"]
+        installed._run([*launch, *command, *flags[:-1], name], installed.home)
+        (result,) = installed.home.glob(f"runs/{name}/*/result.json")
+        assert json.loads(result.read_text())["world_size"] == 2

@@ -78,13 +78,15 @@ def _doctor(argv: Sequence[str]) -> int:
 
 def _launch_config(argv: Sequence[str]) -> int:
     from toolkit.errors import ConfigError
-    from toolkit.launch_files import folder, path_of
+    from toolkit.launch_files import files, path_of
     from toolkit.process import run_command
 
-    names = sorted(file.stem for file in folder().glob("*.yaml"))
-    usage = f"usage: toolkit launch-config NAME, one of {', '.join(names)}"
+    usage = f"usage: toolkit launch-config NAME, one of {', '.join(files())}"
     if {"-h", "--help"} & {*argv}:
-        print(f"{usage}\n\nPrints the path of a file for accelerate launch --config_file.")
+        print(
+            f"{usage}\n\nPrints the path of a file for accelerate launch --config_file, or of a "
+            "script for SLURM's sbatch."
+        )
         raise SystemExit(0)
 
     def show() -> int:
@@ -106,7 +108,7 @@ VERBS: Mapping[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "explain": (_explain, "say why a run's schedule did what it did at an update"),
     "predict": (_predict, "predict rows of your own with a finished run"),
     "export": (_export, "write the trained model of a finished run for other programs"),
-    "launch-config": (_launch_config, "print the path of a launch file of accelerate launch"),
+    "launch-config": (_launch_config, "print the path of a launch file, or of a script for SLURM"),
     "list": (_list, "list tasks, schedules and studies"),
     "doctor": (_doctor, "say what this machine has and what is missing"),
     "demo": (_demo, "run the demo study and write its report"),

@@ -152,9 +152,15 @@ def parse(argv: Sequence[str], prog: str = "toolkit find") -> tuple[RunConfig, P
     )
     figure = values.pop("figure")
     try:
-        return RunConfig(**values), Path(figure) if figure else None
+        config = RunConfig(**values)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    for name in ("keep_best", "patience", "keep_last_checkpoint", "keep_before_anneal", "extend"):
+        if getattr(config, name):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is for toolkit train: {prog} trains nothing"
+            )
+    return config, Path(figure) if figure else None
 
 
 def find_lr(

@@ -1,4 +1,6 @@
-"""The shipped files for ``accelerate launch --config_file``, in a checkout and in an installation.
+"""The shipped files to launch with, in a checkout and in an installation.
+
+Those of ``accelerate launch --config_file``, and scripts for SLURM's ``sbatch``.
 
 A launch file of DeepSpeed names a JSON file of settings, and Accelerate looks that up in the folder
 where the command is given. ``find_deepspeed_file`` finds the shipped one from any other folder.
@@ -20,17 +22,24 @@ def folder() -> Path:
     return next(place for place in places if place.is_dir())
 
 
+def files() -> dict[str, Path]:
+    """All of them by name, such as ``ddp`` and ``slurm/one_node``."""
+    here = folder()
+    found = sorted([*here.glob("*.yaml"), *here.glob("slurm/*.sh")])
+    return {file.relative_to(here).with_suffix("").as_posix(): file for file in found}
+
+
 def path_of(name: str) -> Path:
-    """The launch file of a name such as ``ddp``, with or without ``.yaml``.
+    """The file of a name, with or without its ending.
 
     Raises:
         ConfigError: if there is none, naming the nearest.
     """
-    files = {file.stem: file for file in folder().glob("*.yaml")}
+    known = files()
     try:
-        return files[name.removesuffix(".yaml")]
+        return known[name.removesuffix(".yaml").removesuffix(".sh")]
     except KeyError:
-        raise unknown("launch file", name, files) from None
+        raise unknown("launch file", name, known) from None
 
 
 def find_deepspeed_file() -> None:

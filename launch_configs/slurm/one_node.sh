@@ -1,0 +1,47 @@
+#!/bin/bash
+# One run on one node, a rank for each GPU that is asked for here:
+#
+#     LAUNCH=ddp sbatch one_node.sh imdb/bert-base-uncased adaptive
+#
+# LAUNCH is a launch file (toolkit launch-config --help names them). At the time limit the run is
+# saved, and the job queued again; then it goes on. Lines for your cluster (a partition, an account,
+# the environment that the toolkit is installed in) go where they are marked.
+#SBATCH --job-name=toolkit
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=16
+#SBATCH --time=08:00:00
+#SBATCH --signal=B:USR1@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+# your cluster: #SBATCH --partition=... --account=...
+
+# your cluster: source .venv/bin/activate
+
+# SLURM tells this script alone of the time limit, and srun tells all its processes. A job that you
+# cancel is not queued again: that comes as another signal, to the processes themselves.
+limit=
+step=
+trap 'limit=reached; [ -z "$step" ] || kill -USR1 "$step"' USR1
+
+# The launcher passes these signals on, and waits so many seconds for the checkpoint.
+export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=240
+
+srun accelerate launch --quiet --config_file "$(toolkit launch-config "${LAUNCH:-ddp}")" \
+    --num_processes "${SLURM_GPUS_ON_NODE:-1}" -m toolkit.train "$@" &
+step=$!
+
+wait "$step"
+code=$?
+while kill -0 "$step" 2>/dev/null; do # the signal ended that wait
+    wait "$step"
+    code=$?
+done
+
+if [ -n "$limit" ] && [ "$code" -ne 0 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

@@ -1,10 +1,11 @@
 """The loops of other libraries beside ``bare.py``, as their documentation writes them.
 
 All train the same model on the same batches with the same fused optimizer; what they differ in is
-what they do beside. ``SIDES`` has them all.
+what they do beside. ``LOOPS`` and ``OURS`` have them all.
 """
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -135,17 +136,19 @@ def _trainer(
 
 
 def ours(
-    schedule: str, read_every: int = 1
+    schedule: str, read_every: int = 1, gives_back: bool = False
 ) -> Callable[[str, Callable[[Any], Any], Any, int], None]:
     """The toolkit's loop under a schedule: it reads and logs every so many updates.
 
     Args:
         schedule: its name.
         read_every: updates between readings.
+        gives_back: whether glibc gives freed memory back to the system, as it does unasked.
     """
 
     def train(target: str, gated: Callable[[Any], Any], recipe: Any, updates: int) -> None:
         from toolkit.config import RunConfig, resolve
+        from toolkit.process import KEEP_MEMORY
         from toolkit.schedules import SCHEDULES
         from toolkit.training import loop
         from toolkit.training.build import build
@@ -160,6 +163,7 @@ def ours(
             progress=False,
             read_every=read_every,
         )
+        os.environ[KEEP_MEMORY] = "0" if gives_back else "1"
         with tempfile.TemporaryDirectory() as folder:
             run = build(resolve(config), Path(folder))
             run.splits = run.splits._replace(train=gated(run.splits.train))
@@ -193,4 +197,8 @@ OURS = {
     "constant": ours("constant"),
     "adaptive": ours("adaptive"),
     "constant reading 1 in 50": ours("constant", 50),
+    "constant giving memory back": ours("constant", gives_back=True),
 }
+TINY_SIDES = (*LOOPS, "constant", "adaptive", "constant reading 1 in 50")
+PADDING = ("Trainer as its examples",)
+"""Sides that pad all texts to the most tokens that are allowed."""

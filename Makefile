@@ -18,6 +18,10 @@ SCHEDULE ?= cosine
 SEED ?= 0
 STUDY ?= demo
 ARGS ?=
+# Trackers that runs are mirrored to, several in quotes; WANDB=online uploads to W&B.
+WANDB ?=
+LOG_WITH ?= $(if $(filter online,$(WANDB)),wandb)
+MIRRORED = $(if $(LOG_WITH),--log-with $(LOG_WITH))
 BASE ?= HEAD
 ALLOW ?=
 PAIRS ?= cifar10-resnet18 cifar10-efficientnet_b0 imdb-bert-base imdb-lstm-glove \
@@ -39,23 +43,23 @@ export PET_SIGNALS_TO_HANDLE TORCH_ELASTIC_SHUTDOWN_TIMEOUT
 
 help: ## List the targets and their variables
 	@awk -F':.*## ' '/^[a-z0-9_-]+:.*## / {printf "  make %-24s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "variables: TARGET=$(TARGET) SCHEDULE=$(SCHEDULE) LAUNCH=$(LAUNCH) SEED=$(SEED) STUDY=$(STUDY) ARGS='flags'"
+	@echo "variables: TARGET=$(TARGET) SCHEDULE=$(SCHEDULE) LAUNCH=$(LAUNCH) SEED=$(SEED) STUDY=$(STUDY) LOG_WITH=$(LOG_WITH) WANDB=$(WANDB) ARGS='flags'"
 
 setup: .venv/.ready ## Make the environment in .venv (needs Python 3.11 or newer)
 
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make setup PYTHON=...") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[deepspeed,dev,lightning,rivals,slurm,trackers]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[deepspeed,dev,lightning,peft,rivals,slurm,trackers]'
 	$(BIN)/python -c 'from toolkit.vision_compat import main; main()'
 	touch $@
 
 demo: setup ## Five schedules on handwritten digits: a few minutes, ends with a report
-	$(LAUNCHER) -m toolkit.sweep demo
+	$(LAUNCHER) -m toolkit.sweep demo $(MIRRORED)
 	$(BIN)/python -m toolkit.report runs/demo
 
 train: setup ## Train TARGET under SCHEDULE with LAUNCH and SEED
-	$(LAUNCHER) -m toolkit.train $(TARGET) --seed $(SEED) schedule:$(SCHEDULE) $(ARGS)
+	$(LAUNCHER) -m toolkit.train $(TARGET) --seed $(SEED) schedule:$(SCHEDULE) $(MIRRORED) $(ARGS)
 
 # Each pair: make PAIR SCHEDULE=... LAUNCH=... SEED=... ARGS='--recipe.epochs 2'
 cifar10-resnet18: TARGET = cifar10/resnet18
@@ -91,7 +95,7 @@ compare: baselines adaptive ## The whole table, and its report
 	$(BIN)/python -m toolkit.report runs/table
 
 study: setup ## Run STUDY, or go on with it
-	$(LAUNCHER) -m toolkit.sweep $(STUDY)
+	$(LAUNCHER) -m toolkit.sweep $(STUDY) $(MIRRORED)
 
 report: setup ## Write the report of STUDY
 	$(BIN)/python -m toolkit.report runs/$(STUDY)

@@ -1,11 +1,11 @@
 """CIFAR-10 (Krizhevsky 2009) with any timm model, or with ``resnet8``, which timm lacks."""
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,13 +15,13 @@ from torch import nn
 from toolkit.data import class_numbers, load_splits, place_of, source_of
 from toolkit.errors import ConfigError, error_text, outcome
 from toolkit.hints import shown
-from toolkit.task import Batch, Recipe, Splits
+from toolkit.task import Batch, Splits
 
+from .recipes.cifar10 import RECIPES, CifarRecipe
 from .vision import (
     ImageClassification,
     ImageSplit,
     SmallResNet,
-    VisionRecipe,
     crop_and_flip,
     timm_model,
 )
@@ -34,40 +34,9 @@ OFFICIAL_TEST, HOLDOUT, VALIDATION = 10_000, 10_000, 2_000
 SPLIT_SEED = 20_090_408
 COLUMNS, SPLITS = ["img", "label"], ("train", "test")
 PIXELS = (32, 32, 3)
+CHUNK = 1_000
+"""Images that are put in their place at once."""
 RESNET8 = "resnet8"
-
-
-@dataclass(frozen=True)
-class CifarRecipe(VisionRecipe):
-    """A recipe for CIFAR-10.
-
-    Whatever is the test split, validation is 2,000 of the remaining training images, drawn once
-    by a fixed seed.
-    """
-
-    test: Literal["auto", "official", "holdout"] = "auto"
-    """official: the 10,000 test images; holdout: the last 10,000 training images, taken out of
-    training; auto: official where all 10,000 are there."""
-
-
-FIELD = CifarRecipe(
-    optimizer="sgd",
-    lr=0.1,
-    momentum=0.9,
-    weight_decay=5e-4,
-    epochs=200,
-    global_batch=128,
-    stem="cifar",
-)
-"""kuangliu/pytorch-cifar main.py (2021): SGD 0.1, momentum 0.9, weight decay 5e-4, batch 128,
-cosine over 200 epochs, crop with padding 4 and flip. ResNet-18 reaches 95.4 to 95.6 % with it."""
-
-EFFICIENTNET = replace(FIELD, optimizer="adamw", lr=1e-3, weight_decay=0.05, channels_last=True)
-"""From scratch at 32 px no trustworthy published figure is known. With FIELD's SGD at 0.1 timm's
-model stays at chance; with AdamW it trains."""
-
-PLAN = CifarRecipe(optimizer="adam", lr=0.01, weight_decay=1e-4, epochs=50, global_batch=64)
-"""The project plan's table; it names timm's models, so they are taken as timm ships them."""
 
 
 class Cifar10(ImageClassification):
@@ -81,11 +50,7 @@ class Cifar10(ImageClassification):
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
     rope = 0.2
     published_data = (f"{HUB}@0b2714987fa478483af9968de7c934580d0bb9a2",)
-    recipes: Mapping[str, Mapping[str, Recipe]] = {
-        "resnet18": {"field": FIELD, "plan": PLAN},
-        "efficientnet_b0": {"field": EFFICIENTNET, "plan": replace(PLAN, channels_last=True)},
-        "*": {"field": FIELD, "plan": PLAN},
-    }
+    recipes = RECIPES
 
     def resolve(self, recipe: CifarRecipe) -> CifarRecipe:
         if recipe.test != "auto":
@@ -128,15 +93,15 @@ class Cifar10(ImageClassification):
                 f"{len(train) - rest + VALIDATION:,} for validation and test"
             )
         order = np.random.default_rng(SPLIT_SEED).permutation(rest)
-        whole = _images(train, "train")
-        validation, training = order[:VALIDATION], np.sort(order[VALIDATION:])
-        return Splits(
-            train=_part(whole, training),
-            validation=_part(whole, np.sort(validation)),
-            test=_part(whole, np.arange(rest, len(train)))
-            if rest < len(train)
-            else _images(test, "test"),
-        )
+        parts = [np.sort(order[VALIDATION:]), np.sort(order[:VALIDATION])]
+        if rest < len(train):
+            training, validation, held = _images(
+                train, "train", [*parts, np.arange(rest, len(train))]
+            )
+            return Splits(training, validation, held)
+        training, validation = _images(train, "train", parts)
+        (official,) = _images(test, "test", [np.arange(len(test))])
+        return Splits(training, validation, official)
 
     def augment(self, batch: Batch, seed: int, epoch: int) -> Batch:
         return {**batch, "image": crop_and_flip(batch["image"], batch["id"], seed, epoch)}
@@ -168,7 +133,17 @@ def _load() -> "DatasetDict":
     return load_splits(FOLDER, HUB, COLUMNS, SPLITS)
 
 
-def _images(split: "Dataset", name: str) -> ImageSplit:
+def _images(split: "Dataset", name: str, parts: Sequence[np.ndarray]) -> list[ImageSplit]:
+    """The images of each part of a split, at once in their place: there is no second copy of them.
+
+    Args:
+        split: the stored images.
+        name: the split's, for errors.
+        parts: of each the numbers of its images, ascending.
+
+    Raises:
+        ConfigError: naming the first image or label that is broken.
+    """
     from datasets import Features, Value
     from datasets import Image as ImageFeature
 
@@ -184,9 +159,21 @@ def _images(split: "Dataset", name: str) -> ImageSplit:
         remove_columns=split.column_names,
         features=Features({"pixels": Value("binary")}),
     )
-    pixels = b"".join(decoded.with_format("arrow")[:]["pixels"].to_pylist())
-    images = np.frombuffer(bytearray(pixels), np.uint8).reshape(len(decoded), *PIXELS)
-    return ImageSplit(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels)
+    height, width, channels = PIXELS
+    images = [torch.empty((len(ids), channels, height, width), dtype=torch.uint8) for ids in parts]
+    begin = 0
+    for rows in decoded.with_format("arrow").iter(CHUNK):
+        stored = b"".join(rows["pixels"].to_pylist())
+        pixels = np.frombuffer(stored, np.uint8).reshape(-1, *PIXELS).transpose(0, 3, 1, 2)
+        end = begin + len(pixels)
+        for whole, ids in zip(images, parts, strict=True):
+            first, last = np.searchsorted(ids, (begin, end))
+            whole[first:last] = torch.from_numpy(pixels[ids[first:last] - begin])
+        begin = end
+    return [
+        ImageSplit(whole, labels[torch.from_numpy(ids)], ids.tolist())
+        for whole, ids in zip(images, parts, strict=True)
+    ]
 
 
 def _decode(split: str, rows: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
@@ -216,11 +203,6 @@ def _pixels(image: Any, split: str, row: int) -> bytes:
     if array.shape != PIXELS:
         raise ConfigError(f"{place()} has an img of shape {array.shape}: it must be {PIXELS}")
     return bytes(array.tobytes())
-
-
-def _part(split: ImageSplit, ids: np.ndarray) -> ImageSplit:
-    index = torch.from_numpy(ids)
-    return ImageSplit(split.images[index], split.labels[index], ids.tolist())
 
 
 TASK = Cifar10()

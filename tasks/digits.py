@@ -1,7 +1,6 @@
 """scikit-learn's handwritten digits: 1,797 images of 8x8 pixels. Embedded, no download."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,29 +8,14 @@ import torch
 from torch import nn
 
 from toolkit.errors import unknown
-from toolkit.task import Recipe, Splits
+from toolkit.task import Splits
 
+from .recipes.digits import RECIPES
 from .vision import ImageClassification, ImageSplit, timm_model
 
 TRAIN, VALIDATION = 1280, 200  # of 1,797; the rest, 317, is the test split
 SPLIT_SEED = 20_240_229
 
-
-@dataclass(frozen=True)
-class DigitsRecipe(Recipe):
-    """A recipe for the digits."""
-
-    dropout: float = 0.0
-    """Share of the features that are dropped before the classifier. Where it is above 0, two arms
-    of a seed, which draw it apart, differ."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._below_one("dropout")
-
-
-PLAN = DigitsRecipe(optimizer="adam", lr=0.01, weight_decay=1e-4, epochs=50)
-FIELD = DigitsRecipe(optimizer="adamw", lr=0.01, weight_decay=1e-4, epochs=20)
 
 MODELS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "resnetv2_micro": ("resnetv2_18", {"layers": (1, 1), "channels": (16, 32), "stem_chs": 16}),
@@ -61,10 +45,7 @@ class Digits(ImageClassification):
     classes, shape = 10, (1, 8, 8)
     mean, std = (0.3053,), (0.3763,)
     rope = 0.5  # one image of the test split is 0.3 points
-    recipes: Mapping[str, Mapping[str, Recipe]] = {
-        "resnetv2_micro": {"field": FIELD, "plan": PLAN},
-        "vit_micro": {"field": FIELD, "plan": PLAN},
-    }
+    recipes = RECIPES
 
     def model(self, name: str, recipe: Any) -> nn.Module:
         if name not in MODELS:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -43,6 +44,8 @@ class StoredImages:
         shape: channels, height and width of an image.
         names: of all rows.
     """
+
+    reads_files = True
 
     def __init__(
         self,
@@ -203,22 +206,24 @@ def pixels_of(images: Images, config: Mapping[str, Any]) -> "Dataset":
     depends = ("pixels 2", sorted(wanted.items()), *images.content)
     key = hashlib.sha256(repr(depends).encode()).hexdigest()
     transform, mode = _transform(wanted), MODES[config["input_size"][0]]
-    decoded = images.rows.map(
-        lambda rows, numbers: {
-            "pixels": [
-                _decode(image, images.content[number], images.place(number), transform, mode)
-                for image, number in zip(rows["image"], numbers, strict=True)
-            ]
-        },
-        batched=True,
-        with_indices=True,
-        batch_size=64,
-        writer_batch_size=64,
-        remove_columns=["image"],
-        features=Features({"pixels": Value("binary")}),
-        **kept_as(key),
-    )
-    return cast("Dataset", decoded)
+
+    def decoded(cell: Any, number: int) -> bytes:
+        return _decode(cell, images.content[number], images.place(number), transform, mode)
+
+    # Pillow lets go of the interpreter's lock while it decodes and resizes. Without a number there
+    # are some threads more than cores.
+    with ThreadPoolExecutor() as pool:
+        pixels = images.rows.map(
+            lambda rows, numbers: {"pixels": list(pool.map(decoded, rows["image"], numbers))},
+            batched=True,
+            with_indices=True,
+            batch_size=64,
+            writer_batch_size=64,
+            remove_columns=["image"],
+            features=Features({"pixels": Value("binary")}),
+            **kept_as(key),
+        )
+    return cast("Dataset", pixels)
 
 
 def _sha_of(image: Any) -> str:

@@ -3,10 +3,10 @@
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -22,14 +22,14 @@ from toolkit.data import (
 )
 from toolkit.errors import ConfigError, MissingDataError
 from toolkit.fingerprint import of_path
-from toolkit.task import INTRODUCED_AT, NAMES_DATA, POINTS, Recipe, Scale, Split, Splits
+from toolkit.task import POINTS, Scale, Split, Splits
 
 from .glove import Glove, read_glove, tokenise
 from .lstm import WordLstm
+from .recipes.imdb import LSTM, RECIPES, ImdbRecipe, LstmRecipe
 from .text import (
     MeanPooled,
     Ragged,
-    TextRecipe,
     TokenSplit,
     encoder_of,
     export_encoder,
@@ -43,90 +43,8 @@ if TYPE_CHECKING:
 FOLDER, HUB = "imdb", "stanfordnlp/imdb"
 CLASSES, COLUMNS, SPLITS = 2, ("text", "label"), ("train", "test")
 VALIDATION, SPLIT_SEED = 2_000, 20_110_619
-LSTM = "lstm-glove"
 GLOVE_FILES = ("glove.6B.100d.txt", "glove.6B.100d.txt.gz", "glove.imdb.100d.txt.gz")
 PAD, UNKNOWN = 0, 1
-
-
-@dataclass(frozen=True)
-class ImdbRecipe(TextRecipe):
-    """A recipe for IMDB.
-
-    The test split is the official one; validation is 2,000 of the 25,000 training reviews, drawn
-    once by a fixed seed.
-    """
-
-    train_examples: int | None = None
-    """Train on so many reviews, drawn by a fixed seed; by default on all."""
-    test_examples: int | None = field(default=None, metadata={INTRODUCED_AT: None})
-    """Test on so many reviews, the same in every run, drawn by a fixed seed; by default on all."""
-
-    mean_pooling: bool = field(default=False, metadata={INTRODUCED_AT: False})
-    """An encoder's classifier sees the mean of the last states over the tokens, instead of what its
-    published head looks at (BERT's: the first state). Encoders of sentences that were pretrained by
-    that mean, as those of sentence-transformers, have next to nothing in the first state."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._positive("train_examples", "test_examples")
-
-
-@dataclass(frozen=True)
-class LstmRecipe(ImdbRecipe):
-    """A recipe for the LSTM on word vectors."""
-
-    glove: str = field(default="auto", metadata={NAMES_DATA: True})
-    """A file in GloVe's text format: a path, or a name in $TOOLKIT_DATA/glove; auto takes the
-    official 6B.100d if it is there, else the vectors trained on IMDB."""
-    embeddings: Literal["frozen", "trained"] = "frozen"
-    hidden: int = 300
-    """Units of each direction."""
-    layers: int = 2
-    pooling: Literal["last", "mean_max"] = "last"
-    """What the classifier sees: the last state of each direction, or mean and maximum over time."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.gradient_checkpointing:
-            raise ValueError("recipe.gradient_checkpointing = True: that is for encoders")
-        owns = {"first_layers": "layers", "width": "hidden", "mean_pooling": "pooling"}
-        for name, own in owns.items():
-            if value := getattr(self, name):
-                raise ValueError(
-                    f"recipe.{name} = {value}: that is for encoders; the LSTM's is recipe.{own}"
-                )
-
-
-BERT = ImdbRecipe(
-    optimizer="adamw",
-    lr=2e-5,
-    weight_decay=0.01,
-    decay="matrices",
-    epochs=2,
-    global_batch=16,
-    max_length=512,
-    init="pretrained",
-)
-"""Trainer's defaults, as in the model card that states 94.07 % (car13mesquita/
-bert-based-uncased-imdb on the hub): 2 epochs, LR 2e-5, linear to 0, batch 16."""
-
-PLAN = ImdbRecipe(
-    optimizer="adam", lr=0.01, weight_decay=1e-4, epochs=50, global_batch=64, init="pretrained"
-)
-"""The project plan's table."""
-
-PLAN_UPDATE = replace(BERT, lr=3e-5, epochs=3, global_batch=64, dropout=0.3)
-"""The plan's own later change for this pair: LR 5e-5 to 3e-5, 1 to 3 epochs, hidden dropout 0.1 to
-0.3. See docs/decisions.md on what its two result lines can prove."""
-
-LSTM_FIELD = LstmRecipe(
-    optimizer="adam", lr=5e-4, weight_decay=0.0, epochs=10, global_batch=64, dropout=0.5
-)
-"""bentrevett/pytorch-sentiment-analysis, notebook 2: two bidirectional layers of 300, dropout 0.5,
-Adam 5e-4 at a constant LR, 10 epochs, 256 tokens: 86.2 % with GloVe 840B.300d."""
-
-LSTM_PLAN = LstmRecipe(optimizer="adam", lr=0.01, weight_decay=1e-4, epochs=50, dropout=0.5)
-"""The project plan's table; the architecture is that of the field's recipe."""
 
 
 class Imdb(TextClassification):
@@ -135,11 +53,7 @@ class Imdb(TextClassification):
     rope = 0.3
     class_names = ("neg", "pos")
     published_data = (f"{HUB}@e6281661ce1c48d982bc483cf8a173c1bbeb5d31",)
-    recipes: Mapping[str, Mapping[str, Recipe]] = {
-        "bert-base-uncased": {"field": BERT, "plan": PLAN, "plan_update": PLAN_UPDATE},
-        LSTM: {"field": LSTM_FIELD, "plan": LSTM_PLAN},
-        "*": {"field": BERT, "plan": PLAN},
-    }
+    recipes = RECIPES
 
     def resolve(self, recipe: ImdbRecipe) -> ImdbRecipe:
         if isinstance(recipe, LstmRecipe) and recipe.glove == "auto":

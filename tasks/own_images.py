@@ -4,7 +4,7 @@ MODEL is any model of timm. Images of any size are resized and cropped as its da
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from toolkit.errors import ConfigError
 from toolkit.fingerprint import files_of, of_path
-from toolkit.task import NAMES_DATA, POINTS, Batch, Recipe, Scale, Split, Splits
+from toolkit.task import POINTS, Batch, Scale, Split, Splits
 
 from .image_files import (
     IMAGE_COLUMNS,
@@ -37,9 +37,9 @@ from .own_data import (
 )
 from .own_labels import Labels, WithClasses, cells_of, read_labels
 from .own_tables import read_tables
+from .recipes.own_images import RECIPES, OwnImagesRecipe
 from .vision import (
     ImageClassification,
-    VisionRecipe,
     crop_and_flip,
     normalised,
     save_for_timm,
@@ -52,49 +52,10 @@ MARGIN = 8
 """Training crops are shifted by up to an eighth of the side, as the field does at 32 px."""
 
 
-@dataclass(frozen=True)
-class OwnImagesRecipe(VisionRecipe):
-    """A recipe for images of the user's own.
-
-    Splits that the data do not have are a tenth of the training split each, drawn once by a fixed
-    seed.
-    """
-
-    data: str = field(default="", metadata={NAMES_DATA: True})
-    """A folder with a folder of images for each class, or with folders train, validation and test
-    of that kind; or parquet files; example is a small one to try."""
-    image_size: int | None = None
-    """Pixels of a side as the model sees it; by default what it was published with."""
-    image_column: str | None = None
-    """Of parquet: the column with the images; by default the one with a usual name."""
-    label_column: str | None = None
-    """Of parquet: the column with the classes; by default the one with a usual name."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._positive("image_size")
-        if self.stem != "imagenet":
-            raise ValueError("recipe.stem = cifar: that is for task cifar10; here it is imagenet")
-
-
-FIELD = OwnImagesRecipe(
-    optimizer="sgd",
-    lr=0.003,
-    momentum=0.9,
-    weight_decay=0.0,
-    epochs=10,
-    global_batch=64,
-    eval_batch=64,
-    init="pretrained",
-)
-"""Fine-tuning as in Kolesnikov et al. 2020 ("Big Transfer"): SGD at 0.003 with momentum 0.9, no
-weight decay, crop and flip; with batches for data sets of thousands, where theirs are of 512."""
-
-
 class OwnImages(WithClasses, ImageClassification):
     """Accuracy is the headline."""
 
-    recipes: Mapping[str, Mapping[str, Recipe]] = {"*": {"field": FIELD}}
+    recipes = RECIPES
 
     def data_sources(self, name: str, recipe: OwnImagesRecipe) -> Sequence[Path | str]:
         return (own_path(recipe.data, EXAMPLE),)

@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
 from toolkit.errors import ConfigError
 from toolkit.predictions import NO_LABEL
 
-Kind: TypeAlias = Literal["auto", "classes", "numbers"]
+from .recipes.own_text import Kind
+
 MOST_SHOWN = 10
 LARGE = 10.0
 """Labels that are numbers further from 0 than this, or further apart, are said to be: models begin

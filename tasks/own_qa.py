@@ -6,21 +6,23 @@ task ``squad_v2``; the files are as SQuAD 1.1 and 2.0 are published, or in the h
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from toolkit.errors import ConfigError
 from toolkit.fingerprint import of_path
 from toolkit.predictions import Columns
-from toolkit.task import NAMES_DATA, Recipe, Splits, Unseen
+from toolkit.task import Splits, Unseen
 
 from .own_data import SHARE, SPLIT_SEED, check_enough, own_path
 from .own_questions import read_questions
-from .squad_v2 import SquadRecipe, SquadV2, split_windows
+from .recipes.own_qa import RECIPES
+from .recipes.squad_v2 import SquadRecipe
+from .squad_v2 import SquadV2, split_windows
 from .text import folders_of
 
 if TYPE_CHECKING:
@@ -32,36 +34,6 @@ FEWEST_GROUPS = 5
 """Articles, or contexts, that it takes to keep questions about one text in one split."""
 
 
-@dataclass(frozen=True)
-class OwnQaRecipe(SquadRecipe):
-    """A recipe for questions of the user's own.
-
-    Splits that the data do not have are a tenth of the training questions each, drawn once by a
-    fixed seed: whole articles where there are enough, else whole contexts.
-    """
-
-    data: str = field(default="", metadata={NAMES_DATA: True})
-    """A JSON file as SQuAD 1.1 or 2.0 are published, or JSON, JSONL or parquet in the hub's form;
-    or a folder of files whose names say train, validation and test; example is a small one."""
-    questions: Literal["all", "answerable"] = "all"
-    """``answerable``: no split has questions without an answer, and every question gets one. So it
-    is anyway where all questions of the data have one, as in SQuAD 1.1."""
-
-
-FIELD = OwnQaRecipe(
-    optimizer="adamw",
-    lr=3e-5,
-    weight_decay=0.0,
-    decay="matrices",
-    epochs=2,
-    global_batch=12,
-    clip=1.0,
-    init="pretrained",
-)
-"""transformers' examples/pytorch/question-answering/run_qa.py with BERT on SQuAD (README): LR 3e-5,
-2 epochs, batch 12, 384 tokens, stride 128; Trainer's defaults else, among them clipping at 1."""
-
-
 class OwnQa(SquadV2):
     """F1 of SQuAD's official script is the headline."""
 
@@ -69,7 +41,7 @@ class OwnQa(SquadV2):
     published_data = ()
     asked: str | None = None
     """Which questions the data of a run had, where that is known; see ``OwnQaRecipe``."""
-    recipes: Mapping[str, Mapping[str, Recipe]] = {"*": {"field": FIELD}}
+    recipes = RECIPES
 
     def data_sources(self, name: str, recipe: SquadRecipe) -> Sequence[Path | str]:
         return own_path(recipe.data, EXAMPLE), *folders_of(name)

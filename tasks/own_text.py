@@ -4,7 +4,7 @@ MODEL is an encoder (or decoder) of transformers: a name on the hub, or a folder
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toolkit.errors import ConfigError
 from toolkit.fingerprint import of_path
-from toolkit.task import NAMES_DATA, POINTS, Batch, Recipe, Scale, Split, Splits
+from toolkit.task import POINTS, Batch, Scale, Split, Splits
 
 from .own_data import check_columns, check_enough, column_of, own_path, rows_of_splits
-from .own_labels import Kind, Labels, WithClasses, cells_of, read_labels
+from .own_labels import Labels, WithClasses, cells_of, read_labels
 from .own_tables import Table, read_tables
+from .recipes.own_text import RECIPES, Kind, OwnTextRecipe
 from .text import (
     Ragged,
-    TextRecipe,
     TokenSplit,
     encoder_of,
     export_encoder,
@@ -34,44 +35,10 @@ from .text_files import LABEL_COLUMNS, TEXT_COLUMNS, texts_of
 EXAMPLE = "text.csv"
 
 
-@dataclass(frozen=True)
-class OwnTextRecipe(TextRecipe):
-    """A recipe for texts of the user's own.
-
-    Splits that the data do not have are a tenth of the training split each, drawn once by a fixed
-    seed.
-    """
-
-    data: str = field(default="", metadata={NAMES_DATA: True})
-    """CSV, TSV, JSONL or parquet: a file, or a folder of files whose names say train, validation
-    and test; example is a small one to try."""
-    text_column: str | None = None
-    """The column with the texts; by default the one with a usual name, or the only one left."""
-    label_column: str | None = None
-    """The column with the labels; by default the one with a usual name, or the only one left."""
-    labels: Kind = "auto"
-    """numbers are predicted as such (regression); auto: numbers if one has a fraction."""
-
-
-FIELD = OwnTextRecipe(
-    optimizer="adamw",
-    lr=2e-5,
-    weight_decay=0.0,
-    decay="matrices",
-    epochs=3,
-    global_batch=32,
-    max_length=128,
-    clip=1.0,
-    init="pretrained",
-)
-"""transformers' examples/pytorch/text-classification on GLUE (README): LR 2e-5, 3 epochs, batch 32,
-128 tokens; the rest is Trainer's defaults, among them clipping at 1 and no weight decay."""
-
-
 class OwnText(WithClasses, TextClassification):
     """Accuracy, or for labels that are numbers Pearson's correlation, is the headline."""
 
-    recipes: Mapping[str, Mapping[str, Recipe]] = {"*": {"field": FIELD}}
+    recipes = RECIPES
 
     def data_sources(self, name: str, recipe: OwnTextRecipe) -> Sequence[Path | str]:
         return own_path(recipe.data, EXAMPLE), *folders_of(name)
@@ -83,6 +50,11 @@ class OwnText(WithClasses, TextClassification):
         from transformers import AutoModelForSequenceClassification
 
         classes = self.classes_of(recipe)
+        if recipe.label_smoothing and not classes:
+            raise ConfigError(
+                f"recipe.label_smoothing = {recipe.label_smoothing:g}: the labels are numbers, "
+                "and it is for classes"
+            )
         settings: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
         if classes:
             names = dict(enumerate(classes))
@@ -126,10 +98,12 @@ class OwnText(WithClasses, TextClassification):
         spread = float(labels.var(unbiased=False))
         return {"pearson": Scale(True, 0.0, 4), "mse": Scale(False, spread, 4)}
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+    def loss(
+        self, model: nn.Module, batch: Batch, label_smoothing: float = 0.0
+    ) -> tuple[Tensor, int]:
         label = batch["label"]
         if not label.is_floating_point():
-            return super().loss(model, batch)
+            return super().loss(model, batch, label_smoothing)
         found = logits_of(model, batch).squeeze(-1).float()
         return F.mse_loss(found, label.float(), reduction="sum"), len(found)
 

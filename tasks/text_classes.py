@@ -65,9 +65,14 @@ class TextClassification(Task):
     numbered = True
     """Whether a user's table may have numbers of classes in place of names."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+    def loss(
+        self, model: nn.Module, batch: Batch, label_smoothing: float = 0.0
+    ) -> tuple[Tensor, int]:
         logits = logits_of(model, batch)
-        return F.cross_entropy(logits.float(), batch["label"], reduction="sum"), len(logits)
+        total = F.cross_entropy(
+            logits.float(), batch["label"], reduction="sum", label_smoothing=label_smoothing
+        )
+        return total, len(logits)
 
     def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         found, probability = most_likely(logits_of(model, batch))

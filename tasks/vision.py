@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,18 +17,6 @@ from toolkit.predictions import Columns, most_likely
 from toolkit.task import POINTS, Batch, Recipe, Scale, Split, Splits, Task, Unseen
 
 from .image_files import unseen_images
-
-
-@dataclass(frozen=True)
-class VisionRecipe(Recipe):
-    """A recipe for an image classifier."""
-
-    stem: Literal["cifar", "imagenet"] = "imagenet"
-    """cifar: stride 1 and no max-pool at the start, as the field does at 32 px; imagenet: the
-    model as timm ships it, many times cheaper (resnet8: stride 2)."""
-    channels_last: bool = False
-    """Keep weights and activations with the channels innermost: several times faster for depthwise
-    convolutions, the same up to rounding."""
 
 
 class ImageSplit:
@@ -73,9 +60,14 @@ class ImageClassification(Task):
     def scales(self, recipe: Any, splits: Splits) -> Mapping[str, Scale]:
         return {"accuracy": POINTS}
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+    def loss(
+        self, model: nn.Module, batch: Batch, label_smoothing: float = 0.0
+    ) -> tuple[Tensor, int]:
         logits = model(self.normalise(batch["image"], model))
-        return F.cross_entropy(logits, batch["label"], reduction="sum"), len(logits)
+        total = F.cross_entropy(
+            logits, batch["label"], reduction="sum", label_smoothing=label_smoothing
+        )
+        return total, len(logits)
 
     def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         found, probability = most_likely(model(self.normalise(batch["image"], model)))

@@ -71,6 +71,16 @@ def test_entrants_that_differ_in_their_recipe_are_not_compared(
     assert said(write_two(tmp_path / "rival", own, {})) == []
 
 
+def test_weights_that_validation_has_chosen_are_compared_with_none_and_said(tmp_path: Path) -> None:
+    study = write_two(tmp_path / "mixed", {}, {})
+    assert said(study) == []
+    configured(study, "plan*", {"keep_best": True, "patience": 3})
+    with pytest.raises(ConfigError, match="but differ in keep_best, patience beside the schedule"):
+        load_study(study)
+    configured(study, "*", {"keep_best": True, "patience": 3})
+    assert ["the validation metric has chosen" in sentence for sentence in said(study)] == [True]
+
+
 def test_a_rival_does_not_hide_that_the_others_differ(tmp_path: Path) -> None:
     study = write_two(tmp_path / "mixed", {"recipe_settings": {**RECIPE, "optimizer": "sgd"}}, {})
     for seed in range(8):

@@ -68,6 +68,13 @@ def test_what_is_asked_for_is_a_study() -> None:
     assert {(c.progress, c.keep_weights, c.wandb) for c in study.configs} == {(False, False, "off")}
 
 
+def test_trackers_that_are_asked_for_are_told_of_the_runs_of_a_comparison() -> None:
+    configs = grid_of("--log-with wandb").configs
+    assert {(c.log_with, c.wandb) for c in configs} == {(("wandb",), "auto")}
+    with pytest.raises(ConfigError, match="contradict"):
+        grid_of("--log-with wandb --wandb off")
+
+
 def test_without_schedules_they_are_cosine_and_adaptive_at_the_recipes_lr() -> None:
     study = grid_of("--seeds 2")
     assert [type(c.schedule) for c in study.configs] == [Cosine, Adaptive] * 2

@@ -92,15 +92,22 @@ def test_the_command_line_does_not_grow_unnoticed() -> None:
         *("target", "recipe", "schedule", "seed", "arm", "sees", "read_every", "eval_every"),
         *("save_every", "keep_checkpoints", "rank_timeout", "keep_weights", "study", "wandb"),
         *(
-            "log_with",
+            *("log_with", "project", "entity", "tags", "notes"),
             "progress",
+            "workers",
             "save_predictions",
+            "keep_best",
+            "patience",
+            "keep_last_checkpoint",
+            "keep_before_anneal",
+            "extend",
+            "rewarm",
             "data",
             "task_sha",
         ),  # of the last two no flag is made
         *("optimizer", "lr", "weight_decay", "momentum", "decay", "epochs", "updates"),
         *("global_batch", "micro_batch", "eval_batch", "clip", "precision", "init"),
-        *("metric", "betas", "eps", "nesterov", "compile"),
+        *("metric", "betas", "eps", "nesterov", "compile", "ema_decay"),
     }
 
 

@@ -1,11 +1,16 @@
 """Data that is there, data that is not, and data that is broken."""
 
+import io
 import os
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tests.hub import cifar, write_split
 from toolkit import task
@@ -139,6 +144,30 @@ def test_cifar10_falls_back_to_the_holdout_split(root: Path) -> None:
     official = parse(["cifar10/resnet18", "--recipe.test", "official"])
     with pytest.raises(ConfigError, match="has 20 images, not the official 10,000; use holdout"):
         task.load("cifar10").splits("resnet18", official.recipe)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("train", "test", "tested"),
+    [(12_300, 20, "train"), (2_300, 10_000, "test")],
+    ids=["holdout", "official"],
+)
+def test_every_image_of_cifar10_is_in_its_place(
+    train: int, test: int, tested: str, root: Path
+) -> None:
+    cifar(root, train=train, test=test)
+    recipe = resolve(parse(["cifar10/resnet18"])).recipe
+    splits: Any = task.load("cifar10").splits("resnet18", recipe)
+    assert [len(split) for split in splits[:3]] == [300, 2000, 10_000]
+    for name, split in zip(("train", "train", tested), splits[:3], strict=True):
+        rows = pq.read_table(root / f"cifar10/{name}-00000-of-00001.parquet")
+        stored, labels = (rows[column].to_pylist() for column in ("img", "label"))
+        for place in (0, 1, len(split) // 2, len(split) - 1):
+            number = split.names[place]
+            pixels = np.asarray(Image.open(io.BytesIO(stored[number]["bytes"])))
+            assert np.array_equal(split.images[place].permute(1, 2, 0).numpy(), pixels)
+            assert split.labels[place] == labels[number]
+        assert split.images.is_contiguous()
 
 
 def test_cifar10_with_too_few_images_says_so(root: Path) -> None:

@@ -27,6 +27,7 @@ CATCH_ALL = {("toolkit/errors.py", "outcome"), ("toolkit/process.py", "run_comma
 CODE_OF_OTHERS = {
     "toolkit/userfile.py": "a user's file, whatever of it is called",
     "toolkit/training/loop.py": "a task's metrics, on rank 0 alone: the others must hear of it",
+    "toolkit/training/workers.py": "a split, in another process: the run must hear what it raised",
     "toolkit/training/ranks.py": "a step of which all ranks must know whether it failed on one",
     "toolkit/train.py": "a whole run: what ended it is written down in its folder",
     "toolkit/studies/run_queue.py": "a whole run of a sweep, which goes on with the next",

@@ -10,6 +10,7 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.processes
 HEAVY = ("torch", "numpy", "accelerate", "transformers", "datasets", "timm", "wandb", "sklearn")
+HEAVY_BUT_NUMPY = ("pandas", *(name for name in HEAVY if name != "numpy"))
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -47,14 +48,26 @@ def printed(*arguments: str) -> str:
         (["--version"], HEAVY),
         (["--help"], HEAVY),
         (["list"], ("torch", "pandas", "datasets", "transformers")),
-        (["train", "cifar10/resnet18", "--help"], ("pandas", "datasets", "transformers", "timm")),
-        (["train", "squad_v2/roberta-base", "--help"], ("pandas", "datasets", "transformers")),
+        (["train", "imdb/lstm-glove", "--help"], (*HEAVY, "pandas")),
+        (["compare", "squad_v2/roberta-base", "--help"], HEAVY_BUT_NUMPY),
+        (["find", "digits/vit_micro", "--help"], (*HEAVY, "pandas")),
+        (["sweep", "--help"], HEAVY_BUT_NUMPY),
     ],
 )
 def test_what_a_command_tells_it_tells_without(
     arguments: list[str], left_out: tuple[str, ...]
 ) -> None:
     assert not loaded_after(printed(*arguments)) & set(left_out)
+
+
+def test_the_recipes_of_all_tasks_are_read_without_what_trains_by_them() -> None:
+    code = (
+        "import sys; from toolkit.task import names, package, shipped\n"
+        "for name in names(): assert shipped(f'recipes.{package().TASKS[name]}').RECIPES\n"
+        f"print(*{{*{HEAVY}}} & {{*sys.modules}})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
 
 
 def test_metrics_leave_out_what_evaluate_needs_for_its_evaluators() -> None:
@@ -79,7 +92,7 @@ def test_tasks_import_only_what_a_task_may() -> None:
         "toolkit.hints",
         "toolkit.predictions",
     }
-    for file in (ROOT / "tasks").glob("*.py"):
+    for file in (ROOT / "tasks").rglob("*.py"):
         lines = [line.split() for line in file.read_text().splitlines()]
         used = {
             words[1] for words in lines if words[:1] == ["from"] and words[1].startswith("toolkit")

@@ -14,15 +14,16 @@ import psutil
 import pytest
 
 from tests.conftest import ROOT, Launch, all_cores
-from tests.fake_wandb import FakeWandb
+from tests.fake_wandb import ENTITY, FakeWandb
 from tests.studies import write_run
 from toolkit.records.events import event_of
-from toolkit.records.mirror_rows import DECISION_COLUMNS, PROJECT, decision, describe, values
+from toolkit.records.mirror_rows import DECISION_COLUMNS, decision, describe, values
 
 pytestmark = pytest.mark.processes
 FLAGS = ["digits/vit_micro", "--seed", "3", "--log-with", "wandb", "--recipe.updates"]
 TRAIN = ["-m", "toolkit.train", *FLAGS]
 TRAIN_AND_WAIT = [str(ROOT / "tests/programs/train_and_wait.py"), *FLAGS]
+TOLD = ["--project", "ours", "--entity", ENTITY, "--notes", "Why?", "--tags", "first", "so long"]
 WANDB = str(Path(sys.executable).with_name("wandb"))
 MOST_SECONDS_WAITED = 12
 """15 seconds from the last update to the exit, less what a process without W&B takes to end; that
@@ -62,7 +63,8 @@ def expected_rows(folder: Path) -> list[dict[str, Any]]:
         axes["wall_clock"] = event["t"] - events[0]["t"]
         match event.get("kind"):
             case None:
-                named = {"train/loss": event["loss"], "lr": event["lr"], "factor": event["factor"]}
+                named = {"train/loss": event["loss"], "train/grad_norm": event.get("grad_norm")}
+                named |= {"lr": event["lr"], "factor": event["factor"]}
                 rows.append(axes | {k: v for k, v in named.items() if v is not None})
             case "evaluation" | "timing" as kind:
                 prefix = event.get("split", kind)
@@ -82,7 +84,7 @@ def logged_rows(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeWandb, Path]]:
     folder = tmp_path_factory.mktemp("online")
     with FakeWandb() as server:
-        run([*TRAIN, "160", "schedule:plan"], folder, server)
+        run([*TRAIN, "160", *TOLD, "--clip", "1", "schedule:plan"], folder, server)
         (config,) = folder.glob("runs/single/*/config.json")
         yield server, config.parent
 
@@ -93,6 +95,7 @@ def test_every_logged_value_is_that_of_the_events(online: tuple[FakeWandb, Path]
     assert run_id == folder.name
     assert logged_rows(sent.history) == expected_rows(folder)
     assert len(expected_rows(folder)) == 160 + 2 * 8 + 1
+    assert "train/grad_norm" in expected_rows(folder)[0]
     assert sent.exit_code == 0
 
 
@@ -100,13 +103,15 @@ def test_a_run_says_what_it_is(online: tuple[FakeWandb, Path]) -> None:
     server, folder = online
     sent = server.runs[folder.name]
     result = json.loads((folder / "result.json").read_text())
-    assert sent.said("project") == PROJECT
+    assert (sent.said("project"), sent.said("entity")) == ("ours", ENTITY)
+    assert sent.said("notes") == "Why?"
     assert (sent.said("groupName"), sent.said("jobType")) == ("single", "plan")
-    assert sent.said("tags") == ["digits/vit_micro", "@field", "plan"]
+    assert sent.said("tags") == ["digits/vit_micro", "@field", "plan", "first", "so long"]
     assert sent.said("displayName") == "digits/vit_micro@field plan LR 0.01 seed 3"
     for name in ("schedule", "schedule_config", "recipe_settings", "seed", "arm", "argv"):
         assert sent.config[name] == result[name]
     assert sent.config["world_size"] == 1
+    assert sent.config["parameters"] == sent.config["trained_parameters"] == 13770
     assert sent.summary["status"] == "done"
     assert sent.summary["initial_weights_sha"] == result["initial_weights_sha"]
     assert sent.summary["score"] == sent.summary["test/accuracy"]
@@ -134,6 +139,15 @@ def test_decisions_are_a_table_and_files_an_artifact(online: tuple[FakeWandb, Pa
     assert digests[f"run-{folder.name}"] == artifact.digest
 
 
+def test_what_was_said_of_a_run_is_uploaded(online: tuple[FakeWandb, Path]) -> None:
+    server, folder = online
+    said = server.runs[folder.name].uploads["console.log"].decode()
+    assert said == (folder / "console.log").read_text()
+    first, *_, last = said.splitlines()
+    assert first.endswith(f"; to be uploaded to W&B as {ENTITY}/ours")
+    assert last.startswith("done: accuracy")
+
+
 def test_the_traffic_is_bounded_and_stays_here(online: tuple[FakeWandb, Path]) -> None:
     server, _ = online
     assert server.strangers == []
@@ -148,6 +162,9 @@ def test_without_a_key_a_run_is_offline_and_syncs_later(python: Launch, tmp_path
     assert done.returncode == 0, done.stderr
     (offline,) = tmp_path.glob("runs/single/*/wandb/offline-run-*")
     folder = offline.parent.parent
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("W&B: nothing was sent, for want of a key or a server: wandb sync ")
+    assert tmp_path / last.split()[-1] == offline
     assert offline.name.endswith(folder.name)
     inspect = [WANDB, "leet", "inspect", "--json", str(offline)]
     lines = subprocess.run(inspect, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -195,7 +212,9 @@ def test_what_breaks_in_mid_run_does_not_stop_it(tmp_path: Path, trouble: str) -
     (tmp_path / "held.py").write_text(HELD)
     with FakeWandb() as server:
         env = environment(server.environment)
-        command = [sys.executable, *TRAIN_AND_WAIT, "60", "schedule:held.py:Held"]
+        # What the server is to see before the run is held is written with a checkpoint.
+        saving = ["--save-every", "6", "schedule:held.py:Held"]
+        command = [sys.executable, *TRAIN_AND_WAIT, "60", *saving]
         pipes: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         with all_cores():  # there are three processes, and the server
             process = subprocess.Popen(command, cwd=tmp_path, env=env, **pipes)

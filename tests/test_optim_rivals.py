@@ -3,8 +3,6 @@
 import json
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,13 @@ import pytest
 import torch
 from torch.optim.swa_utils import update_bn
 
+from tests.runs import built
 from toolkit.config import RunConfig, parse
 from toolkit.errors import ConfigError
 from toolkit.export import trained
 from toolkit.training import checkpoint_folder, loop
 from toolkit.training.batches import MicroBatches
-from toolkit.training.build import Run, build
+from toolkit.training.build import Run
 from toolkit.training.optim import build_optimizer
 from toolkit.training.ranks import BatchSplit, make_accelerator
 
@@ -32,15 +31,6 @@ def config(optimizer: str, *flags: str) -> RunConfig:
     budget = ("--recipe.updates", "60", "--recipe.decay", "matrices")
     silent = ("--wandb", "off", "--save-every", "0", "--progress", "False")
     return parse(["digits/vit_micro", *recipe, *budget, *silent, *flags])
-
-
-@contextmanager
-def built(cfg: RunConfig, folder: Path) -> Iterator[Run]:
-    run = build(cfg, folder)
-    try:
-        yield run
-    finally:
-        loop.release(run)
 
 
 def readings(run: Run) -> list[dict[str, Any]]:

@@ -27,6 +27,13 @@ LATER: dict[str, Any] = {
     "sees": "validation",
     "data_fields": ["data"],
     "samples": {"train": 100},
+    "selected": {
+        "metric": "f1",
+        "value": 88.5,
+        "update": 40,
+        "kept": False,
+        "stopped_early": True,
+    },
     "scales": {"perplexity": {"higher_is_better": False, "diverged": 65.0, "decimals": 4}},
     "found": {
         "base_lr": 1e-4,
@@ -46,6 +53,8 @@ LATER: dict[str, Any] = {
     "machine": {"processor": "Abacus 3", "cores": 2},
     "code": {"commit": "c0ffee", "uncommitted": ["toolkit/lr.py"]},
     "data": "sha256:c0ffee",
+    "parent": "0123456789abcdef",
+    "parent_update": 80,
 }
 """Fields that came after results had been stored without them."""
 
@@ -56,6 +65,9 @@ def test_a_result_survives_json(tmp_path: Path) -> None:
     assert result.snapshots == Snapshots(3, 10, 0.5)
     assert str(result.found) == (
         "base LR 0.0001 -> 0.0178 found in 23 updates (5 trials), raised to 0.05 in training"
+    )
+    assert (
+        str(result.selected) == "stopped early; the best on validation (f1 88.5) was at update 40"
     )
     assert result.scale_of("perplexity") == Scale(False, 65.0, 4)
     write_json(tmp_path / "result.json", result.to_json())
@@ -71,12 +83,12 @@ def test_a_result_of_an_older_version_has_what_came_later() -> None:
     result = Result.from_json(old, FILE)
     assert (result.sees, result.samples, result.notes, result.machine) == ("training", {}, (), {})
     assert (result.code, result.snapshots) == (Code(None, ()), Snapshots(0, 0, 0.0))
-    assert result.data is None
+    assert (result.data, result.parent, result.parent_update) == (None, None, None)
     assert result.scale_of("accuracy") == Scale(higher_is_better=True, diverged=0.0)
 
 
 def test_a_result_of_a_newer_version_is_read_without_what_only_that_knows() -> None:
-    newer = result_json(parent={"lr": 0.3}, snapshots={"taken": 1, "device_bytes": 5})
+    newer = result_json(grandparent={"lr": 0.3}, snapshots={"taken": 1, "device_bytes": 5})
     assert replace(Result.from_json(newer, FILE), snapshots=Snapshots()) == Result.from_json(
         result_json(), FILE
     )

@@ -19,13 +19,14 @@ from toolkit import signals, train
 from toolkit.process import INTERRUPTED, PREEMPTED
 from toolkit.signals import STOP_SIGNALS, stop_on_signal
 from toolkit.studies import claims
-from toolkit.training import checkpoint
+from toolkit.training import build, checkpoint
 from toolkit.training.build import SAVE_SECONDS, Run
 
 NAMES = [number.name for number in STOP_SIGNALS]
 PHASES = ("start", "search", "checkpoint", "evaluation", "training", "test")
 """In the order in which a run comes to them."""
 FLAGS = ["digits/vit_micro", "--recipe.updates", "120", "--recipe.lr", "0.1", "--eval-every", "40"]
+FLAGS += ["--save-every", "12"]
 FLAGS += ["--recipe.eval-batch", "32", "--wandb", "off", "--progress", "False", "schedule:adaptive"]
 SIGNALLED = str(ROOT / "tests/programs/signalled.py")
 LAUNCHES = {
@@ -35,7 +36,7 @@ LAUNCHES = {
     "through torchrun": "cpu2",
 }
 STOPPED_AT = {**UPDATES, "start": 1, "checkpoint": 13, "evaluation": 40, "test": 120}
-"""The update after which it is saved: a checkpoint is due after the 12th."""
+"""The update after which it is saved: there is a checkpoint after the 12th."""
 PATIENCE = 300
 
 
@@ -264,7 +265,12 @@ def test_checkpoints_come_with_a_tenth_of_the_budget_or_with_time(
             run.saved_when -= SAVE_SECONDS
 
     flags = ["digits/vit_micro", "--wandb", "off", "--progress", "False"]
+    monkeypatch.setattr(build, "SECONDS_APART", 60.0)
     assert train.main([*flags, "--recipe.updates", "25"], [wait]) == 0
+    assert saved == [5, 17, 25]
+    saved.clear()
+    monkeypatch.setattr(build, "SECONDS_APART", 0.0)
+    assert train.main([*flags, "--recipe.updates", "25", "--seed", "1"], [wait]) == 0
     assert saved == [3, 5, 6, 9, 12, 15, 17, 18, 21, 24, 25]
     saved.clear()
     assert train.main([*flags, "--recipe.updates", "9", "--save-every", "4"], [wait]) == 0

@@ -307,6 +307,7 @@ def test_a_cost_is_measured_or_scaled(tmp_path: Path, monkeypatch: pytest.Monkey
         (["nowhere.py:small"], "there is no study file 'nowhere.py'"),
         (["demo", "--only", "imdb"], "unknown target 'imdb'"),
         (["demo", "--run", "0123"], "study demo has no run 0123"),
+        (["demo", "--log-with", "none", "wandb"], "log_with = none wandb: none stands alone"),
         (["demo", "--slurm", "1", "--slurm-set", "x"], "--slurm-set x: it must be NAME=VALUE"),
     ],
 )
@@ -323,6 +324,25 @@ def test_what_is_wrong_is_said_in_one_line(
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert message in error
+
+
+def test_a_sweep_mirrors_its_runs_where_it_is_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--log-with", "wandb", "tensorboard", "--project", "p"]
+    assert sweep.main(["demo", "--dry-run", *flags]) == 0
+    commands = [line for line in capsys.readouterr().out.splitlines() if line.startswith("python")]
+    assert commands
+    assert all(" --log-with wandb tensorboard --project p " in command for command in commands)
+    one = commands[0].split("  #")[0].split()[3:]
+    assert sweep.main([*one[:3], "--log-with", "tensorboard"]) == 0
+    until = time.monotonic() + 60  # the mirror is a process of its own
+    while not (found := [*tmp_path.glob("runs/demo/*/tensorboard")]):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    (folder,) = found
+    assert folder.parent.name == one[2]
 
 
 def test_what_is_published_runs_from_a_commit(

@@ -8,9 +8,9 @@ import pytest
 
 from tests.conftest import Launch
 from toolkit import cli
-from toolkit.config import parse
-from toolkit.records.mirror_handle import mirrored_to, trackers
-from toolkit.records.mirror_rows import Row, follow
+from toolkit.config import parse, run_id, to_json
+from toolkit.records.mirror_handle import mirrored_to, trackers, uploaded_to
+from toolkit.records.mirror_rows import Row, follow, project_of
 from toolkit.train import main
 
 DIGITS = "digits/vit_micro"
@@ -32,6 +32,8 @@ def no_mode(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--log-with wandb", {}, {"wandb": True}),
         ("--log-with wandb", {"WANDB_MODE": "disabled"}, {}),
         ("", {"WANDB_MODE": "online"}, {"wandb": True}),
+        ("", {"WANDB_MODE": "offline"}, {"wandb": False}),
+        ("--project mine", {}, {"wandb": False}),
         ("", {"WANDB_PROJECT": "mine"}, {"wandb": True}),
         ("--log-with tensorboard", {"WANDB_PROJECT": "mine"}, {"tensorboard": False}),
         ("--log-with tensorboard wandb", {}, {"tensorboard": False, "wandb": True}),
@@ -50,8 +52,10 @@ def test_the_first_lines_say_where_a_run_is_told() -> None:
     assert mirrored_to(parse([DIGITS, "--log-with", "none"])) == "mirrored nowhere"
     here = "mirrored to W&B on this machine (--log-with wandb uploads)"
     assert mirrored_to(parse([DIGITS])) == here
-    several = mirrored_to(parse([DIGITS, "--log-with", "wandb", "tensorboard"]))
-    assert several == "mirrored to W&B and TensorBoard"
+    several = parse([DIGITS, "--log-with", "wandb", "tensorboard", "--entity", "us"])
+    assert mirrored_to(several) == "mirrored to W&B and TensorBoard"
+    assert uploaded_to(several) == "; to be uploaded to W&B as us/adaptive-lr-toolkit"
+    assert uploaded_to(parse([DIGITS])) == ""
 
 
 @pytest.mark.parametrize(
@@ -69,6 +73,29 @@ def test_a_wrong_tracker_is_an_error_in_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_what_trackers_are_told_is_no_part_of_the_experiment() -> None:
+    flags = "--project p --entity e --tags a b --notes n --log-with none"
+    told = parse([DIGITS, *flags.split()])
+    assert (told.project, told.entity, told.tags, told.notes) == ("p", "e", ("a", "b"), "n")
+    assert run_id(told) == run_id(parse([DIGITS]))
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "project"),
+    [
+        ("", {}, "adaptive-lr-toolkit"),
+        ("", {"WANDB_PROJECT": "of the shell"}, "of the shell"),
+        ("--project mine", {"WANDB_PROJECT": "of the shell"}, "mine"),
+    ],
+)
+def test_a_flag_names_the_project_before_the_environment_does(
+    flags: str, variables: dict[str, str], project: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert project_of(to_json(parse([DIGITS, *flags.split()])), "wandb") == project
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_the_run(
@@ -90,12 +117,18 @@ def rows_of(folder: Path) -> list[Row]:
     return [row for row, _ in follow(folder, 0, over)]
 
 
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Tag -> steps and values, as TensorBoard itself reads them."""
+def read_tensorboard(folder: Path) -> Any:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    read = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0})
+    (place,) = folder.glob("tensorboard/*")
+    read = EventAccumulator(str(place), {"scalars": 0, "tensors": 0})
     read.Reload()
+    return read
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Tag -> steps and values, as TensorBoard itself reads them."""
+    read = read_tensorboard(folder)
     return {
         tag: [(one.step, one.value) for one in read.Scalars(tag)] for tag in read.Tags()["scalars"]
     }
@@ -121,15 +154,22 @@ def test_tensorboard_has_the_numbers_of_the_events_of_two_ranks(
 ) -> None:
     # As SLURM has it where a launcher is started on each of two nodes.
     env: Any = {"WANDB_MODE": None, "PMI_SIZE": "2", "PMI_RANK": "0"}
-    flags = [*FLAGS, "--log-with", "tensorboard", "--eval-every", "10"]
+    flags = [*FLAGS[:-1], "--tags", "first", "so long", "--notes", "Why?", "--clip", "1", "plan"]
+    flags += ["--log-with", "tensorboard", "--eval-every", "10"]
     done = launch("cpu2", "-m", "toolkit.train", *flags, env=env, cold=True)
     assert done.returncode == 0, done.stderr
     (folder,) = (file.parent for file in tmp_path.glob("runs/single/*/result.json"))
     check_scalars(folder)
     assert scalars(folder)["rollbacks"] == [(30, 0.0)]
     assert not list(folder.glob("wandb"))
-    (settings,) = folder.glob("tensorboard/*/hparams.yml")
-    assert "recipe_settings.lr: 0.01" in settings.read_text()
+    assert "train/grad_norm" in scalars(folder)
+    (settings,) = folder.glob("tensorboard/*/*/hparams.yml")
+    assert {"recipe_settings.lr: 0.01", "parameters: 13770"} <= {*settings.read_text().split("\n")}
+    assert settings.parts[-3] == "digits-vit_micro@field plan LR 0.01 seed 0"
+    read = read_tensorboard(folder)
+    for tag, text in (("tags", b"first, so long"), ("notes", b"Why?")):
+        (one,) = read.Tensors(f"{tag}/text_summary")
+        assert list(one.tensor_proto.string_val) == [text]
 
 
 @pytest.mark.processes
@@ -146,4 +186,7 @@ def test_a_run_that_goes_on_has_no_step_twice(python: Launch, tmp_path: Path) ->
     (folder,) = (file.parent for file in tmp_path.glob("runs/single/*/result.json"))
     assert "resume" in (folder / "events.jsonl").read_text()
     check_scalars(folder)
+    said = (folder / "console.log").read_text().splitlines()
+    assert sum(line.startswith("digits/vit_micro@field, seed 0: plan") for line in said) == 2
+    assert said[-1] == done.stdout.splitlines()[-1]
     assert json.loads((folder / "result.json").read_text())["status"] == "done"

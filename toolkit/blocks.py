@@ -10,6 +10,7 @@ them; ``toolkit/task.py`` says what a task has to have.
 | images | |
 |---|---|
 | ``ImageClassification`` | a task but for its data, models and recipes: loss, accuracy, export |
+| ``ClassificationRecipe`` | a recipe with label smoothing, of images or texts |
 | ``ImageSplit`` | uint8 images and their labels in memory |
 | ``VisionRecipe`` | a recipe with the kind of stem and the memory format |
 | ``timm_model`` | a model of timm by its name, its weights from the hub or a folder |
@@ -33,10 +34,12 @@ from typing import TYPE_CHECKING, Any
 from toolkit.task import shipped
 
 if TYPE_CHECKING:
+    from tasks.recipes.classes import ClassificationRecipe
+    from tasks.recipes.text import TextRecipe
+    from tasks.recipes.vision import VisionRecipe
     from tasks.text import (
         MeanPooled,
         Ragged,
-        TextRecipe,
         TokenSplit,
         encoder_of,
         export_encoder,
@@ -52,7 +55,6 @@ if TYPE_CHECKING:
         ImageClassification,
         ImageSplit,
         SmallResNet,
-        VisionRecipe,
         crop_and_flip,
         normalised,
         save_for_timm,
@@ -60,9 +62,10 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "ClassificationRecipe": "recipes.classes",
     "MeanPooled": "text",
     "Ragged": "text",
-    "TextRecipe": "text",
+    "TextRecipe": "recipes.text",
     "TokenSplit": "text",
     "encoder_of": "text",
     "export_encoder": "text",
@@ -74,7 +77,7 @@ _HOMES = {
     "ImageClassification": "vision",
     "ImageSplit": "vision",
     "SmallResNet": "vision",
-    "VisionRecipe": "vision",
+    "VisionRecipe": "recipes.vision",
     "crop_and_flip": "vision",
     "normalised": "vision",
     "save_for_timm": "vision",
@@ -82,6 +85,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ClassificationRecipe",
     "Encoder",
     "ImageClassification",
     "ImageSplit",

@@ -42,8 +42,13 @@ SWITCHES = ("fresh", "dry-run", "help", "help-all")
 HELP = {"--help", "-h", "--help-all", "help", "h", "help-all"}
 NAME_WIDTH = 31
 """Columns of a flag and its values in ``--help``."""
-IN_FULL_HELP_ONLY = ("wandb",)
-"""Flags that another stands for."""
+IN_FULL_HELP_ONLY = (
+    *("wandb", "project", "entity", "tags", "notes", "keep-checkpoints", "rank-timeout"),
+    *("rewarm", "keep-last-checkpoint", "keep-before-anneal", "keep-weights", "workers"),
+    *("recipe.betas", "recipe.eps", "recipe.nesterov", "recipe.lora-alpha", "recipe.lora-layers"),
+)
+"""Flags that another stands for or tells of, what trackers alone are told, and what few need: the
+help of a target fits a screen."""
 Given: TypeAlias = tuple[str, list[str]]
 """A flag as it was written, without dashes, and its values."""
 

@@ -174,7 +174,9 @@ def parse(argv: Sequence[str], prog: str = "toolkit compare") -> tuple[Study, An
     words = command_line.words_of(argv[1:], SCHEDULES, switches)
     shared, schedules = _told_apart(words, command_line.flags_of(type(recipe), "recipe."))
     _refuse(shared)
-    settings = run_arguments.values_of(RunConfig, target, recipe, shared, prog, own=OWN, **GRID)
+    tracked = "log-with" in {name for name, _ in shared.all_flags}  # says itself whether W&B is one
+    usual = {name: value for name, value in GRID.items() if not (tracked and name == "wandb")}
+    settings = run_arguments.values_of(RunConfig, target, recipe, shared, prog, own=OWN, **usual)
     own = {name: settings.pop(name) for name in (flag.name.replace("-", "_") for flag in OWN)}
     if own["seeds"] < 1:
         raise ConfigError(f"--seeds {own['seeds']}: it must be 1 or above")

@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_type_hints
 
-from toolkit import command_line, run_arguments, task, user_schedule
+from toolkit import command_line, extension, run_arguments, task, user_schedule
 from toolkit.errors import ConfigError, OlderVersionError
-from toolkit.extras import OPTIMIZERS, check_installed
+from toolkit.extras import OPTIMIZERS, check_adapters, check_installed
 from toolkit.hints import misfits
 from toolkit.schedules import SCHEDULES, Cosine, Schedule
+from toolkit.schedules.extension import REWARM
 from toolkit.schedules.simulate import check_schedule, needs_of
 from toolkit.task import INTRODUCED_AT, Recipe
 
@@ -55,16 +56,35 @@ class RunConfig:
     eval_every: int | None = None
     """Updates between evaluations on the validation split; by default once per epoch."""
     save_every: int | None = None
-    """Updates between checkpoints, 0 for none; by default a tenth of the budget, and 10 minutes at
-    most. But for 0 there is one after the last update, too."""
+    """Updates between checkpoints, 0 for none; by default a tenth of the budget, a second at least
+    and 10 minutes at most. But for 0 there is one after the last update, too."""
     keep_checkpoints: int = 2
     """Checkpoints that stay: the newest, and those to go back to should it be damaged."""
     rank_timeout: float = RANK_TIMEOUT
     """Seconds without progress on any rank after which one counts as hung, which ends the run."""
+    workers: int | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """Processes of each rank that read batches ahead, 0 for none; by default none for data in
+    memory, and for images and files as many as there are cores that training leaves idle."""
     keep_weights: bool = True
     """Leave the trained weights in the run's folder, for toolkit predict and toolkit export."""
+    keep_last_checkpoint: bool = field(default=False, metadata={INTRODUCED_AT: False})
+    """Keep the checkpoint after the last update, for extend: weights and optimizer."""
+    keep_before_anneal: bool = field(default=False, metadata={INTRODUCED_AT: False})
+    """Keep a checkpoint from just before the anneal, for extend; of wsd and open-ended."""
+    extend: tuple[float, ...] = field(default=(), metadata={INTRODUCED_AT: ()})
+    """New budget in all, to go on with the run of this command without extend: in updates or, where
+    that of the recipe is, in epochs. Several numbers extend the extended run."""
+    rewarm: float = field(default=REWARM, metadata={INTRODUCED_AT: REWARM})
+    """Share of the highest LR that an extended run is re-warmed to where the budget had annealed
+    it."""
     save_predictions: bool = field(default=False, metadata={INTRODUCED_AT: False})
     """Leave the predictions of the test split in the run's folder: predictions.jsonl."""
+    keep_best: bool = field(default=False, metadata={INTRODUCED_AT: False})
+    """Test and keep the weights of the evaluation with the best headline metric on validation, in
+    place of the last."""
+    patience: int | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """Stop after so many evaluations in a row without a better headline metric on validation; by
+    default train to the end of the budget."""
     study: str = "single"
     """The folder below runs/ that the run belongs to."""
     wandb: Literal["auto", "off"] = "auto"
@@ -74,6 +94,14 @@ class RunConfig:
     )
     """Trackers that the run is mirrored to, or none; wandb uploads where there is a key. By default
     W&B keeps a record on this machine, for wandb sync."""
+    project: str | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """What trackers keep the run under: a project, of MLflow an experiment."""
+    entity: str | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """The user or team at W&B that the run is of."""
+    tags: tuple[str, ...] = field(default=(), metadata={INTRODUCED_AT: ()})
+    """Words that trackers find the run by."""
+    notes: str | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """What trackers show as the run's description."""
     progress: bool = True
     """Show how the run goes on rank 0: a bar at a terminal, lines in a log file."""
     data: str | None = field(default=None, metadata={INTRODUCED_AT: None})
@@ -85,12 +113,13 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         least = {"seed": 0, "arm": 0, "read_every": 1, "eval_every": 1, "save_every": 0}
-        least |= {"keep_checkpoints": 1}
+        least |= {"keep_checkpoints": 1, "workers": 0, "patience": 1}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"{name} = {value}: it must be {bound} or above")
         object.__setattr__(self, "log_with", tuple(self.log_with))  # JSON has lists
+        object.__setattr__(self, "tags", tuple(self.tags))
         if "none" in self.log_with and len(self.log_with) > 1:
             raise ValueError(f"log_with = {' '.join(self.log_with)}: none stands alone")
         if "wandb" in self.log_with and self.wandb == "off":
@@ -113,6 +142,8 @@ class RunConfig:
                 f"(it needs {', '.join(sorted(needs))}), and rests on the training loss of every "
                 "update"
             )
+        object.__setattr__(self, "extend", tuple(map(float, self.extend)))
+        extension.check(self)
         if not is_folder_name(self.study):
             raise ValueError(
                 f"study = {self.study!r}: it is the name of a folder below runs/, of at most "
@@ -128,8 +159,11 @@ def is_folder_name(name: str) -> bool:
 
 NOT_PART_OF_THE_EXPERIMENT = (
     *("save_every", "keep_checkpoints", "rank_timeout", "keep_weights", "save_predictions"),
-    *("study", "wandb", "log_with", "progress"),
+    *("keep_last_checkpoint", "keep_before_anneal", "workers", "study", "wandb", "log_with"),
+    *("project", "entity", "tags", "notes", "progress"),
 )
+PARENT = "parent"
+"""In a stored configuration, of an extended run: the id of the run that it extends."""
 PUBLISHED = "published "
 """Begins the fingerprint of data that are as their task publishes them: it is not in a run id."""
 NOT_PART_OF_THE_RECIPE = ("micro_batch", "eval_batch")
@@ -139,9 +173,10 @@ def resolve(config: RunConfig) -> RunConfig:
     """The configuration with every ``auto`` decided; the same if there is none.
 
     Raises:
-        ConfigError: for an unknown task or model, data that cannot be had, or an optimizer whose
-            package is not installed.
+        ConfigError: for an unknown task or model, data that cannot be had, or an optimizer or
+            adapters whose package is not installed.
     """
+    check_adapters(config.recipe)
     if (optimizer := config.recipe.optimizer) in OPTIMIZERS:
         check_installed(OPTIMIZERS[optimizer], f"recipe.optimizer = {optimizer}")
     recipe = task.load(task.parse_target(config.target).task).resolve(config.recipe)
@@ -166,13 +201,24 @@ def run_folder(config: RunConfig, runs: Path = RUNS) -> Path:
     return runs / config.study / run_id(config)
 
 
+def parent_of(config: RunConfig) -> RunConfig | None:
+    """The run that this one extends; None if it extends none."""
+    if not config.extend:
+        return None
+    shorter = config.extend[:-1]
+    return replace(config, extend=shorter, rewarm=config.rewarm if shorter else REWARM)
+
+
 def to_json(config: RunConfig) -> dict[str, Any]:
-    """The configuration as a JSON object; the schedule is stored by name."""
+    """The configuration as a JSON object; the schedule is stored by name, the run that it extends,
+    if it extends one, by its id, as ``parent``."""
+    parent = parent_of(config)
     data = {name: value for name, value in _shallow(config).items() if name != "schedule"}
     return {
         **data,
         "recipe": asdict(config.recipe),
         "schedule": schedule_to_json(config.schedule),
+        **({} if parent is None else {PARENT: run_id(parent)}),
     }
 
 
@@ -187,9 +233,9 @@ def from_json(data: Mapping[str, Any]) -> RunConfig:
         ConfigError: if a field or the schedule is unknown to this version, or a value not allowed.
     """
     target = task.parse_target(data["target"])
-    recipe_class = type(task.recipe_of(task.load(target.task), target))
+    recipe_class = type(task.declared_recipe(target))
     schedule = schedule_from_json(data["schedule"])
-    rest = {key: value for key, value in data.items() if key not in ("recipe", "schedule")}
+    rest = {key: value for key, value in data.items() if key not in ("recipe", "schedule", PARENT)}
     _check_types(RunConfig, rest, "")
     _check_types(recipe_class, data["recipe"], "recipe.")
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.command_line import Parser
-from toolkit.config import schedule_to_json
+from toolkit.config import PARENT, schedule_to_json
 from toolkit.errors import ConfigError, OlderVersionError
 from toolkit.process import DONE, run_command
 from toolkit.records import recorded_losses
@@ -19,7 +19,7 @@ from toolkit.records.recorded_losses import Losses
 from toolkit.replay import Replay, check, prepare
 from toolkit.run_arguments import parse_schedule
 from toolkit.schedules.reading import Decision
-from toolkit.schedules.simulate import Replayed, progress
+from toolkit.schedules.simulate import Replayed, factor_after
 
 SHOWN = 6
 """Numbers of a long window that are printed: the newest."""
@@ -64,6 +64,13 @@ def explain(replay: Replay, update: int, memory: bool = False) -> Iterator[str]:
     """
     judged = replay.judge()
     check(replay, judged)
+    begun = replay.losses.begun
+    if begun is not None and update <= begun.update:
+        run = replay.losses.file.parent
+        raise ConfigError(
+            f"--update = {update}: {run} goes on from update {begun.update} of the run that it "
+            f"extends, {run.parent}/{(replay.losses.run or {}).get(PARENT)}"
+        )
     place = next((i for i, j in enumerate(judged) if j.reading.update >= update), None)
     if place is None or update < 1:
         last = judged[-1].reading.update
@@ -76,7 +83,7 @@ def explain(replay: Replay, update: int, memory: bool = False) -> Iterator[str]:
             )
             + str(last)
         )
-    before = judged[place - 1].reading.update if place else 0
+    before = judged[place - 1].reading.update if place else begun.update if begun else 0
     if replay.losses.sees == "validation":
         evaluated = judged[place].reading.update
         if evaluated != update:
@@ -160,9 +167,8 @@ def _rates(replay: Replay, judged: Replayed) -> Iterator[str]:
     total, made = replay.facts.budget, judged.reading.update
     yield f"LR         {replay.base_lr * judged.factor:.6g} in its last update"
     if total is None or made < total:
-        factor = replay.schedule.factor(judged.memory, progress(made, total))
-        rate = replay.base_lr * factor * judged.course.factor(made)
-        yield f"           {rate:.6g} in the next"
+        factor = factor_after(replay.schedule, judged.memory, judged.course, made, total)
+        yield f"           {replay.base_lr * factor:.6g} in the next"
 
 
 def _decision(replay: Replay, judged: Replayed) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from toolkit.command_line import Parser
 from toolkit.config import WEIGHTS, RunConfig, from_json, schedule_to_json
 from toolkit.errors import ConfigError, MissingDataError, first_line
+from toolkit.extras import check_adapters
 from toolkit.identity import data_now
 from toolkit.process import DONE, run_command
 from toolkit.records.config_file import CONFIG, read_config
@@ -142,6 +143,7 @@ def model_of(config: RunConfig, task: Task, weights: Path) -> "nn.Module":
     from toolkit.training.build import fresh_model
 
     target = parse_target(config.target)
+    check_adapters(config.recipe)
     recipe = replace(config.recipe, init="random")  # the weights are at hand
     model = fresh_model(task, target, recipe)
     try:

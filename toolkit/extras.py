@@ -7,6 +7,7 @@ from toolkit.errors import ConfigError
 
 EXTRAS: Mapping[str, str] = {
     "deepspeed": "deepspeed",
+    "peft": "peft",
     "prodigyopt": "rivals",
     "schedulefree": "rivals",
     "submitit": "slurm",
@@ -15,6 +16,16 @@ EXTRAS: Mapping[str, str] = {
 """Name that a package is imported by -> the extra that it comes with."""
 OPTIMIZERS: Mapping[str, str] = {"schedule-free": "schedulefree", "prodigy": "prodigyopt"}
 """Optimizer of a recipe -> the package that has it."""
+
+
+def check_adapters(recipe: object) -> None:
+    """Refuse a recipe with LoRA, if that is a setting of it, where its package is not there.
+
+    Raises:
+        ConfigError: with the extra to install.
+    """
+    if (rank := getattr(recipe, "lora_rank", None)) is not None:
+        check_installed("peft", f"recipe.lora_rank = {rank}")
 
 
 def check_installed(package: str, what: str) -> None:

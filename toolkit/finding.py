@@ -273,8 +273,8 @@ def _find(config: RunConfig, figure: Path, drawn: bool) -> int:
 
         meet_ranks(config.rank_timeout)
     with TemporaryDirectory() as folder:
-        quiet = replace(config, schedule=SEARCH, sees="training", wandb="off", progress=False)
-        run = build(quiet, Path(folder))
+        quiet = replace(config, log_with=("none",), progress=False)
+        run = build(replace(quiet, schedule=SEARCH, sees="training"), Path(folder))
         _check_budget(run.budget)
         _search(run)
         found = _result(run.lr)

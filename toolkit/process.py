@@ -48,6 +48,23 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def ranks_here() -> int:
+    """The number of processes that the launcher started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def cores() -> int:
+    """The cores of this machine that this process and the other ranks on it may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cores_of_rank() -> int:
+    """This process's share of ``cores``, at least one."""
+    return max(1, cores() // ranks_here())
+
+
 def set_threads(weights: int | None = None) -> int:
     """Share the cores among the processes of this machine, and return the threads of each.
 
@@ -64,8 +81,7 @@ def set_threads(weights: int | None = None) -> int:
 
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it guessed so
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    threads = cores_of_rank()
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdecimal() and int(asked) and not _is_launched():
         threads = min(threads, int(asked))

@@ -79,7 +79,9 @@ class Replay:
         file = name.rpartition(":")[0]
 
         def judged() -> list[Replayed]:
-            return list(simulate(self.schedule, self.losses.readings, self.base_lr, self.facts))
+            begun = self.losses.begun if self.own else None
+            told = (self.schedule, self.losses.readings, self.base_lr, self.facts, begun)
+            return list(simulate(*told))
 
         if file:
             found: list[Replayed] = userfile.raise_as_config_error(name, file, judged)
@@ -88,6 +90,11 @@ class Replay:
             return judged()
         except ValueError as error:
             raise ConfigError(f"{name} cannot judge {self.losses.file}: {error}") from error
+        except (ArithmeticError, AttributeError, TypeError) as error:
+            if self.losses.begun is None:
+                raise
+            why = "what it begins with is not what a run writes"
+            raise ConfigError(f"{name} cannot judge {self.losses.file}: {why}") from error
 
     def events(self, judged: Sequence[Replayed]) -> list[dict[str, Any]]:
         """The lines that a run with these losses would have left in ``events.jsonl``."""
@@ -227,7 +234,8 @@ def missing_readings(replay: Replay) -> list[Gap]:
         [(e["update"], e["action"]) for e in losses.events if e.get("kind") in kinds],
         every,
         read_result(losses.file.parent).updates if finished else None,
-        searching=first_decision.action == "trial",
+        searching=first_decision.action == "trial" and losses.begun is None,
+        begun=0 if losses.begun is None else losses.begun.update,
     )
 
 

@@ -18,6 +18,8 @@ OF_THE_COMMAND = (
 """Flags of a command that are no part of a run."""
 NO_FLAGS = ("target", "recipe", "schedule", "data", "task-sha")
 """Fields of a run that no flag of their name sets."""
+OF_ONE_RUN = ("extend", "rewarm", "keep-last-checkpoint", "keep-before-anneal")
+"""Flags that a command about several runs does not have: those are runs from scratch."""
 
 
 def target_of(argv: Sequence[str], prog: str, about: str = "") -> tuple[Target, Recipe]:
@@ -43,7 +45,7 @@ def target_of(argv: Sequence[str], prog: str, about: str = "") -> tuple[Target, 
             raise SystemExit(0)
         raise ConfigError(f"no target: {usage}")
     target = task.parse_target(argv[0])
-    return target, task.recipe_of(task.load(target.task), target)
+    return target, task.declared_recipe(target)
 
 
 def values_of(
@@ -78,7 +80,7 @@ def values_of(
     groups = _groups(config, recipe, kind, own, defaults)
     if asked := command_line.HELP & {name for name, _ in words.all_flags}:
         several = "[SCHEDULE] [flags]" if kind else "[SCHEDULE ...] [flags]"
-        print(f"usage: {prog} {target} {takes or several}      (--help-all: every word)")
+        print(f"usage: {prog} {target} {takes or several}      (--help-all: all of it)")
         print_help = command_line.full_help if "help-all" in asked else command_line.help_lines
         print(*print_help(groups), sep="\n")
         raise SystemExit(0)
@@ -106,7 +108,7 @@ def _groups(
     run = [
         flag._replace(default=defaults.get(_field(flag), flag.default))
         for flag in command_line.flags_of(config)
-        if flag.name.partition(".")[0] not in NO_FLAGS
+        if flag.name.partition(".")[0] not in (*NO_FLAGS, *(() if kind else OF_ONE_RUN))
         and f"{flag.name}s" not in {one.name for one in own}
     ]
     words = summary_of(type(recipe))

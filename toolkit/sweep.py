@@ -21,6 +21,7 @@ from toolkit.config import RUNS
 from toolkit.errors import ConfigError, unknown
 from toolkit.process import DONE, INTERRUPTED, PREEMPTED, is_rank_zero, run_command, set_threads
 from toolkit.records import provenance
+from toolkit.records.mirror_handle import NAMES
 from toolkit.records.result import duration
 from toolkit.studies import claims, costs, declaration, pool, run_queue, shipped
 from toolkit.studies.run_queue import Item
@@ -82,7 +83,7 @@ def carry_out(study: Study, options: argparse.Namespace, announced: bool = False
     runs = runs_of(options)
     try:
         every = run_queue.items(study, runs)
-        items = _chosen([_saving(item, options) for item in every], options)
+        items = _chosen([_as_asked(item, options) for item in every], options)
         if options.dry_run or options.measure:
             return _show_costs(options, study, items)
         if options.wandb_sweep:
@@ -158,6 +159,16 @@ def _parser(prog: str = "toolkit sweep", study: str = "") -> Parser:
         action="store_true",
         help="leave the predictions of the test split in the folder of each run",
     )
+    add(
+        "--log-with",
+        nargs="+",
+        choices=[*NAMES, "none"],
+        metavar="TRACKER",
+        default=[],
+        help=f"trackers that all runs are mirrored to: {', '.join(NAMES)}, none; by default as the "
+        "study says",
+    )
+    add("--project", help="what trackers keep the runs under")
     add("--dry-run", action="store_true", help="print the commands and what they will cost")
     add(
         "--measure",
@@ -201,10 +212,22 @@ def _parser(prog: str = "toolkit sweep", study: str = "") -> Parser:
     return parser
 
 
-def _saving(item: Item, options: argparse.Namespace) -> Item:
-    """The run, which saves its predictions if the sweep is to; it is the same run."""
+def _as_asked(item: Item, options: argparse.Namespace) -> Item:
+    """The run, which leaves and tells what the sweep is to; it is the same run.
+
+    Raises:
+        ConfigError: if it cannot be told so.
+    """
     saves = item.config.save_predictions or options.save_predictions
-    return replace(item, config=replace(item.config, save_predictions=saves))
+    changes: dict[str, Any] = {"save_predictions": saves}
+    if options.log_with:
+        changes |= {"log_with": tuple(options.log_with), "wandb": "auto"}
+    if options.project:
+        changes["project"] = options.project
+    try:
+        return replace(item, config=replace(item.config, **changes))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _chosen(items: Sequence[Item], options: argparse.Namespace) -> list[Item]:
@@ -318,9 +341,12 @@ def _command_of(options: argparse.Namespace, item: Item) -> str:
 
 
 def _place(options: argparse.Namespace) -> list[str]:
-    """The flags that say where the study lies, of which files it is, and what its runs leave."""
+    """The flags that say where the study lies, of which files it is, and what its runs leave and
+    tell."""
     flags = [] if options.output_dir == Path() else ["--output-dir", str(options.output_dir)]
     flags += ["--save-predictions"] * options.save_predictions
+    flags += ["--log-with", *options.log_with] if options.log_with else []
+    flags += ["--project", options.project] if options.project else []
     return [*flags, *(["--files", *options.files] if options.files else [])]
 
 

@@ -120,6 +120,9 @@ class Recipe:
     compile: bool = field(default=False, metadata={INTRODUCED_AT: False})
     """torch.compile for the model's passes: faster after a minute or so, other rounding. The LR is
     no part of what is compiled."""
+    ema_decay: float | None = field(default=None, metadata={INTRODUCED_AT: None})
+    """Evaluate, and keep, an exponential moving average of the weights over the updates with this
+    decay, e.g. 0.999; by default, and at 0, the weights themselves."""
 
     def __post_init__(self) -> None:
         for item in fields(self):  # 20 epochs are 20.0: the same run, the same id
@@ -133,7 +136,9 @@ class Recipe:
             value = getattr(self, item.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"recipe.{item.name} = {value:g}: it must be a finite number")
-        self._below_one("momentum")
+        self._below_one("momentum", "ema_decay")
+        if self.ema_decay == 0:
+            object.__setattr__(self, "ema_decay", None)  # the same run
         if self.weight_decay < 0:
             raise ValueError(f"recipe.weight_decay = {self.weight_decay}: it must be 0 or above")
         self._check_optimizer()
@@ -200,7 +205,9 @@ class Split(Protocol):
 
     A split with an attribute ``lengths`` (int, shape (samples,)) is trained and evaluated on in
     batches of similar length. One with an attribute ``names`` has a name for each sample, a text or
-    a number, which stands beside its prediction; else that is its number, from 0.
+    a number, which stands beside its prediction; else that is its number, from 0. One whose
+    attribute ``reads_files`` is true reads or decodes samples when it is asked for them, which is
+    worth a process that does it ahead; its batches must be functions of the ids alone.
     """
 
     def __len__(self) -> int: ...
@@ -297,7 +304,11 @@ class Task(Protocol):
         return len(batch["id"])
 
     def loss(self, model: "nn.Module", batch: Batch) -> "tuple[Tensor, int]":
-        """The loss summed over the batch, on the device, and the number of items in the sum."""
+        """The loss summed over the batch, on the device, and the number of items in the sum.
+
+        Where the recipe has a ``label_smoothing`` above 0 training passes it by that name; only a
+        loss that takes it can be trained so.
+        """
 
     def predict(self, model: "nn.Module", batch: Batch) -> "tuple[Tensor, ...]":
         """Predictions and labels, each with a first axis of the batch's length.
@@ -445,9 +456,25 @@ def recipe_of(task: Task, target: Target) -> Recipe:
     Raises:
         ConfigError: for a model or recipe that the task does not have.
     """
-    recipes = task.recipes.get(target.model, task.recipes.get("*"))
+    return _chosen(task.recipes, target)
+
+
+def declared_recipe(target: Target) -> Recipe:
+    """The recipe that a target names, without the code of a shipped task, which imports torch.
+
+    Raises:
+        ConfigError: for a task, model or recipe that does not exist.
+    """
+    modules = package().TASKS
+    if target.task not in modules:  # a file of the user's, or none
+        return recipe_of(load(target.task), target)
+    return _chosen(shipped(f"recipes.{modules[target.task]}").RECIPES, target)
+
+
+def _chosen(declared: Mapping[str, Mapping[str, Recipe]], target: Target) -> Recipe:
+    recipes = declared.get(target.model, declared.get("*"))
     if recipes is None:
-        raise unknown(f"model of task {target.task}", target.model, task.recipes)
+        raise unknown(f"model of task {target.task}", target.model, declared)
     if target.recipe not in recipes:
         raise unknown(f"recipe of {target.task}/{target.model}", target.recipe, recipes)
     return recipes[target.recipe]

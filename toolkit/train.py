@@ -14,7 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import RUNS, RunConfig, parse_command, resolve, run_folder, schedule_name
+from toolkit.config import (
+    RUNS,
+    RunConfig,
+    parent_of,
+    parse_command,
+    resolve,
+    run_folder,
+    run_id,
+    schedule_name,
+)
 from toolkit.errors import ConfigError, MissingDataError, RunError, error_text, outcome
 from toolkit.identity import with_fingerprint
 from toolkit.process import (
@@ -27,14 +36,15 @@ from toolkit.process import (
     world_size,
 )
 from toolkit.records.config_file import check_folder, folders_of_any_data
-from toolkit.records.console import came_to, counted, say
+from toolkit.records.console import CONSOLE, came_to, counted, keep, kept, say
 from toolkit.records.prediction_file import PREDICTIONS
 from toolkit.records.result import RESULT, Result, read_result
 from toolkit.signals import stop_on_signal
 from toolkit.studies import claims
 from toolkit.studies.claims import Hold
-from toolkit.training.checkpoint_folder import CHECKPOINTS, finish, has_any
+from toolkit.training.checkpoint_folder import CHECKPOINTS, KEPT, finish_run, has_any
 from toolkit.training.checkpoint_folder import say as warn
+from toolkit.training.extension import kept_by_parent
 
 WITHOUT = "it diverged, or was finished without --save-predictions; --fresh makes it once more"
 
@@ -90,6 +100,8 @@ def train(
         stack.push(partial(_leave_no_trace, folder))
         holds: list[Hold] = []  # of rank 0, which claims for all
         if decide(lambda: _begin(config, folder, fresh, stack, holds)):
+            if is_rank_zero():
+                stack.enter_context(kept(folder / CONSOLE))
             code = _fit(config, folder, after_update, holds)
         else:
             code = DONE
@@ -99,7 +111,10 @@ def train(
                 if config.save_predictions and not (folder / PREDICTIONS).exists():
                     say(f"note: {folder} has no {PREDICTIONS}: {WITHOUT}")
                 # A kill may have come between the result and the end of the checkpoints.
-                finish(folder, config.keep_weights and not result.diverged)
+                finish_run(folder, config, result.diverged)
+                keeps = config.keep_last_checkpoint or config.keep_before_anneal
+                if keeps and not (folder / KEPT).exists():
+                    say(f"note: {folder} has kept nothing to extend: --fresh makes it once more")
         for hold in holds:
             hold.finished = code == DONE
     leave_process_group()
@@ -129,7 +144,8 @@ def _begin(
     """Claim the run for as long as the stack lasts; whether there is anything to train.
 
     Raises:
-        ConfigError: if the folder cannot be used, or cannot be emptied for ``--fresh``.
+        ConfigError: if the folder cannot be used, or cannot be emptied for ``--fresh``; or if there
+            is nothing that it could extend.
         RunError: if another process is at this run.
     """
     if fresh and folder.is_symlink():
@@ -138,6 +154,8 @@ def _begin(
         check_folder(folder, config)
         if _is_whole(folder):
             return False
+    if config.extend and (fresh or not has_any(folder / CHECKPOINTS)):
+        kept_by_parent(config, folder.parents[1])
     holds.append(stack.enter_context(claims.wait_and_take(folder)))
     if fresh:
         _empty(folder)
@@ -183,14 +201,12 @@ def _fit(
     result, error = outcome(lambda: loop.fit(run))
     if error is not None:
         raise _failure(error, folder, run.update, run.accelerator.process_index) from error
-    updates = run.update
-    loop.release(run)
-    if result is None:
-        if is_rank_zero():
-            say(f"stopped after update {updates}: the same command continues")
-        return PREEMPTED
-    _show(result, folder)
-    return DONE
+    if result is not None:
+        _show(result, folder)
+    elif is_rank_zero():
+        say(f"stopped after update {run.update}: the same command continues")
+    loop.release(run)  # the mirrors send what was said so far, and end
+    return PREEMPTED if result is None else DONE
 
 
 def _is_whole(folder: Path) -> bool:
@@ -233,12 +249,14 @@ def _failure(error: Exception, folder: Path, update: int, rank: int) -> RunError
     if rank == 0:
         write_status(folder, "failed", update)
     if isinstance(error, RunError) and error.__cause__ is None:
+        keep(f"error: {error}")
         return error
     log = folder / f"error-{rank}.log"
     log.write_text("".join(traceback.format_exception(error)), errors="backslashreplace")
     text = f"{error if isinstance(error, RunError) else error_text(error)}; see {log}"
     if rank > 0:  # it may be the only one that failed
         print(f"error on rank {rank}: {text}", file=sys.stderr)
+    keep(f"error: {text}")
     return RunError(text)
 
 
@@ -246,26 +264,29 @@ def _announce(run: Any) -> None:
     """Say what is trained, on what, how and where."""
     import torch
 
-    from toolkit.records.mirror_handle import mirrored_to
+    from toolkit.records.mirror_handle import mirrored_to, uploaded_to
     from toolkit.training.outcome import SPLITS
 
     config, recipe, split = run.config, run.config.recipe, run.batch_split
     sizes = ", ".join(f"{name} {len(getattr(run.splits, name)):,}" for name in SPLITS)
     epochs = run.budget / run.batch_plan.updates_per_epoch
     threads = counted(torch.get_num_threads(), "thread")
-    start, name = run.lr.decision, schedule_name(config.schedule)
+    some = run.trained_parameters < run.parameters
+    trained = f", {run.trained_parameters:,} of them trained" * some
+    start, name, parent = run.lr.decision, schedule_name(config.schedule), parent_of(config)
     say(
         f"{config.target}, seed {config.seed}: {name} from base LR "
-        f"{recipe.lr:g}, {recipe.optimizer}",
+        f"{recipe.lr:g}, {recipe.optimizer}{uploaded_to(config)}",
         f"  samples: {sizes}",
-        f"  model: {run.parameters:,} parameters, {recipe.init} first weights",
+        f"  model: {run.parameters:,} parameters{trained}, {recipe.init} first weights",
         f"  budget: {epochs:.3g} epoch{'s' * (epochs != 1)}, {counted(run.budget, 'update')} of "
         f"{recipe.global_batch} samples = "
         f"{counted(split.ranks, 'rank')} x {counted(split.accumulation, 'micro-batch')} x "
         f"{split.micro_batch}",
         f"  on: {run.accelerator.device.type}, {recipe.precision}, {threads} a rank",
         f"  in: {run.folder}, {mirrored_to(config)}",
-        *([f"  {name}: {start.reason}"] if start.action == "snapshot" else []),
+        *([f"  extends: {run.folder.with_name(run_id(parent))}"] if parent is not None else []),
+        *([f"  {name}: {start.reason}"] if start.action == "snapshot" and parent is None else []),
         *(f"note: {note}" for note in run.notes),
     )
 

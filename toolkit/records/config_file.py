@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
-from toolkit.config import RUNS, RunConfig, experiment, to_json
+from toolkit.config import PARENT, RUNS, RunConfig, experiment, to_json
 from toolkit.errors import ConfigError
 from toolkit.hints import misfits
 from toolkit.identity import with_task_sha
@@ -106,7 +106,7 @@ def folders_of_any_data(config: RunConfig, runs: Path = RUNS) -> list[Path]:
 
 def _but_for_data(stored: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
     """What makes the experiment, without the fingerprint and what is ``auto`` in ``config``."""
-    kept = experiment({**stored, "data": None}, config)
+    kept = experiment({**stored, "data": None, PARENT: None}, config)
     undecided = [name for name, value in asdict(config.recipe).items() if value == "auto"]
     recipe = {name: value for name, value in kept["recipe"].items() if name not in undecided}
     return {**kept, "recipe": recipe}

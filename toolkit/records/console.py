@@ -10,7 +10,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,6 +20,8 @@ from toolkit.records.result import RESULT, Result, duration
 from toolkit.schedules.reading import Decision, Reading
 from toolkit.task import POINTS, Scale
 
+CONSOLE = "console.log"
+"""In a run's folder: what was said of the run, by all attempts."""
 SECONDS_BETWEEN_LINES = 30.0
 MOST_METRICS = 3
 """Metrics of a line; a task may have many, the headline first."""
@@ -28,9 +31,29 @@ UNTOLD = ("hold", "snapshot")
 """Actions that the bar leaves out: they change nothing."""
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"
 
+_kept_in: list[Path] = []
+
+
+@contextmanager
+def kept(file: Path) -> Iterator[None]:
+    """Within it what is said is written to a file, too, which is made when there is something."""
+    _kept_in.append(file)
+    try:
+        yield
+    finally:
+        _kept_in.remove(file)
+
+
+def keep(*lines: str) -> None:
+    """Write lines where they are kept; if that fails, they are missing there, no more."""
+    for file in _kept_in:
+        with suppress(OSError), file.open("a", errors="backslashreplace") as log:
+            log.writelines(f"{line}\n" for line in lines)
+
 
 def say(*lines: str) -> None:
     """Print lines, above a bar if there is one. A reader who has left misses them, no more."""
+    keep(*lines)
     try:
         for line in lines:
             tqdm.write(line)
@@ -145,12 +168,14 @@ def metric(name: str, value: float | None, scales: Mapping[str, Scale]) -> str:
 def came_to(result: Result, folder: Path) -> list[str]:
     """What a run has come to, line by line: the scores and what they took, and the LR's story."""
     lines = [f"{scores(result)}; {folder / RESULT}"]
+    if result.parent is not None:
+        lines.append(f"extends {result.parent} from update {result.parent_update}")
     times = counted(result.rollbacks, "rollback")
     if result.found is not None:
         lines.append(f"{result.found}; {times}; why: toolkit replay {folder}")
     elif result.rollbacks:
         lines.append(f"{times}; why: toolkit replay {folder}")
-    return lines
+    return [*lines, *([str(result.selected)] if result.selected else [])]
 
 
 def counted(number: int, what: str) -> str:

@@ -32,9 +32,9 @@ _READING: Mapping[str, Any] = {
     **{"epoch": float, "loss": float | None, "count": float, "nonfinite": int},
     **{"lr": float, "factor": float, "pattern": str, "statistic": float | None},
     **{"action": str, "reason": str, "amount": int | None, "lrs": list[float]},
-    **{"distance": tuple[float, float] | None},
+    **{"distance": tuple[float, float] | None, "grad_norm": float | None},
 }
-_LATER = ("amount", "lrs", "distance", "kind", LOWER)
+_LATER = ("amount", "lrs", "distance", "grad_norm", "kind", LOWER)
 _FIELDS: Mapping[str | None, Mapping[str, Any]] = {
     **{kind: {**_READING, "kind": str | None} for kind in (None, *READING_KINDS)},
     EVALUATION: {"kind": str, **_PLACE, "epoch": float, "split": str, LOWER: list[str]},
@@ -42,8 +42,8 @@ _FIELDS: Mapping[str | None, Mapping[str, Any]] = {
 }
 """Kind of an event -> its fields. Of the rest of an evaluation each is a metric."""
 _USUAL = {
-    (int, float, float, loss, float, int, float, float, str, statistic, str, str, *tail)
-    for loss, statistic in product((float, NoneType), repeat=2)
+    (int, float, float, loss, float, int, float, float, str, statistic, str, str, *tail, norm)
+    for loss, statistic, norm in product((float, NoneType), repeat=3)
     for tail in ((NoneType, NoneType, NoneType), (NoneType, NoneType, list))
 }
 """Types of the fields of ``_READING`` in most events."""
@@ -59,6 +59,7 @@ class ReadingEvent(NamedTuple):
         lrs: those of all groups.
         factor: of the base LR, in that update.
         time: seconds since 1970.
+        grad_norm: L2 norm of that update's gradient before clipping; None if it is not known.
     """
 
     reading: Reading
@@ -67,6 +68,7 @@ class ReadingEvent(NamedTuple):
     lrs: tuple[float, ...]
     factor: float
     time: float
+    grad_norm: float | None = None
 
 
 class EvaluationEvent(NamedTuple):
@@ -162,7 +164,7 @@ def _is_usual_reading(data: Mapping[str, Any]) -> bool:
     if [type(number) for number in told] != [float, float]:
         return False
     numbers = [data[name] for name in ("epoch", "count", "lr", "factor", "t")]
-    numbers += [*told, data["loss"] or 0.0, data["statistic"] or 0.0]
+    numbers += [*told, data["loss"] or 0.0, data["statistic"] or 0.0, data.get("grad_norm") or 0.0]
     return math.isfinite(sum(numbers)) and data["update"] < LARGEST
 
 
@@ -177,6 +179,7 @@ def _event_of(data: Mapping[str, Any]) -> Event:
             tuple(data.get("lrs", (lr,))),
             data["factor"],
             time,
+            data.get("grad_norm"),
         )
     place = ("kind", "update", "t")
     if kind == EVALUATION:

@@ -74,6 +74,7 @@ def _problems(
         every,
         update,
         any(e.get("kind") == START and e.get("action") == "trial" for e in events),
+        next((e["update"] for e in events if e.get("kind") == START), 0),
     )
     if damaged:
         yield (

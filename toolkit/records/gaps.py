@@ -21,7 +21,11 @@ class Gap(NamedTuple):
 
 
 def gaps(
-    readings: Iterable[tuple[int, str]], every: int, end: int | None, searching: bool = False
+    readings: Iterable[tuple[int, str]],
+    every: int,
+    end: int | None,
+    searching: bool = False,
+    begun: int = 0,
 ) -> list[Gap]:
     """The gaps among the readings of one run.
 
@@ -30,9 +34,10 @@ def gaps(
         every: updates between readings.
         end: an update that has a reading for certain, and is the last; None if it is not known.
         searching: whether the schedule begins with a search.
+        begun: the update after which an extended run goes on.
     """
     found: list[Gap] = []
-    before = 0
+    before = begun
 
     def due() -> int:
         return before + 1 if searching else (before // every + 1) * every

@@ -17,6 +17,7 @@ from toolkit.errors import ConfigError
 from toolkit.process import DONE, FAILED
 from toolkit.records.console import say
 from toolkit.records.mirror_process import STATUS_PREFIX
+from toolkit.records.mirror_rows import project_of
 
 STUCK_SECONDS = 10
 OPEN_AT_END_SECONDS = 1.5
@@ -35,6 +36,8 @@ PACKAGES = {
     "trackio": ("trackio",),
 }
 """Tracker -> the packages one of which it needs."""
+STAYS_HERE = ("offline", "dryrun")
+"""What ``WANDB_MODE`` is where nothing is to be sent."""
 LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LAUNCHERS = ("ACCELERATE_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
 """Begin the names of what Accelerate's, SLURM's and MPI's launchers tell their ranks: Accelerate
@@ -126,6 +129,9 @@ class Mirror:
                 module = "toolkit.records.tracker_mirror"
                 once_more = f"python -m {module} {self.tracker} {self.folder}"
             say(f"{name}: not all was sent in time: {once_more}")
+        elif self._asks and self.status.startswith("offline "):
+            place = self.status.removeprefix("offline ")
+            say(f"{name}: nothing was sent, for want of a key or a server: wandb sync {place}")
 
     def _start(self, *flags: str) -> "subprocess.Popen[bytes]":
         wandb = self.tracker == WANDB
@@ -148,10 +154,11 @@ def trackers(config: RunConfig) -> dict[str, bool]:
     """The trackers that a run is mirrored to, and whether W&B is to upload it.
 
     Without ``log_with`` it is a W&B record on this machine, uploaded where ``WANDB_MODE`` or
-    ``WANDB_PROJECT`` asks for that.
+    ``WANDB_PROJECT`` asks for that; it stays here where ``WANDB_MODE`` says so.
     """
     mode = os.environ.get("WANDB_MODE")
     asked = WANDB in config.log_with or bool(mode) or "WANDB_PROJECT" in os.environ
+    asked = asked and mode not in STAYS_HERE
     names = config.log_with or (WANDB,)
     found = {name: name == WANDB and asked for name in names if name != "none"}
     if config.wandb == "off" or mode == "disabled":
@@ -181,6 +188,15 @@ def mirrored_to(config: RunConfig) -> str:
         for name, upload in trackers(config).items()
     ]
     return f"mirrored to {' and '.join(found)}" if found else "mirrored nowhere"
+
+
+def uploaded_to(config: RunConfig) -> str:
+    """Where W&B is to upload a run, as the end of a line; empty if it is not to."""
+    if not trackers(config).get(WANDB):
+        return ""
+    project = project_of({"project": config.project}, WANDB)
+    entity = config.entity or os.environ.get("WANDB_ENTITY")
+    return f"; to be uploaded to W&B as {f'{entity}/' if entity else ''}{project}"
 
 
 def start_mirrors(config: RunConfig, folder: Path, begin: int) -> list[Mirror]:

@@ -5,6 +5,7 @@ Training writes to disk and knows of no tracker; whoever mirrors a run to one fo
 
 import json
 import math
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ from toolkit.records.json_files import parse_object
 
 PROJECT = "adaptive-lr-toolkit"
 """What trackers keep runs under, unless they are told otherwise."""
+PROJECT_FROM = {"wandb": "WANDB_PROJECT", "mlflow": "MLFLOW_EXPERIMENT_NAME"}
+"""Tracker -> the variable of the environment that tells it otherwise, where no flag does."""
 AXES = ("update", "epoch", "wall_clock")
 """On every row; wall_clock is in seconds since the run's first event."""
 VALIDATION_LOSS = "validation/loss"
@@ -83,7 +86,8 @@ def values(event: Event) -> dict[str, float]:
     if event.reading.kind != "training":
         return {f"{event.reading.kind}/{name}": value for name, value in loss.items()}
     groups = {f"lr/group_{i}": rate for i, rate in enumerate(event.lrs[1:], 1)}
-    train = {f"train/{name}": value for name, value in loss.items()}
+    norm = {} if event.grad_norm is None else {"grad_norm": event.grad_norm}
+    train = {f"train/{name}": value for name, value in {**loss, **norm}.items()}
     return {**train, "lr": event.lr, **groups, "factor": event.factor}
 
 
@@ -111,6 +115,21 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
         "schedule_config": schedule["fields"],
         "schedule_source_sha": schedule.get("source_sha"),
     }
+
+
+def project_of(told: Mapping[str, Any], tracker: str) -> str:
+    """What a tracker keeps a run under: as a flag says, or the environment, or by default."""
+    named = os.environ.get(PROJECT_FROM[tracker]) if tracker in PROJECT_FROM else None
+    return str(told.get("project") or named or PROJECT)
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """How many numbers the model of a run has, and how many it learns; empty for older runs."""
+    with (folder / EVENTS).open() as lines:
+        first = lines.readline()
+    start = parse_object(first, f"a line of {folder / EVENTS}") if first.endswith("\n") else {}
+    names = ("parameters", "trained_parameters")
+    return {name: start[name] for name in names if isinstance(start.get(name), int)}
 
 
 def run_name(told: Mapping[str, Any]) -> str:

@@ -9,8 +9,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from toolkit.records.result import Code
 
 PACKAGES = (
@@ -103,6 +101,8 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, str | int]:
     """The machine that a result's times depend on."""
+    import torch
+
     found: dict[str, str | int] = {
         "system": platform.platform(),
         "processor": _processor(),

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, get_type_hints
 
 from toolkit.errors import ConfigError
 from toolkit.hints import misfits
@@ -18,7 +18,9 @@ from toolkit.records.events import EVENTS, START, VALIDATION_READING, check_even
 from toolkit.records.foreign_logs import Entry, Table
 from toolkit.records.json_files import parse_object
 from toolkit.records.log_columns import Columns
+from toolkit.schedules.extension import Joint
 from toolkit.schedules.reading import Facts, Reading
+from toolkit.schedules.simulate import Begun, Course
 
 UPDATE_NAMES = ("update", "step")
 SEEN = {
@@ -39,6 +41,20 @@ class FactsOfStart(TypedDict):
     init: str
     can: list[str]
     momentum: NotRequired[float | None]
+
+
+StoredCourse = TypedDict(  # type: ignore[misc]
+    "StoredCourse",
+    {**get_type_hints(Course), "joint": TypedDict("StoredJoint", get_type_hints(Joint))},  # type: ignore[misc]
+)
+"""What ``Course.to_json`` returns after a joint."""
+
+
+class BegunAt(TypedDict):
+    """What an extended run begins with, in its first event."""
+
+    memory: dict[str, Any]
+    course: StoredCourse
 
 
 class OlderStart(TypedDict):
@@ -69,6 +85,7 @@ class Losses:
         has_epochs: whether the file tells epochs; else all readings are in epoch 0.
         lrs: the LR that each reading was recorded with, None where the file does not state it;
             empty where it states none at all.
+        begun: of a run that extends another: where it begins, and with what.
         base_lr: the base LR that follows from the LRs that the file states, if it states any.
         base_from: what it was taken from, in words.
         notes: sentences on how the file was read.
@@ -86,6 +103,7 @@ class Losses:
     base_lr: float | None = None
     base_from: str = ""
     notes: tuple[str, ...] = ()
+    begun: Begun | None = None
 
     def on_training(self) -> "Losses":
         """Those on training alone, of a run whose schedule saw both."""
@@ -177,7 +195,22 @@ def _from_events(file: Path, text: str, columns: Columns) -> Losses:
         return Losses(file, readings, events, sees=sees, lrs=lrs, base_lr=base, base_from=OF_EVENTS)
     facts = _facts(file, run, readings[-1], start)
     older = start is not None and "facts" not in start
-    return Losses(file, readings, events, run, facts, older, sees, lrs=lrs)
+    begun = _begun(file, start, readings[0])
+    return Losses(file, readings, events, run, facts, older, sees, lrs=lrs, begun=begun)
+
+
+def _begun(file: Path, start: Mapping[str, Any] | None, first: Reading) -> Begun | None:
+    """Where a run begins that extends another; None if it extends none."""
+    if start is None or "begun" not in start:
+        return None
+    told: Any = start["begun"]
+    update: Any = start.get("update")
+    wrong = [*misfits(update, int, "update"), *misfits(told, BegunAt, "begun")]
+    if not wrong and update >= first.update:
+        wrong = [f"update = {update}, and the first reading is of update {first.update}"]
+    if wrong:
+        raise ConfigError(f"{file}: its event 'start' is not what a run writes: {wrong[0]}")
+    return Begun(update, told["memory"], told["course"])
 
 
 def _facts(

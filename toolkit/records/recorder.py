@@ -11,6 +11,7 @@ not written yet is of updates after its last checkpoint, which a resume makes ag
 """
 
 import json
+import math
 import os
 import resource
 import sys
@@ -115,11 +116,14 @@ class _Read(NamedTuple):
     rates: list[float]
     factor: float
     time: float
+    grad_norm: float = math.nan
 
     def to_event(self) -> dict[str, Any]:
         """The event, with the LR of every parameter group where there are several."""
         event = to_event(self.reading, self.decision, self.rates[0], self.factor)
-        several = {"lrs": self.rates} if len(self.rates) > 1 else {}
+        several: dict[str, Any] = {"lrs": self.rates} if len(self.rates) > 1 else {}
+        if math.isfinite(self.grad_norm):
+            several["grad_norm"] = self.grad_norm
         return {**event, **several, "t": self.time}
 
 
@@ -189,10 +193,19 @@ class Recorder:
         return self.stopwatch.span(name)
 
     def reading(
-        self, reading: Reading, decision: Decision, rates: list[float], factor: float
+        self,
+        reading: Reading,
+        decision: Decision,
+        rates: list[float],
+        factor: float,
+        grad_norm: float = math.nan,
     ) -> None:
-        """Log a reading with the LR used in its last update and what the schedule made of it."""
-        self._add(_Read(reading, decision, rates, factor, time.time()))
+        """Log a reading with the LR used in its last update and what the schedule made of it.
+
+        Args:
+            grad_norm: of that update, before clipping; NaN if it is not known.
+        """
+        self._add(_Read(reading, decision, rates, factor, time.time(), grad_norm))
         if decision.action not in UNTOLD or self._block_is_due():
             self.flush()
         self._items += reading.count
@@ -289,12 +302,19 @@ class Recorder:
             written = json.loads(json.dumps(result.to_json()))
             if read_json(self.folder / RESULT) != written:
                 raise RunError(f"{self.folder / RESULT} is not read back as it was written")
-        self.close()
+        self.close_files()
+
+    def close_files(self) -> None:
+        """Close the files and the console; safe to call twice.
+
+        The mirrors go on: neither is the run's status written yet, nor its last word said.
+        """
+        self._console.close()
+        self._close_events()
 
     def close(self) -> None:
         """Close the files, the console and the mirrors; safe to call twice."""
-        self._console.close()
-        self._close_events()
+        self.close_files()
         for mirror in self._mirrors:
             mirror.end()
         self._mirrors = []

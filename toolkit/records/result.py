@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, get_type_hi
 from toolkit.errors import ConfigError
 from toolkit.hints import LARGEST, misfits
 from toolkit.records.json_files import read_json
+from toolkit.records.selected import Selected
 from toolkit.schedules.reading import Trial
 from toolkit.task import POINTS, Scale
 
@@ -22,8 +23,9 @@ class Metrics(NamedTuple):
     """Metric -> value, None where it was not finite; of each split the first is the headline.
 
     Attributes:
-        test: at the last update; empty for a diverged run.
-        validation: in the last evaluation; empty for a run that diverged before the first.
+        test: at the last update, or with the weights that were kept; empty for a diverged run.
+        validation: in the last evaluation, or in that of the weights that were kept as the best;
+            empty for a run that diverged before the first.
     """
 
     test: Mapping[str, float | None]
@@ -135,6 +137,8 @@ class Result:
             after the last.
         batch_order_sha: SHA-256 over the sample ids of all updates, in order.
         found: what a search for an LR has found; None without one.
+        selected: what the metric on validation has chosen, with ``keep_best`` or ``patience``; else
+            None.
         rollbacks: how often it went back to a snapshot because training was lost.
         snapshots: what the snapshots cost.
         notes: what a reader of the result should know, one sentence each.
@@ -146,6 +150,9 @@ class Result:
         data_fields: settings of the recipe that say where the data lie: with the fingerprint they
             do not matter.
         argv: the command.
+        parent: the id of the run that it extends; None for a run from scratch.
+        parent_update: the update after which it went on; all that is counted here, updates, seconds
+            and rollbacks, counts what the parent had by then.
     """
 
     status: Literal["done", "diverged"]
@@ -174,6 +181,7 @@ class Result:
     batch_order_sha: str
     final_weights_sha: str
     found: FoundLR | None = None
+    selected: Selected | None = None
     rollbacks: int
     snapshots: Snapshots = field(default_factory=Snapshots)
     notes: tuple[str, ...] = ()
@@ -184,6 +192,8 @@ class Result:
     data: str | None = None
     data_fields: tuple[str, ...] = ()
     argv: tuple[str, ...]
+    parent: str | None = None
+    parent_update: int | None = None
 
     @property
     def pair(self) -> str:
@@ -216,6 +226,7 @@ class Result:
             "scales": {name: scale._asdict() for name, scale in self.scales.items()},
             "snapshots": self.snapshots._asdict(),
             "found": None if self.found is None else self.found.to_json(),
+            "selected": None if self.selected is None else self.selected._asdict(),
             "code": self.code._asdict(),
         }
 
@@ -234,7 +245,7 @@ class Result:
         values = {item.name: data[item.name] for item in fields(cls) if item.name in data}
         timing = dict(data["timing"])
         metrics = Metrics(data["metrics"].get("test", {}), data["metrics"].get("validation", {}))
-        code, found = data.get("code", {}), data.get("found")
+        code, found, selected = data.get("code", {}), data.get("found"), data.get("selected")
         return cls(
             **values
             | {
@@ -246,6 +257,7 @@ class Result:
                 },
                 "snapshots": Snapshots(**_known(Snapshots, data.get("snapshots", {}))),
                 "found": FoundLR.from_json(found) if found else None,
+                "selected": Selected(**_known(Selected, selected)) if selected else None,
                 "code": Code(code.get("commit"), tuple(code.get("uncommitted", ()))),
                 "notes": tuple(data.get("notes", ())),
                 "data_fields": tuple(data.get("data_fields", ())),
@@ -326,7 +338,9 @@ _KINDS: Mapping[str, Any] = {
     "code": _Code,
     "snapshots": TypedDict("_Snapshots", get_type_hints(Snapshots), total=False),  # type: ignore
     "found": _Found | None,
-    "data": str | None,
+    "selected": TypedDict("_Selected", get_type_hints(Selected)) | None,  # type: ignore
+    **dict.fromkeys(("data", "parent"), str | None),
+    "parent_update": int | None,
     **dict.fromkeys(("argv", "notes", "data_fields"), list[str]),
 }
 """Field -> what it is in JSON."""

@@ -19,16 +19,18 @@ from typing import Any
 from toolkit.errors import outcome
 from toolkit.process import DONE, FAILED
 from toolkit.records.config_file import CONFIG, read_config
+from toolkit.records.console import CONSOLE
 from toolkit.records.events import EVENTS
 from toolkit.records.json_files import read_json
 from toolkit.records.mirror_process import STATUS_PREFIX, run_mirror
 from toolkit.records.mirror_rows import (
     AXES,
     DECISION_COLUMNS,
-    PROJECT,
     describe,
     follow,
+    project_of,
     run_name,
+    sizes,
 )
 from toolkit.records.result import RESULT, read_result
 
@@ -117,8 +119,10 @@ def _init(folder: Path, mode: str, live: bool) -> Any:
     config = describe(read_config(folder))
     schedule = config["schedule"]
     target, _, recipe = config["target"].partition("@")
+    tags = (target, f"@{recipe}", schedule, *config.get("tags", ()))
     return wandb.init(
-        project=os.environ.get("WANDB_PROJECT") or PROJECT,
+        project=project_of(config, "wandb"),
+        entity=config.get("entity"),
         dir=os.environ.get("WANDB_DIR") or str(folder),
         mode=mode,  # type: ignore[arg-type]  # what WANDB_MODE says is checked there
         id=folder.name,
@@ -126,7 +130,8 @@ def _init(folder: Path, mode: str, live: bool) -> Any:
         group=config["study"],
         job_type=schedule[-TAG_LENGTH:],
         name=run_name(config),
-        tags=[tag[-TAG_LENGTH:] for tag in (target, f"@{recipe}", schedule)],
+        tags=list(dict.fromkeys(tag[-TAG_LENGTH:] for tag in tags)),
+        notes=config.get("notes"),
         config=config,
         settings=wandb.Settings(
             init_timeout=OPEN_SECONDS,
@@ -156,6 +161,7 @@ def _answers(url: str) -> bool:
 
 def _finish(run: Any, folder: Path, decisions: list[list[Any]], seconds: float, live: bool) -> None:
     """Result, table of decisions, raw files, alert, and the run's end."""
+    run.config.update(sizes(folder), allow_val_change=True)
     result = read_result(folder) if (folder / RESULT).exists() else None
     state_file = folder / "state.json"
     state = read_json(state_file).get("status") if state_file.exists() else "running"
@@ -187,6 +193,8 @@ def _finish(run: Any, folder: Path, decisions: list[list[Any]], seconds: float, 
 def _upload(run: Any, folder: Path, decisions: list[list[Any]]) -> None:
     import wandb
 
+    if (folder / CONSOLE).exists():
+        run.save(str(folder / CONSOLE), base_path=str(folder), policy="now")
     rows = decisions[: wandb.Table.MAX_ROWS]
     run.log({"decisions": wandb.Table(columns=list(DECISION_COLUMNS), data=rows)})
     artifact = wandb.Artifact(f"run-{folder.name}", "result")

@@ -42,6 +42,10 @@ class Schedule(Protocol[M]):
     in ``uses``, as a class attribute or a property; one that uses ``distance`` has a method
     ``weight(memory, progress) -> float``, too: the weight of the next update in the estimate. A
     memory may have a property ``found``, of ``toolkit.schedules.reading.Found`` or None.
+
+    Where a run is extended (``extension.py``) a schedule that holds its LR before an anneal has an
+    attribute ``holds_until``, the progress up to which it does, and goes on from there. A method
+    ``extended(memory) -> memory``, if it has one, says what it remembers then.
     """
 
     def start(self, base_lr: float, facts: Facts) -> tuple[M, Decision]:

@@ -7,7 +7,7 @@ these rules alone. Pure.
 import math
 from dataclasses import dataclass
 from statistics import fmean
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from toolkit.schedules._common import check, finite, reaching
 from toolkit.schedules.adaptive.detect import (
@@ -114,6 +114,9 @@ class OpenEnded:
         ValueError: naming the field, for a value that is not allowed.
     """
 
+    holds_until: ClassVar[float] = 1.0
+    """Progress up to which no budget makes it anneal; it asks for its anneal itself."""
+
     window: int = 400
     """Readings behind a judgement of plateau, oscillation or descent."""
     plateau: bool = True
@@ -171,6 +174,11 @@ class OpenEnded:
 
     def factor(self, memory: OpenEndedMemory, progress: float) -> float:
         return memory.scale
+
+    def extended(self, memory: OpenEndedMemory) -> OpenEndedMemory:
+        """What it remembers when a run goes on: an anneal has not begun, and what has led to it
+        counts no more."""
+        return memory._replace(annealing=False, unpaid=0) if memory.annealing else memory
 
 
 def forget(memory: OpenEndedMemory, lift: float) -> OpenEndedMemory:

@@ -196,6 +196,11 @@ class WSD(Warmed):
         share = f"a share of the budget, above 0 and at most what the warm-up leaves, {rest:g}"
         check(self, decay=(0 < self.decay <= rest, share))
 
+    @property
+    def holds_until(self) -> float:
+        """Progress up to which the LR is held: a run that is extended goes on from there."""
+        return 1 - self.decay
+
     def shape(self, progress: float) -> float:
         fallen = (progress - (1 - self.decay)) / self.decay
         return 1 - math.sqrt(min(max(fallen, 0.0), 1.0))

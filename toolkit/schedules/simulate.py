@@ -5,12 +5,13 @@ run's readings gives the run's decisions and learning rates to the bit.
 """
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from toolkit.errors import ConfigError
-from toolkit.schedules import Schedule
+from toolkit.schedules import Schedule, memory_from_json
 from toolkit.schedules._common import finite
+from toolkit.schedules.extension import Joint
 from toolkit.schedules.reading import Decision, Facts, Reading
 
 CHANGED = (
@@ -28,11 +29,13 @@ class Course(NamedTuple):
         start: updates made when the anneal began, or the trial in progress.
         updates: updates over which the anneal takes the LR to 0 in a straight line; 0 before one
             was asked for.
+        joint: where the run goes on from a shorter one; None if it does not.
     """
 
     searching: bool = False
     start: int = 0
     updates: int = 0
+    joint: Joint | None = None
 
     def after(self, decision: Decision, made: int, facts: Facts) -> "Course":
         """The course after a decision on a reading of update ``made``.
@@ -55,10 +58,44 @@ class Course(NamedTuple):
         return self._replace(start=made, updates=updates)
 
     def factor(self, made: int) -> float:
-        """What the anneal leaves of the LR after ``made`` updates: 1 before it, 0 at its end."""
+        """What the anneal leaves of the LR after ``made`` updates, 1 before it and 0 at its end,
+        and the re-warming after a joint."""
+        left = 1.0 if self.joint is None else self.joint.factor(made)
         if not self.updates or self.searching:
-            return 1.0
-        return min(1.0, max(0.0, 1 - (made - self.start) / self.updates))
+            return left
+        return left * min(1.0, max(0.0, 1 - (made - self.start) / self.updates))
+
+    def progress(self, made: int, budget: int | None) -> float:
+        """What the schedule is told of the progress after ``made`` updates."""
+        if self.joint is None or budget is None:
+            return progress(made, budget)
+        return self.joint.progress(made, budget)
+
+    def to_json(self) -> dict[str, Any]:
+        """The course as a JSON object."""
+        told = self._asdict()
+        joint = told.pop("joint")
+        return told if joint is None else {**told, "joint": joint._asdict()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Course":
+        """The inverse of ``to_json``."""
+        joint = data.get("joint")
+        return cls(**{**data, "joint": None if joint is None else Joint(**joint)})
+
+
+class Begun(NamedTuple):
+    """Where a run begins that goes on from a shorter one.
+
+    Attributes:
+        update: updates made there.
+        memory: what the schedule remembers there, as ``memory_to_json`` has it.
+        course: as ``Course.to_json`` has it.
+    """
+
+    update: int
+    memory: Mapping[str, Any]
+    course: Mapping[str, Any]
 
 
 class Replayed(NamedTuple):
@@ -148,7 +185,11 @@ def observe(schedule: Schedule[Any], memory: Any, reading: Reading) -> tuple[Any
 
 
 def simulate(
-    schedule: Schedule[Any], readings: Iterable[Reading], base_lr: float, facts: Facts
+    schedule: Schedule[Any],
+    readings: Iterable[Reading],
+    base_lr: float,
+    facts: Facts,
+    begun: Begun | None = None,
 ) -> Iterator[Replayed]:
     """Hand recorded readings to a schedule, as a run with these losses would have.
 
@@ -158,20 +199,30 @@ def simulate(
             may follow one on training of the same update.
         base_lr: the run's learning rate.
         facts: what the run knew before its first update.
+        begun: of a run that goes on from a shorter one: its readings begin there.
 
     Raises:
         ConfigError: if the schedule follows the older protocol.
+        ValueError: if ``begun`` is of another schedule.
     """
     memory, decision = begin(schedule, base_lr, facts)
     course, made, factor = Course().after(decision, 0, facts), 0, 1.0
+    if begun is not None:
+        memory, course = memory_from_json(memory, begun.memory), Course.from_json(begun.course)
     for reading in readings:
-        before = reading.update - 1
         if reading.update != made:
-            factor = schedule.factor(memory, progress(before, facts.budget)) * course.factor(before)
+            factor = factor_after(schedule, memory, course, reading.update - 1, facts.budget)
         made = reading.update
         memory, decision = observe(schedule, memory, reading)
         course = course.after(decision, reading.update, facts)
         yield Replayed(reading, factor, decision, memory, course)
+
+
+def factor_after(
+    schedule: Schedule[Any], memory: Any, course: Course, made: int, budget: int | None
+) -> float:
+    """The factor of the base LR in the update after ``made`` updates."""
+    return schedule.factor(memory, course.progress(made, budget)) * course.factor(made)
 
 
 def progress(updates: int, budget: int | None) -> float:

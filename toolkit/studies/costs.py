@@ -77,7 +77,8 @@ def measure(config: RunConfig, updates: int) -> Cost:
 
     recipe = replace(config.recipe, init="random")
     with TemporaryDirectory() as folder:
-        run = build(replace(config, recipe=recipe, wandb="off", progress=False), Path(folder))
+        quiet = replace(config, recipe=recipe, log_with=("none",), progress=False)
+        run = build(quiet, Path(folder))
         update, sample = rehearse(run, updates)
         budget, per_epoch = run.budget, run.batch_plan.updates_per_epoch
         validation, test = len(run.splits.validation), len(run.splits.test)

@@ -292,7 +292,7 @@ def _rounded(lr: float) -> float:
 
 def _recipe(target: str) -> task.Recipe:
     parsed = task.parse_target(target)
-    recipe = task.recipe_of(task.load(parsed.task), parsed)
+    recipe = task.declared_recipe(parsed)
     return replace(recipe, **{"epochs": None, **WORKLOADS[target]})
 
 

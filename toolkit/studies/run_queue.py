@@ -32,7 +32,6 @@ from toolkit.process import (
 from toolkit.records.config_file import CONFIG, check_folder, folders_of_any_data
 from toolkit.records.console import in_short, say
 from toolkit.records.json_files import write_json
-from toolkit.records.recorder import write_status
 from toolkit.records.result import RESULT
 from toolkit.signals import stop_on_signal
 from toolkit.studies import claims
@@ -184,6 +183,8 @@ def _tell_end(code: int) -> int:
 
 def record_failure(folder: Path, text: str) -> Path:
     """Keep what ended an attempt, and count it."""
+    from toolkit.records.recorder import write_status
+
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"failure-{len(list(folder.glob('failure-*.log'))) + 1}.log"
     log.write_text(text, errors="backslashreplace")

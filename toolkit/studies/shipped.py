@@ -326,7 +326,7 @@ def _at_own_rate(targets: Iterable[str]) -> Recipes:
 
 def _recipe(target: str) -> task.Recipe:
     parsed = task.parse_target(target)
-    return task.recipe_of(task.load(parsed.task), parsed)
+    return task.declared_recipe(parsed)
 
 
 def _from_file(path: str, name: str) -> Study:

@@ -13,7 +13,7 @@ from toolkit.identity import with_fingerprint
 from toolkit.records.comparable import differing
 from toolkit.records.events import entrant
 from toolkit.schedules import OpenEnded
-from toolkit.task import Recipe, data_fields, load, parse_target, recipe_of
+from toolkit.task import Recipe, data_fields, declared_recipe, load, parse_target
 from toolkit.user_schedule import as_schedule
 
 GRID: Mapping[str, Any] = {"keep_weights": False, "wandb": "off"}
@@ -117,7 +117,7 @@ class Study:
                 could not tell apart, or whatever else a study or a run refuses.
         """
         parsed = parse_target(target)
-        base = recipe_of(load(parsed.task), parsed)
+        base = declared_recipe(parsed)
         if not isinstance(recipe, Recipe):
             recipe = _changed(base, recipe or {})
         wanted = [as_schedule(one) for one in schedules]
@@ -166,6 +166,7 @@ class Study:
                     f"{schedule_name(config.schedule)}, which begins its last anneal where cuts "
                     "stop paying, not by the budget that all runs of a study share"
                 )
+            self._refuse_other_ends(config)
             if config.study != self.name:
                 raise ConfigError(
                     f"study {self.name}: a run of {config.target} has study = '{config.study}'"
@@ -184,6 +185,21 @@ class Study:
                         f"{f' (arm {arm})' if arm else ''} on {one.pair} at base LR {one.lr:g}, of "
                         "which there is no run"
                     )
+
+    def _refuse_other_ends(self, config: RunConfig) -> None:
+        """All runs are compared after the last update of a budget of their own."""
+        for name in ("keep_best", "patience"):
+            if value := getattr(config, name):
+                raise ConfigError(
+                    f"study {self.name}: {config.target} has {name} = {value}: then the "
+                    "validation metric chooses what is tested, and a study compares weights "
+                    "after their last update, on one budget"
+                )
+        if config.extend:
+            raise ConfigError(
+                f"study {self.name}: {config.target} has extend = {config.extend[-1]:g}: an "
+                "extended run is not one from scratch with that budget, which a study is of"
+            )
 
     def _refuse_unlike(self) -> None:
         """Entrants of a pair at one base LR have one recipe, and all of a pair one metric."""

@@ -8,7 +8,7 @@ number of the update alone, a run that is resumed, or cut over other ranks, sees
 import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from toolkit.errors import ConfigError
 from toolkit.task import Batch, Split
+from toolkit.training.workers import HERE, Loading, told
 
 if TYPE_CHECKING:
     from toolkit.training.build import Run
@@ -138,30 +139,37 @@ def batches_of(run: "Run", first: int, last: int) -> "Iterator[Batch]":
     ranks, rank = run.batch_split.ranks, accelerator.process_index
     order = MicroBatches(plan, rank, ranks, run.batch_split.micro_batch, first, last)
     seed, device = derive_seed(config.seed, config.arm, AUGMENT_STREAM), accelerator.device
-    for number, batch in enumerate(training_loader(run.splits.train, order)):
+    batches = told(training_loader(run.splits.train, order, run.loading))
+    for number, batch in enumerate(batches):
         epoch = plan.epoch(first + number // run.batch_split.accumulation)
-        yield run.task.augment(_on_device(batch, device), seed, epoch)
+        yield run.task.augment(_on_device(batch, device, run.loading.pinned), seed, epoch)
 
 
-def _on_device(batch: Batch, device: torch.device) -> Batch:
+def _on_device(batch: Batch, device: torch.device, pinned: bool) -> Batch:
     """The batch on the device; what is no dictionary of tensors, in Accelerate's general way."""
     if type(batch) is not dict:
-        moved: Batch = send_to_device(batch, device)
+        moved: Batch = send_to_device(batch, device, non_blocking=pinned)
         return moved
     return {
-        name: value.to(device) if isinstance(value, Tensor) else send_to_device(value, device)
+        name: value.to(device, non_blocking=pinned)
+        if isinstance(value, Tensor)
+        else send_to_device(value, device, non_blocking=pinned)
         for name, value in batch.items()
     }
 
 
-def training_loader(split: Split, batches: MicroBatches) -> "DataLoader[Batch]":
+def training_loader(
+    split: Split, batches: MicroBatches, loading: Loading = HERE
+) -> "DataLoader[Batch]":
     """The micro-batches of one rank, as the split returns them."""
-    return _loader(split, batch_sampler=batches)
+    return loading.loader(split, batch_sampler=batches)
 
 
-def evaluation_loader(split: Split, batch_size: int) -> "DataLoader[Batch]":
+def evaluation_loader(
+    split: Split, batch_size: int, loading: Loading = HERE
+) -> "DataLoader[Batch]":
     """The whole split, in order or, with lengths, from the longest; the last batch may be short."""
-    return _loader(split, batch_size=batch_size, sampler=_evaluation_order(split))
+    return loading.loader(split, batch_size=batch_size, sampler=_evaluation_order(split))
 
 
 def evaluation_shards(
@@ -192,13 +200,3 @@ def _evaluation_order(split: Split) -> list[int]:
     order = np.arange(len(split)) if lengths is None else np.argsort(-lengths, kind="stable")
     ids: list[int] = order.tolist()
     return ids
-
-
-def _loader(split: Split, **batching: Any) -> "DataLoader[Batch]":
-    # With a generator of its own a loader draws nothing from the global one, so evaluation and
-    # resuming leave dropout alone.
-    return DataLoader(split, collate_fn=_as_is, generator=torch.Generator(), **batching)  # type: ignore[arg-type]
-
-
-def _as_is(batch: Batch) -> Batch:
-    return batch

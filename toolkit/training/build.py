@@ -6,9 +6,10 @@ own, and the schedule is given the optimizer that Accelerate has prepared, for t
 """
 
 import hashlib
+import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from toolkit import signals, userfile
-from toolkit.config import RUNS, RunConfig, resolve, run_folder
+from toolkit.config import RUNS, RunConfig, parent_of, resolve, run_folder
 from toolkit.errors import ConfigError
 from toolkit.identity import check_data, check_task_file, with_fingerprint
 from toolkit.process import keep_memory, set_threads, world_size
@@ -38,26 +39,32 @@ from toolkit.task import (
     Task,
     load,
     parse_target,
-    recipe_of,
     scales_of,
 )
 from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
+from toolkit.training.extension import last_held
 from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR
+from toolkit.training.notes import notes_of
 from toolkit.training.optim import build_optimizer, evaluates_other_weights
 from toolkit.training.random_state import seed_all, seed_host
 from toolkit.training.ranks import (
     BatchSplit,
     check_engine,
     check_same_run,
+    check_whole_weights,
     make_accelerator,
     one_first,
     split_global_batch,
     together,
 )
+from toolkit.training.selection import Selection
+from toolkit.training.workers import Loading, loading_for
 
-SAVES, SAVE_SECONDS = 10, 600.0
-"""By default there is a checkpoint after a tenth of the budget, and after so many seconds."""
+SAVES, SAVE_SECONDS, SECONDS_APART = 10, 600.0, 1.0
+"""By default there is a checkpoint after a tenth of the budget, and after so many seconds; but none
+by a tenth within the last of these of the one before: to write it may take as long as the updates
+that it saves."""
 INIT_STREAM, DROPOUT_STREAM, SPLIT_STREAM = 2, 3, 4
 """Numbers of the streams of random numbers for first weights and dropout; see ``batches``. What a
 task draws for its splits is the same in all runs."""
@@ -74,11 +81,16 @@ class Run:
 
     config: RunConfig
     task: Task
+    loss: Callable[[nn.Module, Batch], tuple[torch.Tensor, int]]
+    """What is trained on: the task's loss, with the label smoothing of the recipe, if it has one.
+    Whatever only looks at the run asks the task's."""
     accelerator: Accelerator
     model: nn.Module
     """Prepared: on its device, and wrapped by DDP or DeepSpeed where there are several ranks."""
     parameters: int
-    """How many numbers the whole model learns."""
+    """How many numbers the whole model has."""
+    trained_parameters: int
+    """How many of them it learns: those that are not frozen."""
     optimizer: Optimizer
     """Prepared, too."""
     evaluates_other_weights: bool
@@ -95,6 +107,8 @@ class Run:
     """How the metrics of the task are to be read, the headline first; empty if it does not say."""
     vocabulary: Mapping[str, Sequence[str]]
     """The words of the data that the model is made for, as the names of the classes."""
+    loading: Loading
+    """How batches get from the splits to the device."""
     evaluation_loaders: dict[str, "DataLoader[Batch]"]
     """This rank's batches of the splits ``validation`` and ``test``."""
     budget: int
@@ -122,7 +136,7 @@ class Run:
     saved_when: float = field(default_factory=time.monotonic)
     """When that was written, or this process began: by this rank's ``time.monotonic``."""
     save_agreed: bool = False
-    """All ranks know that rank 0 has seen no checkpoint for ``SAVE_SECONDS``."""
+    """All ranks know that a checkpoint is due by rank 0's clock."""
     evaluated: int = 0
     """Update of the latest evaluation on the validation split; 0 if there was none."""
     steps: int = 0
@@ -130,6 +144,9 @@ class Run:
     rank that is hung (see ``watch``)."""
     readings: int = 0
     """Readings of the training loss so far."""
+    grad_norm: "float | torch.Tensor" = math.nan
+    """L2 norm of the gradient of the latest update, before clipping; NaN without clipping, which
+    works it out. A tensor on its device, as reading it would wait for that."""
     nonfinite_readings: int = 0
     """Latest readings in a row with a loss that was not finite, on whichever rank."""
     lost: str = ""
@@ -144,10 +161,14 @@ class Run:
     check_claim: Callable[[], object] = lambda: None
     """Called on every rank before anything is written that others may read: ends a process whose
     run another has taken over. For whoever claims runs; without claims there is nothing to do."""
+    selection: Selection = field(default_factory=Selection)
+    """What the metric on validation has chosen so far, for ``keep_best`` and ``patience``."""
     rollbacks: int = 0
     """Rollbacks that the schedule has asked for so far."""
     origin: dict[str, Any] = field(default_factory=dict)
     """What its parts come from, by ``provenance.continued``; empty before it is started."""
+    keeps_before_anneal: bool = False
+    """The state before the anneal is to be kept, and is not yet."""
     search_seconds: float = 0.0
     """Training seconds until the end of the schedule's search for an LR."""
 
@@ -191,18 +212,25 @@ class Run:
         """Whether updates or time enough have passed since the newest checkpoint, or this is the
         end of training, where it spares the run the way back from the test split."""
         every = self.config.save_every
-        if every is None:
-            every = math.ceil(self.budget / SAVES)
         if every == 0 or self.update == self.saved_at:
             return False
-        passed = self.update // every > self.saved_at // every
-        return passed or self.save_agreed or self.update == self.budget
+        over = self.update == self.budget or self.selection.stopped
+        if every is None:
+            return self.save_agreed or over
+        return self._passed(every) or over
 
     @property
     def overdue(self) -> bool:
-        """Whether rank 0, whose clock counts, has seen no checkpoint for too long."""
-        by_time = self.config.save_every is None and self.accelerator.is_main_process
-        return by_time and time.monotonic() - self.saved_when >= SAVE_SECONDS
+        """Whether rank 0, whose clock counts, finds a checkpoint due where nobody says when."""
+        if self.config.save_every is not None or not self.accelerator.is_main_process:
+            return False
+        waited = time.monotonic() - self.saved_when
+        tenth = self._passed(math.ceil(self.budget / SAVES))
+        return waited >= (SECONDS_APART if tenth else SAVE_SECONDS)
+
+    def _passed(self, every: int) -> bool:
+        """Whether a multiple of so many updates has passed since the newest checkpoint."""
+        return self.update // every > self.saved_at // every
 
 
 def build(config: RunConfig, runs: Path = RUNS) -> Run:
@@ -224,8 +252,10 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     check_task_file(config)
     check_trackers(config)
     task = load(target.task)
+    loss = _loss_of(task, recipe)
     batch_split = split_global_batch(recipe.global_batch, recipe.micro_batch, world_size())
     accelerator = make_accelerator(recipe, batch_split)
+    check_whole_weights(accelerator, config)
     folder = run_folder(config, runs)
     check_same_run(folder.name, config.data)
     together(lambda: check_data(config))
@@ -233,13 +263,16 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     splits = one_first(accelerator, lambda: task_call(target, "splits", task, recipe))
     lengths = getattr(splits.train, "lengths", None)
     plan = BatchPlan(len(splits.train), recipe.global_batch, config.seed, lengths)
-    budget = _budget(recipe, plan)
+    budget = budget_of(config, plan)
+    if config.keep_before_anneal and not last_held(config, budget):
+        raise ConfigError("keep_before_anneal: the anneal begins before the first reading")
     seed_all(derive_seed(config.seed, INIT_STREAM))
     model = together(lambda: fresh_model(task, target, recipe))
     scales = scales_of(task, recipe, splits)
     vocabulary = together(lambda: task_call(target, "vocabulary", task, recipe))
     together(lambda: check_data(config))  # nothing reads them after this
     parameters = sum(weight.numel() for weight in model.parameters())
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     set_threads(parameters)
     keep_memory()
     initial_weights_sha = weights_sha(model.state_dict())
@@ -251,12 +284,16 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
     check_engine(model, recipe, batch_split)
     seed_all(derive_seed(config.seed, config.arm, DROPOUT_STREAM, accelerator.process_index))
     lr = _scheduled(config, model, optimizer, budget, plan.updates_per_epoch)
+    sizes = (batch_split.micro_batch, recipe.eval_batch)
+    loading = loading_for(config.workers, splits, sizes, accelerator.device)
     return Run(
         config=config,
         task=task,
+        loss=loss,
         accelerator=accelerator,
         model=model,
         parameters=parameters,
+        trained_parameters=trained,
         optimizer=optimizer,
         evaluates_other_weights=evaluates_other_weights(built),
         lr=lr,
@@ -265,22 +302,42 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         splits=splits,
         scales=scales,
         vocabulary=vocabulary,
-        evaluation_loaders=_evaluation_loaders(accelerator, splits, recipe),
+        loading=loading,
+        evaluation_loaders=_evaluation_loaders(accelerator, splits, recipe, loading),
         budget=budget,
         batch_split=batch_split,
         folder=folder,
         initial_weights_sha=initial_weights_sha,
         infinite_at_start=infinite_at_start,
-        notes=(*_notes(config, task), *splits.notes),
+        notes=(*notes_of(config, lr, budget), *splits.notes),
+        selection=Selection(config.keep_best, config.patience),
     )
 
 
+def _loss_of(task: Task, recipe: Recipe) -> Callable[[nn.Module, Batch], Any]:
+    """The loss that is trained on.
+
+    Raises:
+        ConfigError: if the recipe smooths labels, and the task's loss cannot.
+    """
+    smoothing = getattr(recipe, "label_smoothing", 0.0)
+    loss: Callable[..., Any] = task.loss
+    if not smoothing:
+        return loss
+    if "label_smoothing" not in inspect.signature(loss).parameters:
+        raise ConfigError(
+            f"recipe.label_smoothing = {smoothing:g}: the loss of this task does not take it "
+            "(loss(self, model, batch, label_smoothing=0.0) would)"
+        )
+    return partial(loss, label_smoothing=smoothing)
+
+
 def _evaluation_loaders(
-    accelerator: Accelerator, splits: Splits, recipe: Recipe
+    accelerator: Accelerator, splits: Splits, recipe: Recipe, loading: Loading
 ) -> dict[str, "DataLoader[Batch]"]:
     """This rank's batches of the splits that are evaluated."""
     return {
-        name: accelerator.prepare_data_loader(evaluation_loader(split, recipe.eval_batch))
+        name: accelerator.prepare_data_loader(evaluation_loader(split, recipe.eval_batch, loading))
         for name, split in (("validation", splits.validation), ("test", splits.test))
     }
 
@@ -349,8 +406,19 @@ def _scheduled(
     return lr
 
 
-def _budget(recipe: Recipe, plan: BatchPlan) -> int:
-    """The run's budget in updates."""
+def budget_of(config: RunConfig, plan: BatchPlan) -> int:
+    """A run's budget in updates.
+
+    Raises:
+        ConfigError: if it is less than an update, or no more than that of the run it extends.
+    """
+    recipe, parent = config.recipe, parent_of(config)
+    if parent is not None:
+        new, before = config.extend[-1], budget_of(parent, plan)
+        budget = round(new * (1 if recipe.updates is not None else plan.updates_per_epoch))
+        if budget <= before:
+            raise ConfigError(f"extend = {new:g}: that is {budget} updates, and was {before}")
+        return budget
     budget = recipe.updates or round((recipe.epochs or 0) * plan.updates_per_epoch)
     if budget < 1:
         raise ConfigError(
@@ -358,9 +426,3 @@ def _budget(recipe: Recipe, plan: BatchPlan) -> int:
             f"{plan.updates_per_epoch}"
         )
     return budget
-
-
-def _notes(config: RunConfig, task: Task) -> Iterator[str]:
-    usual = recipe_of(task, parse_target(config.target)).init
-    if usual == "pretrained" and config.recipe.init == "random":
-        yield "the weights start at random, as asked: published figures are out of its reach"

@@ -6,6 +6,7 @@ A checkpoint is the folder ``checkpoints/update-N`` in the run's folder:
 * ``random_RANK.json``, the states of that rank's random number generators;
 * ``snapshot_RANK.pt``, the last good state that the rank could go back to, if there is one;
 * ``distance_RANK.pt``, the rank's estimate of the distance, if the schedule uses one;
+* ``best_0.pt``, the best weights so far, if the run keeps them;
 * ``toolkit.json``, the run's counters and the schedule's memory;
 * ``manifest.json``, by which damage is found before any of it is loaded (``manifest``).
 
@@ -18,27 +19,31 @@ The position in the data needs no file, for the batches follow from the number o
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import DistributedType, broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from toolkit.config import PARENT, parent_of, run_id, to_json
 from toolkit.errors import ConfigError, RunError, error_text
 from toolkit.records.events import RESUME, START, decision_to_json
 from toolkit.records.json_files import read_json, sync, write_json
 from toolkit.records.provenance import changes, continued, origin
 from toolkit.records.recorder import Recorder
-from toolkit.training import checkpoint_folder, manifest
-from toolkit.training.build import Run, weights_sha
-from toolkit.training.checkpoint_folder import CHECKPOINTS
+from toolkit.schedules import memory_to_json
+from toolkit.schedules.extension import holds_until
+from toolkit.training import checkpoint_folder, extension, manifest
+from toolkit.training.build import Run, budget_of, weights_sha
+from toolkit.training.checkpoint_folder import BEFORE_ANNEAL, CHECKPOINTS, KEPT
 from toolkit.training.random_state import random_state, set_random_state
 
 STATE, MODEL, OPTIMIZER, ENGINE = "toolkit.json", "model.pt", "optimizer.pt", "engine"
-TENSORS = ("snapshot", "distance")
-"""What each rank saves by itself, where there is such."""
+TENSORS = ("snapshot", "distance", "best")
+"""What each rank saves by itself, where there is such; the best weights are those of rank 0."""
 
 
 def start_or_resume(run: Run) -> None:
@@ -50,8 +55,8 @@ def start_or_resume(run: Run) -> None:
         RunError: if the checkpoint is of another kind of launch or of another version.
     """
     accelerator, folder = run.accelerator, run.folder / CHECKPOINTS
-    path, state = _choose(run)
-    at, events = state.get("update", 0), state.get("events")
+    path, state, run.keeps_before_anneal, extends = _choose(run)
+    at, events = state.get("update", 0), None if extends else state.get("events")
     run.record = Recorder(run.folder, accelerator, run.config, run.budget, at, events, run.scales)
     if accelerator.is_main_process:
         for problem in run.record.problems:
@@ -59,15 +64,36 @@ def start_or_resume(run: Run) -> None:
         run.notes = (*run.notes, *checkpoint_folder.notes(folder))
     run.origin = origin(str(accelerator.device.type))
     if path is None:
-        facts, decision = run.lr.facts.to_json(), decision_to_json(run.lr.decision)
-        run.record.event(START, 0, epoch=0.0, facts=facts, **decision)
+        _note_start(run)
         return
     try:
         _set_state(run, state, _load(run, path))
     except ValueError as error:  # the schedule has another memory now
-        raise RunError(f"{path} cannot be continued: {error}; --fresh starts over") from error
+        again = "make that run once more" if extends else "--fresh starts over"
+        raise RunError(f"{path} cannot be continued: {error}; {again}") from error
     _note_changes(run)
-    run.record.event(RESUME, run.update, world_size=accelerator.num_processes)
+    if extends:
+        _extend(run)
+    else:
+        run.record.event(RESUME, run.update, world_size=accelerator.num_processes)
+    if extension.missed(run) and accelerator.is_main_process:
+        said = "the anneal has begun: there is no state from before it to keep"
+        run.notes = (*run.notes, checkpoint_folder.say(folder, said))
+
+
+def _extend(run: Run) -> None:
+    """Go on from the state of a shorter run under this one's budget, and write down from where."""
+    run.lr.extend(run.config.rewarm)
+    begun = {"memory": memory_to_json(run.lr.memory), "course": run.lr.course.to_json()}
+    _note_start(run, parent=to_json(run.config)[PARENT], begun=begun)
+
+
+def _note_start(run: Run, **more: Any) -> None:
+    """Write down what the run begins with: what its schedule knows and decides, and its size."""
+    facts, decision = run.lr.facts.to_json(), decision_to_json(run.lr.decision)
+    size = {"parameters": run.parameters, "trained_parameters": run.trained_parameters}
+    begins = {"epoch": run.epoch, "facts": facts, **size, **decision}
+    run.record.event(START, run.update, **begins, **more)
 
 
 def save(run: Run) -> None:
@@ -78,6 +104,18 @@ def save(run: Run) -> None:
     Raises:
         RunError: if the ranks do not write to one place.
     """
+    _write(run, lambda partial: checkpoint_folder.publish(partial, run.config.keep_checkpoints))
+    run.saved_at, run.saved_when, run.save_agreed = run.update, time.monotonic(), False
+
+
+def keep_before_anneal(run: Run) -> None:
+    """Write a checkpoint that stays, for runs that extend this one. A collective, as ``save``."""
+    _write(run, lambda partial: checkpoint_folder.publish_before_anneal(partial, run.folder))
+    run.keeps_before_anneal = False
+
+
+def _write(run: Run, publish: Callable[[Path], str | None]) -> None:
+    """Write a checkpoint, which ``publish`` gives its name; it returns what it has said, if so."""
     accelerator, folder = run.accelerator, run.folder / CHECKPOINTS
     state, tensors = _state(run)
     with run.record.span("checkpoint"):
@@ -89,8 +127,9 @@ def save(run: Run) -> None:
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             _complete(run, partial, state)
+            if (said := publish(partial)) is not None:
+                run.notes = (*run.notes, said)
         accelerator.wait_for_everyone()
-    run.saved_at, run.saved_when, run.save_agreed = run.update, time.monotonic(), False
 
 
 def _note_changes(run: Run) -> None:
@@ -132,17 +171,40 @@ def launch_of(run: Run) -> str:
     return "ddp"
 
 
-def _choose(run: Run) -> tuple[Path | None, dict[str, Any]]:
-    """The checkpoint to go on from and its state, the same on all ranks; None if there is none.
+class Choice(NamedTuple):
+    """What a run begins with.
+
+    Attributes:
+        path: the checkpoint to go on from; None if there is none.
+        state: its ``toolkit.json``.
+        keeps: whether a state from before the anneal is to be kept, and there is none yet.
+        extends: whether it is another run's checkpoint.
+    """
+
+    path: Path | None
+    state: dict[str, Any]
+    keeps: bool
+    extends: bool = False
+
+
+def _choose(run: Run) -> Choice:
+    """What to go on from, the same on all ranks.
 
     Rank 0 alone looks: on a shared disk the others might see something older.
     """
     told: list[Any] = [None]
     if run.accelerator.is_main_process:
         folder, ranks = run.folder / CHECKPOINTS, run.batch_split.ranks
+        keeps = run.config.keep_before_anneal and not (run.folder / KEPT / BEFORE_ANNEAL).exists()
         try:
             path = checkpoint_folder.newest(folder, run.folder.name, launch_of(run), ranks)
-            told = [(path, {} if path is None else read_json(path / STATE))]
+            parent = None if path else parent_of(run.config)
+            if parent is not None:
+                path = extension.kept_by_parent(run.config, run.folder.parents[1])
+                end = None if holds_until(parent.schedule) else budget_of(parent, run.batch_plan)
+                checkpoint_folder.check_kept(path, end, run_id(parent), launch_of(run), ranks)
+            state = {} if path is None else read_json(path / STATE)
+            told = [Choice(path, state, keeps, parent is not None)]
         except (RunError, ConfigError) as error:
             told = [str(error)]
         except OSError as error:
@@ -150,8 +212,8 @@ def _choose(run: Run) -> tuple[Path | None, dict[str, Any]]:
     broadcast_object_list(told)
     if isinstance(told[0], str):  # an error of rank 0 is one of all, or they would wait for it
         raise RunError(told[0])
-    path, state = told[0]
-    return path, state
+    found: Choice = told[0]
+    return found
 
 
 def _write_tensors(run: Run, folder: Path, tensors: dict[str, Any]) -> None:
@@ -169,7 +231,7 @@ def _write_tensors(run: Run, folder: Path, tensors: dict[str, Any]) -> None:
 
 
 def _complete(run: Run, partial: Path, state: dict[str, Any]) -> None:
-    """On rank 0, when all ranks have written: finish the checkpoint and give it its name."""
+    """On rank 0, when all ranks have written: finish the checkpoint."""
     ranks = run.accelerator.num_processes
     for rank in range(ranks):
         if not (partial / _random_file(rank)).exists():
@@ -179,18 +241,17 @@ def _complete(run: Run, partial: Path, state: dict[str, Any]) -> None:
             )
     write_json(partial / STATE, {**state, "events": run.record.events_state()})
     manifest.write(partial, run.folder.name, run.update, launch_of(run), ranks)
-    said = checkpoint_folder.publish(partial, run.config.keep_checkpoints)
-    if said is not None:
-        run.notes = (*run.notes, said)
 
 
 def _state(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     """Where the run stands, apart from model and optimizer: as JSON, and this rank's tensors.
 
-    The second has no more of ``TENSORS`` than the schedule has asked for.
+    The second has no more of ``TENSORS`` than the schedule and the run have asked for.
     """
     lr = run.lr.state_dict()
     tensors = {name: lr.pop(name) for name in TENSORS if name in lr}
+    if run.selection.weights and run.accelerator.is_main_process:
+        tensors["best"] = run.selection.weights
     state = {
         "update": run.update,
         "lr": lr,
@@ -203,6 +264,7 @@ def _state(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
         "nonfinite_readings": run.nonfinite_readings,
         "last_metrics": run.last_metrics,
         "evaluated": run.evaluated,
+        "selection": run.selection.state_dict(),
     }
     return state, tensors
 
@@ -210,6 +272,7 @@ def _state(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
 def _set_state(run: Run, state: dict[str, Any], tensors: dict[str, Any]) -> None:
     """The inverse of ``_state``."""
     run.update = run.saved_at = state["update"]
+    run.selection.load_state_dict(state.get("selection", {}), tensors.pop("best", {}))
     run.lr.load_state_dict({**state["lr"], **tensors})
     run.rollbacks = state["rollbacks"]
     run.search_seconds = state["search_seconds"]

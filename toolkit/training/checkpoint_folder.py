@@ -4,6 +4,9 @@ In ``checkpoints`` there are ``update-N``, each with a manifest; ``update-N.part
 written; ``damaged-update-N``, set aside for whoever wants to look; and ``notes.json``, with what
 was said about them, for the result. Anything else in there is none of the run's business: it is
 never read, moved or removed. Rank 0 alone calls these functions.
+
+What a run keeps for runs that extend it lies beside it, in ``kept``: ``last``, the checkpoint after
+the last update, and ``before-anneal``.
 """
 
 import os
@@ -12,13 +15,15 @@ import shutil
 import sys
 from pathlib import Path
 
-from toolkit.config import WEIGHTS
+from toolkit.config import WEIGHTS, RunConfig
 from toolkit.errors import ConfigError, RunError
+from toolkit.records import console
 from toolkit.records.json_files import read_json, sync, write_json
 from toolkit.training import manifest
 
 CHECKPOINTS, NOTES = "checkpoints", "notes.json"
 DAMAGED = "damaged-"
+KEPT, LAST, BEFORE_ANNEAL = "kept", "last", "before-anneal"
 OF_EARLIER_VERSIONS = "random_states_*.pkl"
 """Files that checkpoints had before they had a manifest."""
 _NAME = re.compile(r"update-(0|[1-9][0-9]*)")
@@ -65,6 +70,58 @@ def prepare(folder: Path, update: int) -> Path:
     return partial
 
 
+def publish_before_anneal(partial: Path, run: Path) -> str | None:
+    """Keep a checkpoint with a manifest as the one before the anneal, and read it back.
+
+    Args:
+        partial: from ``prepare``, with everything in it.
+        run: the run's folder.
+
+    Returns:
+        What was said if it was not read back as it was written; it is not kept then.
+    """
+    if problems := manifest.verify(partial, from_disk=True):
+        _remove(partial)
+        return say(partial.parent, f"the state before the anneal is not kept: {problems[0]}")
+    _keep(partial, run / KEPT / BEFORE_ANNEAL)
+    return None
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """Move a checkpoint to where it is kept, in the place of another."""
+    kept.parent.mkdir(exist_ok=True)
+    if os.path.lexists(kept):
+        _remove(kept)
+    path.rename(kept)
+    sync(kept.parent)
+
+
+def check_kept(path: Path, update: int | None, run_id: str, launch: str, ranks: int) -> None:
+    """Refuse a checkpoint that was kept by a run, where another cannot go on from it.
+
+    Args:
+        path: the checkpoint.
+        update: that it must be of; None if of any.
+        run_id: of the run that kept it.
+        launch, ranks: of the run that goes on; see ``Manifest``.
+
+    Raises:
+        RunError: saying why.
+    """
+    try:
+        stated = manifest.read(path)
+        problems = [] if stated.run_id == run_id else [f"it is of the run {stated.run_id}"]
+        if update not in (None, stated.update):
+            problems.append(f"it is of update {stated.update}, not {update}")
+        problems = problems or manifest.verify(path)
+    except ValueError as error:
+        problems = [str(error)]
+    if problems:
+        again = "make it once more with --fresh"
+        raise RunError(f"{path} cannot be gone on from: {'; '.join(problems[:3])}; {again}")
+    _check_launch(path, stated, launch, ranks)
+
+
 def publish(partial: Path, keep: int) -> str | None:
     """Give a checkpoint with a manifest its name, read it back, and only then remove older ones.
 
@@ -93,7 +150,13 @@ def publish(partial: Path, keep: int) -> str | None:
     return None
 
 
-def finish(run: Path, weights_wanted: bool) -> None:
+def finish_run(run: Path, config: RunConfig, diverged: bool) -> None:
+    """``finish`` what its configuration asks for; of a run that diverged nothing is kept."""
+    wanted = config.keep_weights, config.keep_last_checkpoint
+    finish(run, *(asked and not diverged for asked in wanted))
+
+
+def finish(run: Path, weights_wanted: bool, last_wanted: bool = False) -> None:
     """Remove the checkpoints of a run whose result is whole: nothing goes on from them.
 
     They stay if they are all that there is of its weights. What was set aside stays, too.
@@ -101,10 +164,13 @@ def finish(run: Path, weights_wanted: bool) -> None:
     Args:
         run: the run's folder.
         weights_wanted: whether its trained weights were to be kept.
+        last_wanted: whether the checkpoint after its last update was.
     """
     folder = run / CHECKPOINTS
     if not folder.is_dir() or (weights_wanted and not (run / WEIGHTS).exists()):
         return
+    if last_wanted and (found := _newest_first(folder)):
+        _keep(found[0], run / KEPT / LAST)
     for path in list(folder.iterdir()):
         if path.name == NOTES or _NAME.fullmatch(path.name.removesuffix(".partial")):
             _remove(path)
@@ -128,6 +194,7 @@ def say(folder: Path, sentence: str) -> str:
         The sentence.
     """
     print(f"warning: {sentence}", file=sys.stderr, flush=True)
+    console.keep(f"warning: {sentence}")
     told = notes(folder)
     if sentence not in told:
         folder.mkdir(parents=True, exist_ok=True)

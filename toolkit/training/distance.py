@@ -277,7 +277,7 @@ class _Part:
 def on_host(values: Sequence[Number]) -> list[float]:
     """The numbers as Python's, those on a device in one transfer, for which the host waits."""
     tensors = [value for value in values if isinstance(value, Tensor)]
-    if not any(tensor.device.type != "cpu" for tensor in tensors):  # there each by itself is faster
+    if all(tensor.device.type == "cpu" for tensor in tensors):  # there each by itself is faster
         return [float(value) for value in values]
     fetched = iter(torch.stack(tensors).tolist())
     return [next(fetched) if isinstance(value, Tensor) else value for value in values]

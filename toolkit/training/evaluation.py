@@ -43,6 +43,10 @@ def evaluation_mode(run: Run) -> Iterator[None]:
     A collective: all ranks enter it, for they compute such statistics together.
     """
     run.model.eval()
+    if run.selection.brought_back:  # as they were evaluated, and not to be trained on
+        with torch.no_grad():
+            yield
+        return
     run.optimizer.eval()  # schedule-free swaps in its averaged weights
     with torch.no_grad(), _statistics_of_evaluated_weights(run):
         yield

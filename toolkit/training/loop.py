@@ -11,6 +11,7 @@ run is made of, how it is saved and how it is evaluated have files of their own;
 schedule, task, optimizer or launcher by name.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 from accelerate.state import AcceleratorState
@@ -34,9 +35,11 @@ from toolkit.training.evaluation import (
     save_predictions,
     validation_reading,
 )
+from toolkit.training.extension import before_anneal_due
 from toolkit.training.outcome import last_weights, result_of
 from toolkit.training.ranks import any_rank, check_same_rates, from_rank_zero, mean_items
 from toolkit.training.watch import watched
+from toolkit.training.workers import told
 
 
 def fit(run: Run) -> Result | None:
@@ -66,13 +69,13 @@ def _end(run: Run, result: Result | None) -> None:
     """Write down what the run has come to; None if it is to be continued."""
     if result is None:
         run.record.status("preempted", run.update)
-        run.record.close()
+        run.record.close_files()
         return
     _check_folder(run)
     run.record.finish(result)
     run.record.status(result.status, run.update)
     if run.accelerator.is_main_process:
-        checkpoint_folder.finish(run.folder, run.config.keep_weights and not run.diverged)
+        checkpoint_folder.finish_run(run.folder, run.config, run.diverged)
 
 
 def evaluate(run: Run, split: str, stoppable: bool = False) -> dict[str, float | None] | None:
@@ -94,7 +97,7 @@ def evaluate(run: Run, split: str, stoppable: bool = False) -> dict[str, float |
     """
     gathered = []
     with run.record.span("evaluation"), evaluation_mode(run):
-        for batch in run.evaluation_loaders[split]:
+        for batch in told(run.evaluation_loaders[split]):
             outputs = (*run.task.predict(run.model, batch), batch["id"])
             # Each rank had batches of its own; the last round may have filled up with repetitions,
             # which this leaves out.
@@ -109,6 +112,8 @@ def evaluate(run: Run, split: str, stoppable: bool = False) -> dict[str, float |
             metrics, fault, error = _judged(run, split, gathered)
         if fault := from_rank_zero(fault):
             raise RunError(fault) from error
+        if split == "validation":
+            run.selection.consider(run, metrics)
     note_missing(run, split, metrics)
     falling = [name for name in metrics if not run.scales.get(name, POINTS).higher_is_better]
     run.record.evaluation(split, run.update, run.epoch, metrics, falling)
@@ -154,7 +159,7 @@ def make_update(run: Run, batches: "Iterator[Batch]") -> None:
     for batch in window:
         with accelerator.accumulate(run.model):
             with record.span("forward_backward"):
-                total, count = run.task.loss(run.model, batch)
+                total, count = run.loss(run.model, batch)
                 # backward divides by the number of micro-batches, and averages over the ranks.
                 accelerator.backward(total / (count if divisor is None else divisor))
                 run.meter.add(total, count)
@@ -162,7 +167,8 @@ def make_update(run: Run, batches: "Iterator[Batch]") -> None:
             # backward has made the update by now.
             with record.span("optimizer"):
                 if clip is not None and accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(run.model.parameters(), clip)
+                    norm = accelerator.clip_grad_norm_(run.model.parameters(), clip)
+                    run.grad_norm = math.nan if norm is None else norm
                 run.optimizer.step()
                 run.optimizer.zero_grad()
     run.update += 1
@@ -181,13 +187,15 @@ def release(run: Run) -> None:
 
 
 def _train(run: Run) -> None:
-    """Update until the budget is spent, the run has diverged, or the ranks have agreed to stop."""
+    """Update until the budget or the patience is spent, the run has diverged, or the ranks have
+    agreed to stop."""
     batches = training_batches(run)
     run.model.train()
     run.optimizer.train()
     if run.evaluation_due:  # the run was stopped before it
         _validate(run, stoppable=True)
-    while run.update < run.budget and not run.diverged and not run.stop_agreed:
+        run.selection.stop_if_due(reading_due=True)  # as there is wherever a run goes on from
+    while _goes_on(run):
         make_update(run, batches)
         last = run.update == run.budget
         # At a reading the meter is empty: nothing of it is lost with the process.
@@ -199,9 +207,18 @@ def _train(run: Run) -> None:
         run.lr.step()
         if run.evaluation_due and not run.stop_agreed:
             _validate(run, stoppable=reading_due)
+        run.selection.stop_if_due(reading_due)
+        if reading_due and not run.diverged and before_anneal_due(run):
+            _check_folder(run)
+            checkpoint.keep_before_anneal(run)
         if reading_due and not run.diverged and (run.stop_agreed or run.checkpoint_due):
             _check_folder(run)
             checkpoint.save(run)
+
+
+def _goes_on(run: Run) -> bool:
+    over = run.update == run.budget or run.selection.stopped
+    return not (over or run.diverged or run.stop_agreed)
 
 
 def _validate(run: Run, stoppable: bool) -> None:
@@ -235,7 +252,8 @@ def _read(run: Run) -> Decision:
     divergence.note_reading(run, reading.nonfinite, decision.action == "rollback")
     if decision.action == "restore":
         run.search_seconds = run.record.stopwatch.train_seconds
-    run.record.reading(reading, decision, run.lr.used, run.lr.factor)
+    # The device has been waited for: the norm is there.
+    run.record.reading(reading, decision, run.lr.used, run.lr.factor, float(run.grad_norm))
     return decision
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from toolkit.errors import RunError
 from toolkit.schedules.open_loop import OpenLoop
-from toolkit.schedules.reading import Facts, Reading
+from toolkit.schedules.reading import ABILITIES, Facts, Reading
+from toolkit.schedules.simulate import needs_of
 from toolkit.training.snapshot import inner_optimizer, master_weights
 
 FEWEST_UNREAD, UNREAD_SHARE, OPEN_UNREAD = 100, 0.1, 1000
@@ -177,6 +178,30 @@ class LoopCheck:
 def _skipped_of(counted: int) -> float:
     """How many of the updates that a loop counts a gradient scaler may have skipped."""
     return MOST_SKIPPED + SKIPPED_SHARE * max(0, counted - MOST_SKIPPED)
+
+
+def check_abilities(schedule: object, facts: Facts) -> None:
+    """Refuse a schedule that needs what the loop cannot do; without a model it gets a warning.
+
+    Raises:
+        ValueError: naming what it needs.
+    """
+    if unknown := facts.can - {*ABILITIES}:
+        raise ValueError(f"can = {sorted(unknown)}: a loop can {', '.join(ABILITIES)}")
+    if missing := needs_of(schedule) - facts.can - {"restore"}:
+        raise ValueError(
+            f"{type(schedule).__name__} needs {', '.join(sorted(missing))}, which this loop cannot "
+            "give it"
+        )
+
+
+def warn_of_no_model(schedule: object) -> None:
+    """Warn whoever builds a ``ScheduledLR`` that the schedule cannot go back."""
+    warnings.warn(
+        f"{type(schedule).__name__} has no model to restore: it will cut where it would go back, "
+        "and not search; give ScheduledLR the model",
+        stacklevel=3,
+    )
 
 
 def _patience(facts: Facts) -> float:

@@ -11,17 +11,18 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from toolkit.schedules import Schedule, memory_from_json, memory_to_json
-from toolkit.schedules.reading import ABILITIES, NO_ACTION, Decision, Facts, Reading
+from toolkit.schedules.extension import REWARM, extended, joined
+from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Reading
 from toolkit.schedules.simulate import (
     Course,
     begin,
+    factor_after,
     needs_of,
     observe,
-    progress,
     uses_of,
 )
 from toolkit.training.distance import DistanceEstimate, base_lr_of, momentum_of
-from toolkit.training.loop_check import LoopCheck
+from toolkit.training.loop_check import LoopCheck, check_abilities, warn_of_no_model
 from toolkit.training.snapshot import Snapshot, inner_optimizer
 
 
@@ -92,13 +93,13 @@ class ScheduledLR(LRScheduler):
         momentum = momentum_of(optimizer)
         self.facts = Facts(total_updates, epochs, init, frozenset(able), momentum)
         """What the schedule was told before the first update."""
-        _check_abilities(schedule, self.facts)
+        check_abilities(schedule, self.facts)
         self.memory, self.decision = begin(schedule, base_lr, self.facts)
         """What the schedule remembers, and what it decided last (nothing since a load)."""
         self.course = Course()
         self._obey(0)
         if self.snapshot is None and "restore" in needs_of(schedule):
-            _warn(schedule)
+            warn_of_no_model(schedule)
         self._stepped = self._warned = False
         _own_default(optimizer)
         self._check = LoopCheck(optimizer, schedule, self.facts)
@@ -203,7 +204,7 @@ class ScheduledLR(LRScheduler):
             "base_lrs": [float(base) for base in self._bases()],
             "factor": self.factor,
             "memory": memory_to_json(self.memory),
-            "course": self.course._asdict(),
+            "course": self.course.to_json(),
         }
         tensors = {
             "snapshot": self.snapshot.state_dict() if self.snapshot is not None else {},
@@ -231,7 +232,7 @@ class ScheduledLR(LRScheduler):
         told = base_lr_of([{"lr": base} for base in bases])
         fresh, _ = self.schedule.start(told, self.facts)
         memory = memory_from_json(fresh, state_dict["memory"])
-        course = Course(**state_dict["course"])
+        course = Course.from_json(state_dict["course"])
         if course.searching and self.snapshot is None:
             raise ValueError(
                 "the state is of a run that searches for a base LR and restores its model: "
@@ -252,6 +253,26 @@ class ScheduledLR(LRScheduler):
         self.held = list(state_dict.get("held", []))
         self._stepped = False
         self._check.begin()
+        self._write()
+
+    def extend(self, rewarm: float = REWARM) -> None:
+        """Go on under this larger budget, after the state of a shorter run was loaded.
+
+        That is its last one or, of a schedule that has a ``holds_until``, one from before its
+        anneal. How the LR goes on: ``toolkit.schedules.extension``.
+
+        Args:
+            rewarm: the share of the schedule's highest LR that an annealed one is re-warmed to.
+
+        Raises:
+            ValueError: without a state, or if the budget is no larger one, or unknown.
+        """
+        made, budget = self.updates, self.total_updates
+        if not made or budget is None or budget <= made or self.searching:
+            raise ValueError(f"extend: a state of {made} updates, and total_updates = {budget}")
+        last = factor_after(self.schedule, self.memory, self.course, made - 1, made)
+        self.memory = extended(self.schedule, self.memory)
+        self.course = Course(joint=joined(self.schedule, self.memory, made, budget, last, rewarm))
         self._write()
 
     def _check_alone(self) -> None:
@@ -303,8 +324,7 @@ class ScheduledLR(LRScheduler):
         return self._factor_after(self.updates)
 
     def _factor_after(self, made: int) -> float:
-        factor = self.schedule.factor(self.memory, progress(made, self.total_updates))
-        return factor * self.course.factor(made)
+        return factor_after(self.schedule, self.memory, self.course, made, self.total_updates)
 
     def _bases(self) -> list[float | Tensor]:
         # Read afresh: load_state_dict and accelerator.prepare replace the group dictionaries, and
@@ -322,7 +342,7 @@ class ScheduledLR(LRScheduler):
     def _write(self) -> None:
         self.factor = self._next_factor()
         if self.estimate is not None:
-            made = min(progress(self.updates, self.total_updates), 1.0)
+            made = min(self.course.progress(self.updates, self.total_updates), 1.0)
             self.estimate.weight = self.schedule.weight(self.memory, made)  # type: ignore[attr-defined]
         taken: set[int] = set()
         for group, base in zip(self.optimizer.param_groups, self._bases(), strict=True):
@@ -356,25 +376,6 @@ def _defaults(optimizer: Any) -> dict[str, Any]:
     """Settings of groups that state none; optimizers that only look like torch's have none."""
     found: dict[str, Any] = getattr(inner_optimizer(optimizer), "defaults", {})
     return found
-
-
-def _check_abilities(schedule: object, facts: Facts) -> None:
-    """Refuse a schedule that needs what the loop cannot do; without a model it gets a warning."""
-    if unknown := facts.can - {*ABILITIES}:
-        raise ValueError(f"can = {sorted(unknown)}: a loop can {', '.join(ABILITIES)}")
-    if missing := needs_of(schedule) - facts.can - {"restore"}:
-        raise ValueError(
-            f"{type(schedule).__name__} needs {', '.join(sorted(missing))}, which this loop cannot "
-            "give it"
-        )
-
-
-def _warn(schedule: object) -> None:
-    warnings.warn(
-        f"{type(schedule).__name__} has no model to restore: it will cut where it would go back, "
-        "and not search; give ScheduledLR the model",
-        stacklevel=3,
-    )
 
 
 def _mark_steps(optimizer: Any, lr: ScheduledLR) -> None:

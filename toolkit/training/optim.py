@@ -12,6 +12,7 @@ from torch import nn, optim
 from toolkit.errors import ConfigError, error_text
 from toolkit.extras import OPTIMIZERS, check_installed
 from toolkit.task import Recipe
+from toolkit.training.averaged import AveragedWeights
 
 MUON = "muon"
 """Key of a parameter group that says which of the two optimizers of ``Muon`` it is of."""
@@ -61,11 +62,26 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> optim.Optimizer:
     """The optimizer over all trainable parameters, with the recipe's decay groups.
 
     torch's are fused: one kernel updates all weights. The others have their authors' defaults. Each
-    group's ``lr`` is the recipe's base LR, which the schedule's factor multiplies later.
+    group's ``lr`` is the recipe's base LR, which the schedule's factor multiplies later. With
+    ``ema_decay`` it has ``eval`` and ``train``, which swap the average of the weights in and out.
 
     Raises:
         ConfigError: if its package is not installed, or it does not take the recipe's settings.
     """
+    optimizer = _plain_optimizer(model, recipe)
+    if recipe.ema_decay is not None:
+        if evaluates_other_weights(optimizer):
+            raise ConfigError(
+                f"recipe.ema_decay = {recipe.ema_decay:g}: {recipe.optimizer} evaluates other "
+                "weights than it trains already"
+            )
+        averaged = AveragedWeights(optimizer, recipe.ema_decay)
+        for name in ("eval", "train"):  # as schedule-free's optimizers have them
+            setattr(optimizer, name, getattr(averaged, name))
+    return optimizer
+
+
+def _plain_optimizer(model: nn.Module, recipe: Recipe) -> optim.Optimizer:
     groups = parameter_groups(model, recipe)
     shared: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     given = {name: getattr(recipe, name) for name in ("betas", "eps", "nesterov")}
@@ -91,8 +107,8 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> optim.Optimizer:
 def evaluates_other_weights(optimizer: optim.Optimizer) -> bool:
     """Whether the weights to be evaluated are others than those in training.
 
-    Such an optimizer (schedule-free, which evaluates an average over the updates) swaps them in
-    with ``eval()`` and out with ``train()``; torch's have neither.
+    Such an optimizer (schedule-free, or any with ``ema_decay``: they evaluate an average over the
+    updates) swaps them in with ``eval()`` and out with ``train()``; torch's have neither.
 
     Args:
         optimizer: as it was built; Accelerate gives all that it prepares the two methods.

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 
-from toolkit.config import WEIGHTS, schedule_name, to_json
+from toolkit.config import PARENT, WEIGHTS, schedule_name, to_json
 from toolkit.records.result import Code, FoundLR, Metrics, Result, Timing
 from toolkit.records.vocabulary import keep_vocabulary
 from toolkit.task import data_fields, parse_target
@@ -32,7 +32,7 @@ def result_of(
         test: the metrics on the test split; empty for a diverged run.
     """
     config, target = run.config, parse_target(run.config.target)
-    stored = to_json(config)
+    stored, joint = to_json(config), run.lr.course.joint
     return Result(
         status="diverged" if run.diverged else "done",
         run_id=run.folder.name,
@@ -54,6 +54,7 @@ def result_of(
         micro_batch=run.batch_split.micro_batch,
         precision=config.recipe.precision,
         metrics=Metrics(test, run.last_metrics.get("validation", {})),
+        selected=run.selection.result(),
         scales=run.scales,
         timing=Timing(train_seconds, run.record.stopwatch.spans()),
         initial_weights_sha=run.initial_weights_sha,
@@ -70,6 +71,8 @@ def result_of(
         data=config.data,
         data_fields=() if config.data is None else data_fields(config.recipe),
         argv=tuple(sys.argv),
+        parent=stored.get(PARENT),
+        parent_update=None if joint is None else joint.made,
     )
 
 
@@ -82,7 +85,8 @@ def _found(run: Run) -> FoundLR | None:
 def last_weights(run: Run) -> tuple[str, list[str]]:
     """Hash the weights as they are evaluated, and keep them on disk if the configuration says so.
 
-    This is where a run is found to have diverged that did not show it while it trained.
+    This is where a run is found to have diverged that did not show it while it trained; with
+    ``keep_best`` any other goes back to its best weights.
 
     A collective: all ranks call it, for each may hold only a part of the weights.
 
@@ -96,6 +100,7 @@ def last_weights(run: Run) -> tuple[str, list[str]]:
             notes.append(f"diverged: {run.lost}")
         elif skipped := divergence.skipped_updates(run):
             notes.append(f"{skipped} updates were skipped: their gradients were not finite")
+        state = state if run.lost else run.selection.weights or state
         sha = weights_sha(state) if run.accelerator.is_main_process else ""
         if sha and run.config.keep_weights and not run.diverged:
             try:
@@ -103,4 +108,7 @@ def last_weights(run: Run) -> tuple[str, list[str]]:
                 checkpoint.keep_weights(state, run.folder / WEIGHTS)
             except OSError as error:  # hours of training are not lost to a full disk
                 notes.append(f"the weights could not be kept: {error}; {LEFT}")
+    if run.selection.weights and not run.lost:
+        run.selection.bring_back(run)
+        run.last_metrics["validation"] = run.selection.metrics
     return sha, notes

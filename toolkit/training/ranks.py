@@ -22,13 +22,15 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import (
+    DataLoaderConfiguration,
+    DistributedType,
     GradientAccumulationPlugin,
     broadcast_object_list,
     gather_object,
 )
 from torch import Tensor, nn
 
-from toolkit.config import RANK_TIMEOUT
+from toolkit.config import RANK_TIMEOUT, RunConfig
 from toolkit.errors import ConfigError, RunError, error_text, outcome
 from toolkit.extras import check_installed
 from toolkit.launch_files import find_deepspeed_file
@@ -209,6 +211,7 @@ def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=batch_split.accumulation, sync_with_dataloader=False
         ),
+        dataloader_config=DataLoaderConfiguration(non_blocking=torch.cuda.is_available()),
         deepspeed_plugin=plugin,
         cpu=not torch.cuda.is_available() and plugin is None,
     )
@@ -218,6 +221,23 @@ def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
             f"{accelerator.num_processes}: check distributed_type and use_cpu in the launch config"
         )
     return accelerator
+
+
+def check_whole_weights(accelerator: Accelerator, config: RunConfig) -> None:
+    """Refuse what takes all weights on each rank under a launcher that shares them out.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    sharing = {DistributedType.DEEPSPEED: "DeepSpeed", DistributedType.FSDP: "FSDP"}
+    launcher, decay = sharing.get(accelerator.distributed_type), config.recipe.ema_decay
+    asked = {f"recipe.ema_decay = {decay}": decay, "keep_best = True": config.keep_best}
+    for setting, value in asked.items():
+        if launcher and value:
+            raise ConfigError(
+                f"{setting}: that takes all weights on each rank, and under {launcher} it has a "
+                "part of them; use a launch config of DDP"
+            )
 
 
 def check_engine(model: nn.Module, recipe: Recipe, batch_split: BatchSplit) -> None:

@@ -18,6 +18,8 @@ from toolkit.report.numbers.runs import Group, RunRecord
 from toolkit.schedules import SCHEDULES
 
 APART = "give each its own --study"
+CHOSEN = ("keep_best", "patience")
+"""Settings of a run by which the validation metric chooses what is tested."""
 
 
 def refuse_unlike(runs: Sequence[RunRecord], declared: Collection[str]) -> None:
@@ -53,6 +55,11 @@ def notes(runs: Sequence[RunRecord], declared: Mapping[str, str]) -> list[str]:
         declared: setting -> why the study's entrants differ in it.
     """
     found = []
+    if any(run.config.get(name) for run in runs for name in CHOSEN):
+        found.append(
+            "the validation metric has chosen the weights or the end of runs (keep_best, "
+            "patience), which depends on the noise of single evaluations: no study compares such"
+        )
     for several in _by(runs, lambda run: run.group.pair):
         pair = several[0].group.pair
         by_rate = _by(several, lambda run: run.group.lr)
@@ -157,7 +164,8 @@ def _recipe_of(run: RunRecord) -> dict[str, Any]:
         budget = round(epochs * _per_epoch(run))
     left_out = {*NOT_PART_OF_THE_RECIPE, "updates", "epochs", "metric", *result.data_fields}
     recipe = {n: v for n, v in result.recipe_settings.items() if n not in left_out}
-    return {**recipe, "budget": budget}
+    chosen = {name: run.config[name] for name in CHOSEN if run.config.get(name)}
+    return {**recipe, **chosen, "budget": budget}
 
 
 def _per_epoch(run: RunRecord) -> int:
@@ -179,7 +187,7 @@ def _known(run: RunRecord, settings: Mapping[str, Any]) -> dict[str, Any]:
         kinds["schedule."] = SCHEDULES[result.schedule]
     if result.task in task.names():
         target = task.parse_target(result.pair)
-        recipe = task.recipe_of(task.load(target.task), target)
+        recipe = task.declared_recipe(target)
         kinds[""] = type(recipe)
         left_out = task.data_fields(recipe) if result.data is not None else ()
     introduced = {

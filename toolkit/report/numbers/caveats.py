@@ -76,6 +76,11 @@ def _of_the_plan(study: StudyRecord) -> Iterator[str]:
                 f"{len(beside)} runs are not among those that study.json declares, such as "
                 f"{beside[0].folder}"
             )
+    if study.extended:
+        yield (
+            f"{len(study.extended)} runs extend others and are left out, such as "
+            f"{study.extended[0]}: they are none from scratch with their budget"
+        )
     if study.not_started:
         yield f"{study.not_started} planned runs have not been started"
     if study.unfinished:

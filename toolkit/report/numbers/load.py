@@ -43,14 +43,19 @@ def load_study(folder: Path) -> StudyRecord:
     finished = [path for path in folders if (path / RESULT).exists()]
     if not finished:
         raise ConfigError(f"{folder} holds no finished run: no */result.json")
-    runs = sorted((_load_run(path) for path in finished), key=lambda run: (run.group, run.seed))
+    loaded = [_load_run(path) for path in finished]
+    extended = [run.folder for run in loaded if run.result.parent is not None]
+    if len(extended) == len(loaded):
+        raise ConfigError(f"{folder}: its finished runs all extend others, such as {extended[0]}")
+    scratch = (run for run in loaded if run.result.parent is None)
+    runs = sorted(scratch, key=lambda run: (run.group, run.seed))
     _refuse_duplicates(runs)
     plan = read_declaration(folder / DECLARATION)
     alike.refuse_unlike(runs, plan.get("differing", {}))
     _score_the_lost(runs)
     unfinished = [(path, _state(path)) for path in folders if path not in finished]
     not_started = _not_started(plan, folders)
-    return StudyRecord(folder.resolve().name, plan, runs, unfinished, not_started)
+    return StudyRecord(folder.resolve().name, plan, runs, unfinished, not_started, extended)
 
 
 def _not_started(plan: Mapping[str, Any], folders: Sequence[Path]) -> int:

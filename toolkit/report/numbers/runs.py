@@ -1,6 +1,6 @@
 """The records of a study's runs: what a report's numbers are made of."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -146,6 +146,7 @@ class StudyRecord:
         runs: the finished runs, ordered by group and seed.
         unfinished: folders without a result, with what ``state.json`` says of them.
         not_started: planned runs of which there is no folder.
+        extended: finished runs that extend others, which are left out.
     """
 
     name: str
@@ -153,6 +154,7 @@ class StudyRecord:
     runs: list[RunRecord]
     unfinished: list[tuple[Path, str]]
     not_started: int = 0
+    extended: Sequence[Path] = ()
 
 
 def scale_of_all(runs: Iterable[RunRecord]) -> Scale:

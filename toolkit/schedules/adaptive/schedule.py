@@ -238,6 +238,11 @@ class Adaptive:
         # The floor is for the anneal: it raises no LR that a rule found to be too high.
         return max(factor, min(self.min_lr / memory.base_lr, chosen * left))
 
+    def extended(self, memory: AdaptiveMemory) -> AdaptiveMemory:
+        """What it remembers when a run goes on after its end: the LR is what search and growth have
+        found, and grows no more; the guard knows the descent so far."""
+        return memory._replace(growth=memory.growth._replace(over=True))
+
     def weight(self, memory: AdaptiveMemory, progress: float) -> float:
         """The weight of the next update in the estimate of the distance; 0 in the search."""
         if memory.searching:
@@ -350,9 +355,11 @@ class Adaptive:
     def _now(self, memory: AdaptiveMemory) -> str:
         """What the rules leave of the LR, and what comes next, but for an anneal asked for."""
         left = memory.guard.factor * memory.stall.factor * memory.validation.factor
+        told = f"LR x{memory.rules.scale * left:.3g} of the schedule's"
+        if 0 < memory.total < memory.update:  # an extended run, whose progress it does not know
+            return told
         made = min(memory.update / memory.total, 1.0) if memory.total else 0.0
-        lr = memory.base_lr * self.factor(memory, made)
-        return f"LR x{memory.rules.scale * left:.3g} of the schedule's, to {lr:.3g}"
+        return f"{told}, to {memory.base_lr * self.factor(memory, made):.3g}"
 
     def _may_snapshot(self, memory: AdaptiveMemory) -> bool:
         if memory.stall.stage != "over":

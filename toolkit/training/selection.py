@@ -1,0 +1,105 @@
+"""Weights and an end of training that the validation metric chooses: ``keep_best``, ``patience``.
+
+The metric is the headline. What was chosen by it is better on that split than on others, and on
+which update a run is then judged depends on the noise of its evaluations: studies refuse both.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from toolkit.records.selected import Selected
+from toolkit.task import POINTS
+from toolkit.training.ranks import from_rank_zero
+
+if TYPE_CHECKING:
+    from toolkit.training.build import Run
+
+
+STATE = ("update", "metric", "value", "since", "metrics")
+"""What there is of a selection beside its weights."""
+
+
+class Selection:
+    """What the evaluations on the validation split have come to so far: the same on every rank.
+
+    Args:
+        keep: whether to keep the weights of the best, in host memory and in checkpoints.
+        patience: evaluations in a row without a better one after which training stops; None: never.
+    """
+
+    def __init__(self, keep: bool = False, patience: int | None = None) -> None:
+        self.keep, self.patience = keep, patience
+        self.update = 0
+        """Update of the best evaluation; 0 before the first with a finite headline."""
+        self.metric, self.value = "", 0.0
+        self.since = 0
+        """Evaluations since the best."""
+        self.metrics: dict[str, float | None] = {}
+        """Of the best evaluation, on rank 0; elsewhere empty."""
+        self.weights: dict[str, Tensor] = {}
+        """Of the best evaluation, as they were evaluated."""
+        self.stopped = False
+        """Training has stopped before its budget was spent."""
+        self.brought_back = False
+        """The model has these weights: nothing is to be swapped in to evaluate it."""
+
+    def consider(self, run: "Run", metrics: Mapping[str, float | None]) -> None:
+        """Note an evaluation on the validation split.
+
+        A collective: all ranks call it, in evaluation mode.
+
+        Args:
+            run: whose weights were evaluated.
+            metrics: the headline first, on rank 0.
+        """
+        if not self.keep and self.patience is None:
+            return
+        best = from_rank_zero(self._better(run, metrics))
+        if best is None:
+            self.since += 1
+            return
+        self.metric, self.value = best
+        self.update, self.since, self.metrics = run.update, 0, dict(metrics)
+        if self.keep:
+            state = run.accelerator.unwrap_model(run.model).state_dict()
+            self.weights = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
+
+    def stop_if_due(self, reading_due: bool) -> None:
+        """Stop for want of patience, at a reading: no loss is left in the meter then."""
+        self.stopped = reading_due and self.patience is not None and self.since >= self.patience
+
+    def bring_back(self, run: "Run") -> None:
+        """Give the model the best weights, for good: it does not train on."""
+        run.accelerator.unwrap_model(run.model).load_state_dict(self.weights)
+        self.brought_back = True
+
+    def result(self) -> Selected | None:
+        """What is to be said of it in the result; None if nothing was chosen."""
+        if not self.update and not self.stopped:
+            return None
+        value = self.value if self.update else None
+        return Selected(self.metric, value, self.update, bool(self.weights), self.stopped)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands but for the weights, as JSON."""
+        return {name: getattr(self, name) for name in STATE}
+
+    def load_state_dict(self, state: Mapping[str, Any], weights: dict[str, Tensor]) -> None:
+        """Go on from what ``state_dict`` returned at a reading, and from these weights."""
+        for name in STATE:
+            setattr(self, name, state.get(name, getattr(self, name)))
+        self.weights = weights
+        self.stop_if_due(True)
+
+    def _better(self, run: "Run", metrics: Mapping[str, float | None]) -> tuple[str, float] | None:
+        """The headline, if it is better than the best so far; None elsewhere than on rank 0."""
+        name, value = next(iter(metrics.items()), ("", None))
+        if value is None:
+            return None
+        if self.update:
+            best = run.scales.get(name, POINTS).best((value, self.value))
+            if value == self.value or value != best:
+                return None
+        return name, value

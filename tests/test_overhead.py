@@ -1,4 +1,4 @@
-"""The benchmark of the loop: its turns, its arithmetic and what it refuses; its times are no test."""
+"""The benchmark of the loop: its turns, its arithmetic, what it refuses. Nothing is timed."""
 
 import json
 import math
@@ -104,12 +104,10 @@ def test_a_limit_is_met_up_to_its_value_and_missed_above() -> None:
     from turns import Workload
 
     workload = Workload("", 10, 2, False)
-    rows = {
-        line.split(" | ")[0].strip("| "): line
-        for line in limits("ResNet-18", workload, taken(bare=2.0, constant=1.96, adaptive=2.058))
-    }
-    assert "| 0.980 | 0.980 to 0.980 | 1.02 | yes |" in rows["time of constant / bare"]
-    assert "| 1.050 | 1.050 to 1.050 | 1.02 | no |" in rows["time of adaptive / constant"]
+    rows = [*limits("LSTM", workload, taken(bare=2.0, constant=1.96, adaptive=2.058))]
+    assert "| time of constant / bare | 0.980 | 0.980 to 0.980 | 1.02 | yes |" in rows
+    assert "| time of constant / bare | 0.980 | 0.980 to 0.980 | 0.95 | no |" in rows
+    assert "| time of adaptive / constant | 1.050 | 1.050 to 1.050 | 1.02 | no |" in rows
     assert not [row for row in rows if "Trainer" in row]  # which was not among the sides
 
 
@@ -125,13 +123,12 @@ def test_the_search_of_adaptive_is_over_before_its_first_turn(change) -> None:
     from overhead import ALL
     from turns import BUDGET, FREE
 
-    able = frozenset({"restore", "rewind", "rollback"})
     schedule, searched = Adaptive(), []
+    able = frozenset({"restore", "rewind"})
     memory, _ = schedule.start(1e-3, Facts(BUDGET, 10.0, "random", able))
     for update in range(1, 2 * FREE):
-        memory, decision = schedule.observe(
-            memory, Reading.of(update, 0.01 * update, change**update)
-        )
+        reading = Reading.of(update, 0.01 * update, change**update)
+        memory, decision = schedule.observe(memory, reading)
         if decision.action in ("trial", "restore"):
             searched.append(update)
     assert searched

@@ -93,7 +93,8 @@ LOOP = (
     Limit("adaptive", "constant", 1.02),
 )
 KEPT = (Limit("constant", "bare", 0.95), Limit("constant", GIVING, 0.95))
-"""Asked of two of three: what memory that stays in the process is to bring."""
+"""Asked of two of three: what memory that stays in the process is to bring. They count where a side
+gives it back."""
 TEXT = (*LOOP, AS_FAST, Limit("constant", "Trainer as its examples", 0.77))
 RATIO_LIMITS = {
     "vit_micro": (FASTER,),
@@ -243,7 +244,7 @@ def limits(name: str, workload: Workload, made: Sequence[Taken]) -> Iterator[str
     )
     for what, given, values in kinds:
         for limit in given.get(name, ()):
-            if {limit.side, limit.rival} <= sides:
+            if {limit.side, limit.rival, *([GIVING] if limit in KEPT else [])} <= sides:
                 asked = f"{what} {limit.side} / {limit.rival}"
                 yield _met(asked, values(limit.side, limit.rival), limit.most)
     if {"adaptive", "constant"} <= sides and name != "one parameter":
@@ -267,7 +268,9 @@ def sides_of(workload: Workload, asked: Sequence[str], beside: str) -> dict[str,
         asked: their names; none for the usual ones.
         beside: another checkout whose toolkit trains, too; empty for none.
     """
-    usual = TINY_SIDES if workload.tiny else LARGE_SIDES
+    usual = set(TINY_SIDES if workload.tiny else LARGE_SIDES)
+    if workload.device != "cpu":
+        usual.discard(GIVING)  # activations are not the host's there
     names = [side for side in SIDES if side in ({*asked, "bare"} if asked else usual)]
     sides = dict.fromkeys(names, str(HERE.parent))
     if beside:

@@ -63,6 +63,8 @@ TRAINERS = ("Trainer at equal settings", "Trainer as its examples")
 SIDES = ("bare", "Fabric", "Accelerate", "timm's shape", *TRAINERS, *OURS)
 TINY_SIDES = tuple(side for side in SIDES if side != GIVING)
 LARGE_SIDES = ("bare", "Accelerate", *TRAINERS, "constant", "adaptive", GIVING)
+TEXT_SIDES = ("bare", *TRAINERS, "constant", "adaptive")
+"""Fewer, for each holds 1 to 3 GB while it waits for its turn."""
 
 
 class Limit(NamedTuple):
@@ -268,7 +270,8 @@ def sides_of(workload: Workload, asked: Sequence[str], beside: str) -> dict[str,
         asked: their names; none for the usual ones.
         beside: another checkout whose toolkit trains, too; empty for none.
     """
-    usual = set(TINY_SIDES if workload.tiny else LARGE_SIDES)
+    large = TEXT_SIDES if workload.longest else LARGE_SIDES
+    usual = set(TINY_SIDES if workload.tiny else large)
     if workload.device != "cpu":
         usual.discard(GIVING)  # activations are not the host's there
     names = [side for side in SIDES if side in ({*asked, "bare"} if asked else usual)]

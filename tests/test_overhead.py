@@ -39,7 +39,8 @@ class Ends:
     """The other end of a side's connection: allows so many turns."""
 
     def __init__(self, turns: int) -> None:
-        self.told, self.turns = [], turns
+        self.told: list[float] = []
+        self.turns = turns
 
     def send(self, spent) -> None:
         self.told.append(spent.seconds)
@@ -106,9 +107,9 @@ def test_a_limit_is_met_up_to_its_value_and_missed_above() -> None:
     workload = Workload("", 10, 2, False)
     rows = [*limits("LSTM", workload, taken(bare=2.0, constant=1.96, adaptive=2.058))]
     assert "| time of constant / bare | 0.980 | 0.980 to 0.980 | 1.02 | yes |" in rows
-    assert "| time of constant / bare | 0.980 | 0.980 to 0.980 | 0.95 | no |" in rows
     assert "| time of adaptive / constant | 1.050 | 1.050 to 1.050 | 1.02 | no |" in rows
-    assert not [row for row in rows if "Trainer" in row]  # which was not among the sides
+    # Nobody was the Trainer, and nobody gave memory back.
+    assert not [row for row in rows if "Trainer" in row or "0.95 |" in row]
 
 
 def test_a_whole_run_has_the_search_and_the_rest_at_the_speed_of_the_turns() -> None:

@@ -7,66 +7,64 @@ side. That is repeated with fresh processes, for where the memory of a process h
 makes it some per cent faster or slower.
 
 A ratio is side / bare, of the sums over the turns, so that nothing rare (a snapshot, a block of
-events) is left out; the interval is Student's over the repetitions. The first turns are not
-counted: in them ``adaptive`` searches. Overhead is in microseconds an update over the bare loop,
-and its limits are shares of a rival's overhead in the same turns.
+events) is left out; the interval is Student's over the repetitions. The first updates have no
+turns: in them ``adaptive`` searches. What that cost stands in the ratio of whole runs, of 1,000
+updates. Overhead is in microseconds an update over the bare loop, and its limits are shares of a
+rival's overhead in the same turns.
+
+On texts all sides train on the toolkit's batches, of similar length, padded to their longest; but
+the Trainer as its example scripts set it pads all texts to the most tokens that are allowed.
 
 usage: python benchmarks/overhead.py [--repeats 4] [--scale 1.0] [--sides SIDE,...]
-       [--beside CHECKOUT] [WORKLOAD ...]
---beside has the toolkit of another checkout run, too: before and after in the same turns.
+       [--beside CHECKOUT] [--keep FOLDER] [--check] [WORKLOAD ...]
+--beside has the toolkit of another checkout run, too: before and after in the same turns. With
+--keep each repetition is left in a folder, and one that lies there is not made again. --check only
+looks whether what is asked for can be made.
 """
 
 import argparse
+import hashlib
 import json
 import math
-import multiprocessing
 import os
 import platform
-import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from importlib import metadata
-from multiprocessing.connection import Connection
+from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
-HERE = Path(__file__).resolve().parent
+from turns import BESIDE, BUDGET, FREE, HERE, Taken, Workload, repetition
+
 PACKAGES = ("torch", "accelerate", "transformers", "timm", "lightning-fabric")
-PRELOADED = ("torch", "accelerate", "transformers.trainer", "timm", "lightning_fabric")
-"""Imported once for all sides; none of the toolkit's modules is."""
-BESIDE = " beside"
-SEARCH = 60
-"""Updates at least that are not counted: the search of ``adaptive`` takes 30."""
-
-
-class Workload(NamedTuple):
-    """What is trained, and how long.
-
-    Attributes:
-        target: TASK/MODEL.
-        turn: updates of a turn.
-        turns: turns of a side that are counted.
-        tiny: whether it is the loop's own cost that is looked at: limits are shares of a rival's
-            overhead, else ratios.
-    """
-
-    target: str
-    turn: int
-    turns: int
-    tiny: bool
-
-
+MINILM = {"init": "random", "first_layers": 6, "width": 384, "global_batch": 4}
+"""All-MiniLM-L6-v2's shape."""
 WORKLOADS = {
-    "one parameter": Workload("workloads.py/one_parameter", 50, 20, True),
-    "vit_micro": Workload("digits/vit_micro", 20, 20, True),
-    "ResNet-18": Workload("workloads.py/resnet18", 2, 10, False),
-    "LSTM": Workload("workloads.py/lstm", 2, 10, False),
-    "MiniLM": Workload("workloads.py/minilm", 1, 10, False),
+    "one parameter": Workload("workloads.py/one_parameter", 40, 20, True),
+    "vit_micro": Workload("digits/vit_micro", 40, 20, True),
+    "ResNet-18": Workload("workloads.py/resnet18", 2, 20, False),
+    "LSTM": Workload("workloads.py/lstm", 4, 20, False),
+    "MiniLM": Workload("workloads.py/minilm", 2, 20, False),
 }
+TEXTS = {
+    "IMDB": Workload("imdb/bert-base-uncased", 1, 30, False, {**MINILM, "max_length": 512}),
+    "SQuAD v2": Workload("squad_v2/roberta-base", 1, 30, False, {**MINILM, "max_length": 384}),
+}
+"""Real texts: they take a data folder and long, so they are made when asked for."""
+NEEDED = {"IMDB": ("imdb", "tokenizers"), "SQuAD v2": ("squad_v2", "tokenizers")}
+"""Folders that they need."""
+ALL = {**WORKLOADS, **TEXTS}
+GIVING = "constant giving memory back"
+OURS = ("constant", "adaptive", "constant reading 1 in 50", GIVING)
+TRAINERS = ("Trainer at equal settings", "Trainer as its examples")
+SIDES = ("bare", "Fabric", "Accelerate", "timm's shape", *TRAINERS, *OURS)
+TINY_SIDES = tuple(side for side in SIDES if side != GIVING)
+LARGE_SIDES = ("bare", "Accelerate", *TRAINERS, "constant", "adaptive", GIVING)
+TEXT_SIDES = ("bare", *TRAINERS, "constant", "adaptive")
+"""Fewer, for each holds 1 to 3 GB while it waits for its turn."""
 
 
 class Limit(NamedTuple):
@@ -89,130 +87,87 @@ LIMITS = {
     ),
 }
 """As shares of overheads."""
-LOOP = (Limit("constant", "bare", 1.02), Limit("adaptive", "constant", 1.02))
+FASTER = Limit("constant", "Trainer at equal settings", 0.97)
+AS_FAST = Limit("constant", "Trainer at equal settings", 1.0)
+LOOP = (
+    Limit("constant", "bare", 1.02),
+    Limit(GIVING, "bare", 1.02),
+    Limit("adaptive", "constant", 1.02),
+)
+KEPT = (Limit("constant", "bare", 0.95), Limit("constant", GIVING, 0.95))
+"""Asked of two of three: what memory that stays in the process is to bring. They count where a side
+gives it back."""
+TEXT = (*LOOP, AS_FAST, Limit("constant", "Trainer as its examples", 0.77))
 RATIO_LIMITS = {
-    "vit_micro": (Limit("constant", "Trainer at equal settings", 0.97),),
-    "ResNet-18": (*LOOP, Limit("constant", "Trainer at equal settings", 0.97)),
-    "LSTM": (*LOOP, Limit("constant", "Trainer at equal settings", 0.97)),
-    "MiniLM": (*LOOP, Limit("constant", "Trainer at equal settings", 1.0)),
+    "vit_micro": (FASTER,),
+    "ResNet-18": (*LOOP, *KEPT, FASTER),
+    "LSTM": (*LOOP, *KEPT, FASTER),
+    "MiniLM": (*LOOP, *KEPT, AS_FAST),
+    "IMDB": TEXT,
+    "SQuAD v2": TEXT,
 }
+WHOLE_RUN = 1.06
+"""What a whole run under ``adaptive`` may take of one under ``constant``, search included."""
 
 
-class Gate:
-    """Lets a side make one turn after the other, each when it is told to.
+class Asked(NamedTuple):
+    """A repetition: of what, between whom, and from which sources.
 
-    Args:
-        connection: over which the CPU seconds of a turn are told, and the next is allowed.
-        turn: updates of a turn.
-    """
-
-    def __init__(self, connection: Connection, turn: int) -> None:
-        self.connection, self.turn, self.fetched, self.begun = connection, turn, 0, 0.0
-
-    def pass_by(self) -> None:
-        """Called before a batch is handed out."""
-        if self.fetched % self.turn == 0:
-            self.connection.send(time.process_time() - self.begun)
-            self.connection.recv()
-            self.begun = time.process_time()
-        self.fetched += 1
-
-
-class Gated:
-    """A split behind a gate."""
-
-    def __init__(self, split: Any, gate: Gate) -> None:
-        self.split, self.gate = split, gate
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitems__(self, ids: list[int]) -> Any:
-        self.gate.pass_by()
-        return self.split.__getitems__(ids)
-
-
-def play(side: str, workload: Workload, updates: int, root: str, connection: Connection) -> None:
-    """Be one side, in a process of its own.
-
-    Args:
-        side: its name.
-        workload: what it trains.
-        updates: the budget.
-        root: the checkout whose toolkit it takes.
-        connection: to whoever lets it make its turns.
-    """
-    # A hook of the environment may have imported a toolkit, from wherever it found one.
-    for name in [name for name in sys.modules if name.partition(".")[0] == "toolkit"]:
-        del sys.modules[name]
-    sys.path[:0] = [root, str(HERE)]
-    import rivals
-    import torch
-
-    from toolkit import task
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    folder = f"{HERE}/" if ".py/" in workload.target else ""
-    target = task.parse_target(folder + workload.target)
-    loaded = task.load(target.task)
-    recipe = replace(
-        task.recipe_of(loaded, target), optimizer="adamw", epochs=None, updates=updates, clip=None
-    )
-    gate = Gate(connection, workload.turn)
-    if side in rivals.OURS:
-        rivals.OURS[side](str(target), lambda split: Gated(split, gate), recipe, updates)
-        return
-    data = Gated(loaded.splits(target.model, recipe).train, gate)
-    rivals.LOOPS[side](loaded, loaded.model(target.model, recipe), data, recipe, updates)
-
-
-def repetition(workload: Workload, sides: Mapping[str, str], seed: int) -> dict[str, list[float]]:
-    """Let every side make its turns, in fresh processes.
-
-    Args:
+    Attributes:
+        name: of the workload.
         workload: what is trained.
         sides: each side's checkout.
-        seed: of the order in which they take turns.
-
-    Returns:
-        The CPU seconds of each side's turns.
+        seed: of the repetition.
+        sources: SHA-256 of the code of each checkout.
     """
-    for module in PRELOADED:
-        __import__(module)
-    context = multiprocessing.get_context("fork")
-    warm = math.ceil(SEARCH / workload.turn) if workload.tiny else 3
-    updates = workload.turn * (warm + workload.turns + 1)
-    ends, processes = {}, []
-    for side, root in sides.items():
-        ends[side], theirs = context.Pipe()
-        arguments = (side.removesuffix(BESIDE), workload, updates, root, theirs)
-        processes.append(context.Process(target=play, args=arguments, daemon=True))
-        processes[-1].start()
-        ends[side].recv()  # it has been built, and waits
-    order, taken = random.Random(seed), {side: [] for side in sides}  # type: ignore[var-annotated]
-    for turn in range(warm + workload.turns):
-        for side in order.sample(list(sides), len(sides)):
-            ends[side].send(True)
-            seconds = ends[side].recv()
-            if turn >= warm:
-                taken[side].append(seconds)
-    for process in processes:
-        process.kill()
-        process.join()
-    return taken
+
+    name: str
+    workload: Workload
+    sides: dict[str, str]
+    seed: int
+    sources: dict[str, str]
 
 
-def repeated(
-    name: str, sides: Mapping[str, str], repeats: int, scale: float
-) -> list[dict[str, list[float]]]:
-    """The repetitions of a workload, each in an interpreter of its own."""
-    made = []
-    for seed in range(repeats):
-        command = [sys.executable, __file__, "--one", json.dumps([name, dict(sides), seed, scale])]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        made.append(json.loads(done.stdout.splitlines()[-1]))
-    return made
+class KeptError(ValueError):
+    """A kept repetition is of something else than what is asked for now."""
+
+
+def sources_sha(root: str) -> str:
+    """SHA-256 of the Python files of a checkout's toolkit and tasks."""
+    digest = hashlib.sha256()
+    for folder in ("toolkit", "tasks"):
+        for file in sorted(Path(root, folder).rglob("*.py")):
+            digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def kept_or_made(asked: Asked, keep: Path | None, script: str = __file__) -> Taken:
+    """A repetition, made in an interpreter of its own if it is not in the folder of kept ones.
+
+    Args:
+        asked: what it is of.
+        keep: a folder for the repetitions, and with those of a run that was interrupted.
+        script: that makes one, told by ``--one``.
+
+    Raises:
+        KeptError: if the one in the folder is of other sides, turns or sources.
+    """
+    line = json.dumps(asked)
+    file = None if keep is None else keep / f"{asked.name.replace(' ', '_')}-{asked.seed}.json"
+    if file is not None and file.exists():
+        kept = json.loads(file.read_text())
+        if kept["asked"] != json.loads(line):
+            raise KeptError(f"{file} is of other sides, turns or code: give another --keep")
+        return Taken(*kept["taken"])
+    command = [sys.executable, script, "--one", line]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    taken = json.loads(done.stdout.splitlines()[-1])
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps({"asked": asked, "taken": taken}))
+        part.replace(file)
+    return Taken(*taken)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -222,39 +177,64 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return t_interval(values)
 
 
-def ratios(made: Sequence[Mapping[str, list[float]]], side: str, rival: str) -> list[float]:
+def ratios(made: Sequence[Taken], side: str, rival: str) -> list[float]:
     """Of each repetition, the time of a side over that of a rival."""
-    return [sum(one[side]) / sum(one[rival]) for one in made]
+    return [sum(one.turns[side]) / sum(one.turns[rival]) for one in made]
 
 
-def overheads(made: Sequence[Mapping[str, list[float]]], side: str, turn: int) -> list[float]:
+def overheads(made: Sequence[Taken], side: str, turn: int) -> list[float]:
     """Of each repetition, the microseconds of an update over the bare loop's."""
-    return [1e6 * (sum(one[side]) - sum(one["bare"])) / (len(one["bare"]) * turn) for one in made]
+    return [
+        1e6 * (sum(one.turns[side]) - sum(one.turns["bare"])) / (len(one.turns["bare"]) * turn)
+        for one in made
+    ]
 
 
-def table(name: str, made: Sequence[Mapping[str, list[float]]]) -> Iterator[str]:
+def whole_runs(made: Sequence[Taken], turn: int) -> list[float]:
+    """Of each repetition, the time of a run under ``adaptive`` over one under ``constant``."""
+    found = []
+    for one in made:
+        adaptive, constant = (
+            sum(one.turns[side]) / (len(one.turns[side]) * turn)
+            for side in ("adaptive", "constant")
+        )
+        found.append((one.free["adaptive"] + (BUDGET - FREE) * adaptive) / (BUDGET * constant))
+    return found
+
+
+def table(name: str, workload: Workload, made: Sequence[Taken]) -> Iterator[str]:
     """A workload's table, a line for each side."""
-    workload = WORKLOADS[name]
     yield f"\n### {name}\n"
-    yield "| side | ms an update | over bare, us | side / bare | 95 % |"
-    yield "|---|---|---|---|---|"
-    for side in made[0]:
-        each = median(sum(one[side]) / len(one[side]) / workload.turn for one in made)
+    yield (
+        "| side | ms an update | over bare, us | side / bare | 95 % | page faults an update "
+        "| MB | bytes of events an update |"
+    )
+    yield "|---|---|---|---|---|---|---|---|"
+    for side in made[0].turns:
+        each = median(fmean(one.turns[side]) / workload.turn for one in made)
         over = median(overheads(made, side, workload.turn))
         found = ratios(made, side, "bare")
         low, high = interval([math.log(value) for value in found])
+        faults, megabytes, events = (
+            f"{median(values[side] for values in column):,.0f}"
+            for column in (
+                [one.faults for one in made],
+                [one.megabytes for one in made],
+                [one.event_bytes for one in made],
+            )
+        )
         yield (
             f"| {side} | {1000 * each:.3f} | {over:+.0f} | {median(found):.3f} "
-            f"| {math.exp(low):.3f} to {math.exp(high):.3f} |"
+            f"| {math.exp(low):.3f} to {math.exp(high):.3f} | {faults} | {megabytes} | {events} |"
         )
-    if found_limits := list(limits(name, made)):
+    if found_limits := list(limits(name, workload, made)):
         yield "\n| limit | found | 95 % | at most | met |\n|---|---|---|---|---|"
         yield from found_limits
 
 
-def limits(name: str, made: Sequence[Mapping[str, list[float]]]) -> Iterator[str]:
+def limits(name: str, workload: Workload, made: Sequence[Taken]) -> Iterator[str]:
     """What was asked of a workload, and whether it is met."""
-    turn = WORKLOADS[name].turn
+    turn, sides = workload.turn, made[0].turns.keys()
 
     def shares(side: str, rival: str) -> list[float]:
         theirs = overheads(made, rival, turn)
@@ -266,55 +246,151 @@ def limits(name: str, made: Sequence[Mapping[str, list[float]]]) -> Iterator[str
     )
     for what, given, values in kinds:
         for limit in given.get(name, ()):
-            if not {limit.side, limit.rival} <= made[0].keys():
-                continue
-            found = values(limit.side, limit.rival)
-            low, high = interval(found)
-            met = "yes" if median(found) <= limit.most else "no"
-            yield (
-                f"| {what} {limit.side} / {limit.rival} | {median(found):.3f} "
-                f"| {low:.3f} to {high:.3f} | {limit.most:g} | {met} |"
-            )
+            if {limit.side, limit.rival, *([GIVING] if limit in KEPT else [])} <= sides:
+                asked = f"{what} {limit.side} / {limit.rival}"
+                yield _met(asked, values(limit.side, limit.rival), limit.most)
+    if {"adaptive", "constant"} <= sides and name != "one parameter":
+        turned = FREE + len(made[0].turns["adaptive"]) * turn
+        asked = f"whole run of {BUDGET:,} updates, adaptive / constant, from {turned} of them"
+        yield _met(asked, whole_runs(made, turn), WHOLE_RUN)
 
 
-def main() -> None:
-    """Time every workload and print its tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("workloads", nargs="*", default=list(WORKLOADS), metavar="WORKLOAD")
+def _met(asked: str, found: Sequence[float], most: float) -> str:
+    """The line of something that was asked for."""
+    low, high = interval(found)
+    met = "yes" if median(found) <= most else "no"
+    return f"| {asked} | {median(found):.3f} | {low:.3f} to {high:.3f} | {most:g} | {met} |"
+
+
+def sides_of(workload: Workload, asked: Sequence[str], beside: str) -> dict[str, str]:
+    """The checkout of each side: of the usual ones, or of those asked for and ``bare``.
+
+    Args:
+        workload: what they train.
+        asked: their names; none for the usual ones.
+        beside: another checkout whose toolkit trains, too; empty for none.
+    """
+    large = TEXT_SIDES if workload.longest else LARGE_SIDES
+    usual = set(TINY_SIDES if workload.tiny else large)
+    if workload.device != "cpu":
+        usual.discard(GIVING)  # activations are not the host's there
+    names = [side for side in SIDES if side in ({*asked, "bare"} if asked else usual)]
+    sides = dict.fromkeys(names, str(HERE.parent))
+    if beside:
+        other = str(Path(beside).resolve())
+        sides |= {f"{name}{BESIDE}": other for name in names if name in OURS}
+    return sides
+
+
+def fault_of(names: Sequence[str], workloads: Mapping[str, Workload], sides: Sequence[str]) -> str:
+    """What is wrong with what is asked for, in a line; empty if nothing is.
+
+    Args:
+        names: of the workloads asked for.
+        workloads: those that there are.
+        sides: asked for by name.
+    """
+    if unknown := [name for name in names if name not in workloads]:
+        return f"{', '.join(unknown)}: workloads are {', '.join(workloads)}"
+    if unknown := [side for side in sides if side not in SIDES]:
+        return f"--sides: {', '.join(unknown)}: sides are {', '.join(SIDES)}"
+    for name in names:
+        if workloads[name].updates > BUDGET:
+            return f"--scale: {workloads[name].updates:,} updates of {name}, of at most {BUDGET:,}"
+        wants_fabric = "Fabric" in (sides or (TINY_SIDES if workloads[name].tiny else ()))
+        if wants_fabric and find_spec("lightning_fabric") is None:
+            return "side Fabric: no package lightning-fabric: pip install -e '.[bench]'"
+        for folder in NEEDED.get(name, ()):
+            if not Path(os.environ.get("TOOLKIT_DATA") or os.devnull, folder).is_dir():
+                return f"{name}: no folder {folder} in $TOOLKIT_DATA, which has the real texts"
+    return ""
+
+
+def versions(packages: Sequence[str] = PACKAGES) -> str:
+    """Of those packages that there are."""
+    there = {one.name.lower().replace("_", "-") for one in metadata.distributions()}
+    found = ", ".join(f"{name} {metadata.version(name)}" for name in packages if name in there)
+    return f"python {platform.python_version()}, {found}, {platform.machine()}"
+
+
+def parser_of(description: str, workloads: Sequence[str]) -> argparse.ArgumentParser:
+    """The flags."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("workloads", nargs="*", default=list(workloads), metavar="WORKLOAD")
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--scale", type=float, default=1.0, help="times as many turns")
     parser.add_argument("--sides", default="", help="these alone, by commas, and bare")
     parser.add_argument("--beside", default="", metavar="CHECKOUT")
+    parser.add_argument("--keep", type=Path, default=None, metavar="FOLDER")
+    parser.add_argument("--check", action="store_true")
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    return parser
+
+
+def scaled(workloads: Mapping[str, Workload], scale: float) -> dict[str, Workload]:
+    """The workloads with so many times as many turns, at least two."""
+    return {
+        name: one._replace(turns=max(2, round(one.turns * scale)))
+        for name, one in workloads.items()
+    }
+
+
+def make_one(line: str) -> None:
+    """Make the repetition that is asked for, and print what it took."""
+    _, workload, sides, seed, _ = json.loads(line)
+    print(json.dumps(repetition(Workload(*workload), sides, seed)))
+
+
+def print_tables(
+    arguments: argparse.Namespace, workloads: Mapping[str, Workload], script: str
+) -> int:
+    """Time what is asked for, and print a table for each workload.
+
+    Returns:
+        The exit code.
+    """
+    sides = [side for side in arguments.sides.split(",") if side]
+    fault = fault_of(arguments.workloads, workloads, sides)
     if arguments.repeats < 2:
-        parser.error("--repeats: an interval takes at least 2")
+        fault = "--repeats: an interval takes at least 2"
+    if fault:
+        print(fault, file=sys.stderr)
+        return 2
+    if arguments.check:
+        return 0
+    print(f"{versions()}\ncommand: python {' '.join(sys.argv)}", flush=True)
+    for name in arguments.workloads:
+        chosen = sides_of(workloads[name], sides, arguments.beside)
+        sources = {root: sources_sha(root) for root in chosen.values()}
+        asked = Asked(name, workloads[name], chosen, 0, sources)
+        try:
+            made = [
+                kept_or_made(asked._replace(seed=seed), arguments.keep, script)
+                for seed in range(arguments.repeats)
+            ]
+        except KeptError as error:
+            print(error, file=sys.stderr)
+            return 2
+        except subprocess.CalledProcessError:
+            print(f"{name}: a side failed, as told above", file=sys.stderr)
+            return 1
+        print("\n".join(table(name, workloads[name], made)), flush=True)
+    return 0
+
+
+def main() -> int:
+    """Time every workload and print its tables."""
+    arguments = parser_of(__doc__.splitlines()[0], list(WORKLOADS)).parse_args()
     for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[threads] = "1"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     if arguments.one:
-        name, sides, seed, scale = json.loads(arguments.one)
-        workload = WORKLOADS[name]
-        workload = workload._replace(turns=max(2, round(workload.turns * scale)))
-        print(json.dumps(repetition(workload, sides, seed)))
-        return
-    import rivals
-
-    here = str(HERE.parent)
-    asked = set(filter(None, arguments.sides.split(",")))
-    names = [n for n in (*rivals.LOOPS, *rivals.OURS) if not asked or n in {*asked, "bare"}]
-    sides = dict.fromkeys(names, here)
-    if arguments.beside:
-        other = str(Path(arguments.beside).resolve())
-        sides |= {f"{n}{BESIDE}": other for n in names if n in rivals.OURS}
-    found = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
-    print(f"python {platform.python_version()}, {found}, {platform.machine()}, one thread")
-    print(f"command: python benchmarks/overhead.py {' '.join(sys.argv[1:])}".rstrip())
-    for name in arguments.workloads:
-        made = repeated(name, sides, arguments.repeats, arguments.scale)
-        print("\n".join(table(name, made)), flush=True)
+        make_one(arguments.one)
+        return 0
+    return print_tables(arguments, scaled(ALL, arguments.scale), __file__)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -215,6 +215,7 @@ def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
         deepspeed_plugin=plugin,
         cpu=not torch.cuda.is_available() and plugin is None,
     )
+    accelerator.sync_gradients = True  # a run before it may have ended in the midst of an update
     if accelerator.num_processes != batch_split.ranks:
         raise ConfigError(
             f"the launcher started {batch_split.ranks} processes, but Accelerate sees "

@@ -45,7 +45,7 @@ from toolkit.records import console
 from toolkit.replay import FIGURES
 from toolkit.schedules import SCHEDULES, Adaptive
 from toolkit.schedules.adaptive.growth import EDGE_DIVISOR, horizon
-from toolkit.schedules.adaptive.schedule import AdaptiveMemory
+from toolkit.schedules.adaptive.memory import AdaptiveMemory
 from toolkit.schedules.adaptive.search import FEWEST_TRIALS, TRIAL_UPDATES
 from toolkit.schedules.reading import Reading, Trial
 

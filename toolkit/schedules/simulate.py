@@ -12,7 +12,7 @@ from toolkit.errors import ConfigError
 from toolkit.schedules import Schedule, memory_from_json
 from toolkit.schedules._common import finite
 from toolkit.schedules.extension import Joint
-from toolkit.schedules.reading import Decision, Facts, Reading
+from toolkit.schedules.reading import NO_ACTION, Decision, Facts, Reading
 
 CHANGED = (
     "the protocol of schedules has changed: start(base_lr, facts) and observe(memory, reading) "
@@ -232,18 +232,19 @@ def progress(updates: int, budget: int | None) -> float:
 
 def _pair(schedule: object, function: str, result: Any) -> tuple[Any, Decision]:
     """What ``start`` or ``observe`` returned, if it is a memory and a decision."""
-    name = type(schedule).__name__
     # A memory is a tuple, too: one of the older protocol must not pass for a pair.
     if type(result) is not tuple or len(result) != 2 or not isinstance(result[1], Decision):
-        raise ConfigError(f"{name}.{function} does not return (memory, decision): {CHANGED}")
+        name = f"{type(schedule).__name__}.{function}"
+        raise ConfigError(f"{name} does not return (memory, decision): {CHANGED}")
     memory, decision = result
-    if (
-        decision.statistic is not None
-    ):  # it is for the log, which knows only Python's finite numbers
+    if decision is NO_ACTION:
+        return result
+    if decision.statistic is not None:  # for the log, which knows only Python's finite numbers
         decision = decision._replace(statistic=finite(float(decision.statistic)))
     if decision.action in ("anneal", "judge") and (decision.amount or 0) < 1:
         raise ConfigError(
-            f"{name} decides on '{decision.action}' with amount = {decision.amount}: it is the "
-            "number of updates of an anneal, or of batches of a judge pass, at least 1"
+            f"{type(schedule).__name__} decides on '{decision.action}' with amount = "
+            f"{decision.amount}: it is the number of updates of an anneal, or of batches of a "
+            "judge pass, at least 1"
         )
     return memory, decision

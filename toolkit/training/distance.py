@@ -157,20 +157,20 @@ class DistanceEstimate:
             return (args[0], and_look, *args[2:]), kwargs
         return args, {**kwargs, "closure": and_look}
 
-    @torch.no_grad()
     def _look(self, stepped: Any) -> None:
         """Take in what is about to be stepped on. DeepSpeed steps group by group."""
-        for group in stepped.param_groups:
-            if not group["params"]:
-                continue
-            place = self._places.setdefault(id(group["params"][0]), len(self._places))
-            if weights := _trainable([group]):
-                part = self._parts.get(place)
-                if part is None or not part.is_of(weights):  # some were frozen, or no longer are
-                    part = self._begin(place, weights, _base_lr(group))
-                part.add(self.weight, stepped)
-            else:
-                self._parts.pop(place, None)
+        with torch.set_grad_enabled(False):  # no_grad makes two of these, too
+            for group in stepped.param_groups:
+                if not group["params"]:
+                    continue
+                place = self._places.setdefault(id(group["params"][0]), len(self._places))
+                if weights := _trainable([group]):
+                    part = self._parts.get(place)
+                    if part is None or not part.is_of(weights):  # some were frozen, or no longer
+                        part = self._begin(place, weights, _base_lr(group))
+                    part.add(self.weight, stepped)
+                else:
+                    self._parts.pop(place, None)
 
     def _begin(self, place: int, weights: list[Tensor], base_lr: float) -> "_Part":
         """The part of a group whose weights have not been seen since the last reset or load."""
@@ -199,6 +199,8 @@ class _Part:
         self._wide = torch.float64 if weights[0].dtype == torch.float64 else torch.float32
         self._first = self._sample(weights).clone()
         self._running = torch.zeros_like(self._first)
+        # A number of Python's would be made a tensor at each update, and that one be converted.
+        self._kept = self._first.new_full((), KEPT)
         self._host = self._first.device.type == "cpu"
         self._count = float(self._first.numel())
         self._inner: Number = 0.0
@@ -214,10 +216,8 @@ class _Part:
         if not weight:
             return
         moved = self._first - self._sample(self._weights)
-        found = torch.dot(gradient, moved).nan_to_num_(0.0, 0.0, 0.0)  # weights may not be finite
-        inner: Number = found.item() if self._host else found
-        self._inner = KEPT * self._inner + weight * inner
-        self._running.mul_(KEPT).add_(gradient, alpha=weight)
+        self._inner = KEPT * self._inner + weight * self._finite(torch.dot(gradient, moved))
+        self._running.mul_(self._kept).add_(gradient, alpha=weight)
 
     def sums(self) -> list[Number]:
         """This group's part of ``DistanceEstimate.sums``."""
@@ -263,6 +263,13 @@ class _Part:
         if skipped is not None:
             bad = bad | (skipped > 0)
         return gradient.masked_fill(bad, 0.0), square.masked_fill(bad, 0.0)
+
+    def _finite(self, number: Tensor) -> Number:
+        """A number, as this part keeps them; 0 where it is not finite, as weights may be."""
+        if not self._host:
+            return number.nan_to_num_(0.0, 0.0, 0.0)
+        found = number.item()
+        return found if math.isfinite(found) else 0.0
 
     def _sample(self, tensors: list[Tensor]) -> Tensor:
         """What is looked at of each, one after the other, in float32 or wider: (n,).

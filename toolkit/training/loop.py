@@ -13,6 +13,7 @@ schedule, task, optimizer or launcher by name.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 
 from accelerate.state import AcceleratorState
 from torch import Tensor
@@ -154,8 +155,10 @@ def make_update(run: Run, batches: "Iterator[Batch]") -> None:
     with record.span("data"):
         window = [next(batches) for _ in range(run.batch_split.accumulation)]
     divisor = mean_items(run, window)
+    # Of a single micro-batch the gradients are synchronised anyhow.
+    of_update = accelerator.accumulate if len(window) > 1 else nullcontext
     for batch in window:
-        with accelerator.accumulate(run.model):
+        with of_update(run.model):
             with record.span("forward_backward"):
                 total, count = run.loss(run.model, batch)
                 # backward divides by the number of micro-batches, and averages over the ranks.

@@ -109,7 +109,7 @@ class LoopCheck:
 
     def read(self, reading: Reading, made: int) -> None:
         """A reading has come, after ``made`` updates that the schedule knows of."""
-        if reading.update - made > _skipped_of(reading.update):
+        if reading.update > made and reading.update - made > _skipped_of(reading.update):
             self.say(
                 "ahead",
                 f"the reading is of update {reading.update}, but the schedule knows of {made} "

@@ -128,12 +128,12 @@ class LossMeter:
     def _fetch(self, estimate: DistanceEstimate | None) -> tuple[Sums, list[float]]:
         """The sums since the last reading, and those of an estimate, in one transfer."""
         fetched = on_host([*self._totals, *([] if estimate is None else estimate.sums())])
-        sums = self._fetched
-        for total, count in zip(fetched, self._counts, strict=False):  # behind them: the estimate's
-            if math.isfinite(total):
-                sums = Sums(sums.total + total, sums.items + count, sums.nonfinite)
+        total, items, nonfinite = self._fetched
+        for loss, count in zip(fetched, self._counts, strict=False):  # behind them: the estimate's
+            if math.isfinite(loss):
+                total, items = total + loss, items + count
             else:
-                sums = sums._replace(nonfinite=sums.nonfinite + 1)
+                nonfinite += 1
         moved = fetched[len(self._counts) :]
         self._totals, self._counts = [], []
-        return sums, moved
+        return Sums(total, items, nonfinite), moved

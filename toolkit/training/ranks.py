@@ -222,6 +222,7 @@ def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
     )
     if sharded is not None and accelerator.device.type == "cpu":
         shard_over_gloo(accelerator, sharded)
+    accelerator.sync_gradients = True  # a run before it may have ended in the midst of an update
     if accelerator.num_processes != batch_split.ranks:
         raise ConfigError(
             f"the launcher started {batch_split.ranks} processes, but Accelerate sees "

@@ -26,10 +26,10 @@ True
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import pairwise
-from operator import mul
+from itertools import pairwise, repeat
+from operator import add, mul, sub
 from statistics import fmean, median
 from typing import NamedTuple
 
@@ -244,27 +244,25 @@ def _power(values: Sequence[float], cycles: int) -> float:
     return power / 2 if 2 * cycles == len(values) else power
 
 
-class _Wave(NamedTuple):
-    """A number of cycles over the values; both sampled over half of them, with squared norms."""
+class _Waves(NamedTuple):
+    """Cosine and sine of each number of cycles over some values, sampled over half of them."""
 
-    cosine: tuple[float, ...]
-    cosine_square: float
-    sine: tuple[float, ...]
-    sine_square: float
+    cosines: list[tuple[float, ...]]
+    sines: list[tuple[float, ...]]
 
 
 @lru_cache(maxsize=2)
-def _waves(count: int) -> list[_Wave]:
+def _waves(count: int) -> _Waves:
     """The waves that are looked for in so many values, from the longest period to the shortest."""
-    turns = [2 * math.pi * place / count for place in range(count)]
-    cosines, sines = [*map(math.cos, turns)], [*map(math.sin, turns)]
-    waves = []
-    for cycles in range(_fewest_cycles(count), count // 2 + 1):
-        places = [cycles * place % count for place in range(count // 2 + 1)]
-        cosine, sine = (tuple([wave[i] for i in places]) for wave in (cosines, sines))
-        squares = (sum(map(mul, wave, wave)) for wave in (cosine, sine))
-        waves.append(_Wave(cosine, next(squares), sine, next(squares)))
-    return waves
+    half, turns = count // 2, [2 * math.pi * place / count for place in range(count)]
+    cycles = range(_fewest_cycles(count), half + 1)
+
+    def sampled(wave: Callable[[float], float]) -> list[tuple[float, ...]]:
+        # So often that also the shortest period, of which every half-th value is one, is in it.
+        repeated = [*map(wave, turns)] * (half // 2 + 1)
+        return [tuple(repeated[: k * half + 1 : k]) for k in cycles]
+
+    return _Waves(sampled(math.cos), sampled(math.sin))
 
 
 def _rough_powers(values: Sequence[float]) -> list[float]:
@@ -274,20 +272,27 @@ def _rough_powers(values: Sequence[float]) -> list[float]:
     2 a b, which Python has a function for. A cosine is even around the first value and a sine odd,
     so both are taken over half of the values.
     """
+    count, half = len(values), len(values) // 2
     size = math.sqrt(fmean(map(mul, values, values)))  # in this unit |a| and |b| are about as large
-    first, *others = [value / size for value in values]
-    pairs = list(zip(others, reversed(others), strict=True))
-    half = len(values) // 2
-    even = (first, *[a + b for a, b in pairs[:half]])
-    odd = (0.0, *[a - b for a, b in pairs[:half]])
-    if len(values) % 2 == 0:  # the one in the middle is its own partner
+    scaled = [value / size for value in values]
+    near = scaled[1 : half + 1]
+    even = (scaled[0], *map(add, near, reversed(scaled)))
+    odd = (0.0, *map(sub, near, reversed(scaled)))
+    in_middle = 1.0 if count % 2 == 0 else 0.5  # what a cosine's square has more than a sine's
+    if count % 2 == 0:  # the one in the middle is its own partner
         even = (*even[:-1], even[-1] / 2)
-    even_square, odd_square = sum(map(mul, even, even)), sum(map(mul, odd, odd))
-    powers = [
-        (even_square + cosine_square - math.dist(even, cosine) ** 2) ** 2
-        + (odd_square + sine_square - math.dist(odd, sine) ** 2) ** 2
-        for cosine, cosine_square, sine, sine_square in _waves(len(values))
-    ]
-    if len(values) % 2 == 0:
-        powers[-1] /= 2
+    waves = _waves(count)
+    cosines = _products(even, waves.cosines, count / 4 + in_middle)
+    sines = _products(odd, waves.sines, count / 4)
+    powers = [a * a + b * b for a, b in zip(cosines, sines, strict=True)]
+    if count % 2 == 0:  # a wave of two readings has no sine, and is 1 or -1 throughout
+        powers[-1] = 2 * sum(map(mul, even, waves.cosines[-1])) ** 2
     return powers
+
+
+def _products(
+    values: tuple[float, ...], waves: Sequence[tuple[float, ...]], square: float
+) -> list[float]:
+    """Twice the inner product of the values with each wave, whose squared norm is ``square``."""
+    squares = sum(map(mul, values, values)) + square
+    return [squares - apart * apart for apart in map(math.dist, repeat(values), waves)]

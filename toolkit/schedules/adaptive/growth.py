@@ -104,6 +104,8 @@ def observe(growth: Growth, told: tuple[float, float], total: int, share: float 
         first = growth.first_lr * unit
         return growth._replace(square=square, first=first, distance=first)
     grown = growth.distance if growth.over else min(growth.aim, horizon(total)) * estimate
+    if square == growth.square and grown <= growth.distance:
+        return growth
     return growth._replace(square=square, distance=max(growth.distance, grown))
 
 

@@ -151,7 +151,7 @@ def observe(guard: Guard, reading: Reading, size: int) -> tuple[Guard, Decision]
 
 def _spike(guard: Guard, reading: Reading) -> Decision | None:
     """The decision that names a lost reading a spike; None if the reading is not lost."""
-    if not guard.ready:
+    if not guard.ready or reading.loss <= max(guard.means):  # below every limit
         return None
     error = math.hypot(guard.spread, guard.error)
     limit = guard.limit(error, LOST_AGAIN_SHARE if guard.strikes else LOST_AT_ONCE_SHARE)

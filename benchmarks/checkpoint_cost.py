@@ -26,8 +26,9 @@ from toolkit.config import parse
 from toolkit.process import cores, set_threads
 from toolkit.records.json_files import sync
 from toolkit.training import checkpoint, loop
-from toolkit.training.build import Run, build
+from toolkit.training.build import build
 from toolkit.training.checkpoint_folder import CHECKPOINTS
+from toolkit.training.run import Run
 
 TARGET = "benchmarks/workloads.py/resnet18"
 

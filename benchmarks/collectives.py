@@ -22,7 +22,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from toolkit.config import parse
 from toolkit.process import leave_process_group, set_threads
 from toolkit.training import loop
-from toolkit.training.build import Run, build
+from toolkit.training.build import build
+from toolkit.training.run import Run
 
 TIMED = 20
 OVER, BACKWARD = "gloo:", "backward pass"

@@ -84,7 +84,8 @@ def inside(stop: int, command: list[str]) -> None:
     from toolkit.config import parse
     from toolkit.process import set_threads
     from toolkit.training import loop
-    from toolkit.training.build import Run, build
+    from toolkit.training.build import build
+    from toolkit.training.run import Run
 
     set_threads()
     run = build(parse(command))

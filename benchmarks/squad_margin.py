@@ -18,7 +18,8 @@ from toolkit.config import parse, resolve
 from toolkit.metrics import squad_f1, squad_golds
 from toolkit.process import set_threads
 from toolkit.training import loop
-from toolkit.training.build import Run, build
+from toolkit.training.build import build
+from toolkit.training.run import Run
 
 RESAMPLES, SEED, CONFIDENCE = 9_999, 0, 0.95
 

@@ -10,8 +10,9 @@ from toolkit import task
 from toolkit.cli import main
 from toolkit.config import RunConfig, parse
 from toolkit.records.result import Result
-from toolkit.training.build import Run, build
+from toolkit.training.build import build
 from toolkit.training.loop import fit, release
+from toolkit.training.run import Run
 
 FAST = ("--recipe.init", "random", "--recipe.global-batch", "8", "--recipe.lr", "0.005")
 

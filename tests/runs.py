@@ -6,7 +6,8 @@ from pathlib import Path
 
 from toolkit.config import RunConfig
 from toolkit.training import loop
-from toolkit.training.build import Run, build
+from toolkit.training.build import build
+from toolkit.training.run import Run
 
 
 @contextmanager

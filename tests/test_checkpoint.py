@@ -21,9 +21,10 @@ from toolkit.config import RunConfig, parse, run_folder
 from toolkit.errors import RunError
 from toolkit.records.result import Result
 from toolkit.training import checkpoint, checkpoint_folder, loop, manifest
-from toolkit.training.build import Run, build
+from toolkit.training.build import build
 from toolkit.training.checkpoint_folder import newest, prepare, publish
 from toolkit.training.random_state import random_state, set_random_state
+from toolkit.training.run import Run
 
 pytestmark = pytest.mark.long
 

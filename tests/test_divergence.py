@@ -12,8 +12,9 @@ from tests.conftest import Launch
 from toolkit.config import WEIGHTS, parse
 from toolkit.records.result import Result
 from toolkit.training import loop
-from toolkit.training.build import Run, build
+from toolkit.training.build import build
 from toolkit.training.divergence import LOST_SHARE, NONFINITE_READINGS, note_end
+from toolkit.training.run import Run
 
 QUIET = ["--wandb", "off", "--save-every", "0", "--progress", "False"]
 FAULTY = '''

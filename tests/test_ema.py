@@ -21,9 +21,10 @@ from toolkit.records.result import Result
 from toolkit.task import Recipe
 from toolkit.training import loop
 from toolkit.training.batches import MicroBatches
-from toolkit.training.build import Run, build
+from toolkit.training.build import build
 from toolkit.training.optim import build_optimizer, evaluates_other_weights
 from toolkit.training.ranks import check_whole_weights
+from toolkit.training.run import Run
 from toolkit.training.snapshot import Snapshot
 
 DECAY = 0.9

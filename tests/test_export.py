@@ -17,7 +17,8 @@ from toolkit import cli
 from toolkit.config import RunConfig, parse
 from toolkit.errors import ConfigError
 from toolkit.training import checkpoint, loop
-from toolkit.training.build import Run, build, weights_sha
+from toolkit.training.build import build, weights_sha
+from toolkit.training.run import Run
 
 SILENT = ("--wandb", "off", "--progress", "False", "--study", "kept")
 

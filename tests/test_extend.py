@@ -16,7 +16,8 @@ from toolkit.errors import ConfigError, RunError
 from toolkit.records.result import Result
 from toolkit.studies.study import Study
 from toolkit.training import loop, manifest
-from toolkit.training.build import Run, build
+from toolkit.training.build import build
+from toolkit.training.run import Run
 
 pytestmark = pytest.mark.long
 

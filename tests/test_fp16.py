@@ -23,8 +23,9 @@ from toolkit.schedules import Adaptive, Constant, Linear
 from toolkit.schedules.reading import Reading
 from toolkit.training import build as building
 from toolkit.training import loop, ranks
-from toolkit.training.build import Run, build
+from toolkit.training.build import build
 from toolkit.training.lr import ScheduledLR
+from toolkit.training.run import Run
 
 DIGITS = ["digits/vit_micro", "--precision", "fp16", "--log-with", "none", "--no-progress"]
 SEARCHING = ("adaptive", "--updates", "120", "--lr", "0.0001", "--eval-every", "120")

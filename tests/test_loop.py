@@ -24,8 +24,9 @@ from toolkit.records.result import Result, read_result
 from toolkit.schedules import Adaptive, Constant, Plan, memory_to_json
 from toolkit.schedules.reading import Facts, Reading
 from toolkit.training import loop
-from toolkit.training.build import Run, build
+from toolkit.training.build import build
 from toolkit.training.ranks import BatchSplit, make_accelerator, split_global_batch
+from toolkit.training.run import Run
 
 
 def config(*flags: str) -> RunConfig:

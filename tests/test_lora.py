@@ -20,7 +20,8 @@ from toolkit.prediction import predict
 from toolkit.records.result import Result
 from toolkit.task import load
 from toolkit.training import loop
-from toolkit.training.build import Run, build
+from toolkit.training.build import build
+from toolkit.training.run import Run
 
 RANK = ("--recipe.lora-rank", "2")
 SMALL = ("--recipe.max-length", "16", "--recipe.global-batch", "4")

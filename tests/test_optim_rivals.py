@@ -17,9 +17,9 @@ from toolkit.errors import ConfigError
 from toolkit.export import trained
 from toolkit.training import checkpoint_folder, loop
 from toolkit.training.batches import MicroBatches
-from toolkit.training.build import Run
 from toolkit.training.optim import build_optimizer
 from toolkit.training.ranks import BatchSplit, make_accelerator
+from toolkit.training.run import Run
 
 RIVALS = {"schedule-free": ("schedulefree", "0.02"), "prodigy": ("prodigyopt", "1")}
 RESNET = "digits/resnetv2_micro@field"

@@ -20,7 +20,7 @@ from toolkit.errors import ConfigError
 from toolkit.metrics import Accuracy, SquadV2, classification, compute, regression
 from toolkit.records.prediction_file import write_rows
 from toolkit.training import evaluation
-from toolkit.training.build import Run
+from toolkit.training.run import Run
 
 EXAMPLES: Path = Path(str(task.package().__file__)).parent / "examples"
 SILENT = ("--wandb", "off", "--progress", "False")

@@ -11,8 +11,9 @@ from toolkit.config import parse
 from toolkit.records import provenance
 from toolkit.records.provenance import changes, code, continued, machine, versions
 from toolkit.records.result import Code
-from toolkit.training.build import Run, build
+from toolkit.training.build import build
 from toolkit.training.loop import fit, release
+from toolkit.training.run import Run
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -29,8 +29,9 @@ from toolkit.schedules.adaptive import validation
 from toolkit.studies import shipped
 from toolkit.training import loop
 from toolkit.training.batches import evaluation_shards
-from toolkit.training.build import Run, build
+from toolkit.training.build import build
 from toolkit.training.evaluation import validation_reading
+from toolkit.training.run import Run
 
 RULE = ["schedule:plateau", "--schedule.every", "1", "--schedule.patience", "0"]
 RULE += ["--schedule.threshold", "0.3"]

@@ -21,8 +21,9 @@ from toolkit.records.result import Result, read_result
 from toolkit.records.selected import Selected
 from toolkit.task import Scale
 from toolkit.training import loop
-from toolkit.training.build import Run, build, weights_sha
+from toolkit.training.build import build, weights_sha
 from toolkit.training.ranks import check_whole_weights
+from toolkit.training.run import Run
 from toolkit.training.selection import Selection
 
 SCRIPT: Mapping[int, float | None] = {10: 50.0, 20: 70.0, 30: None, 40: 70.0, 50: 65.0, 60: 80.0}

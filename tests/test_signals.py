@@ -19,8 +19,8 @@ from toolkit import signals, train
 from toolkit.process import INTERRUPTED, PREEMPTED
 from toolkit.signals import STOP_SIGNALS, stop_on_signal
 from toolkit.studies import claims
-from toolkit.training import build, checkpoint
-from toolkit.training.build import SAVE_SECONDS, Run
+from toolkit.training import checkpoint
+from toolkit.training.run import SAVE_SECONDS, Run
 
 NAMES = [number.name for number in STOP_SIGNALS]
 PHASES = ("start", "search", "checkpoint", "evaluation", "training", "test")
@@ -265,11 +265,11 @@ def test_checkpoints_come_with_a_tenth_of_the_budget_or_with_time(
             run.saved_when -= SAVE_SECONDS
 
     flags = ["digits/vit_micro", "--wandb", "off", "--progress", "False"]
-    monkeypatch.setattr(build, "SECONDS_APART", 60.0)
+    monkeypatch.setattr("toolkit.training.run.SECONDS_APART", 60.0)
     assert train.main([*flags, "--recipe.updates", "25"], [wait]) == 0
     assert saved == [5, 17, 25]
     saved.clear()
-    monkeypatch.setattr(build, "SECONDS_APART", 0.0)
+    monkeypatch.setattr("toolkit.training.run.SECONDS_APART", 0.0)
     assert train.main([*flags, "--recipe.updates", "25", "--seed", "1"], [wait]) == 0
     assert saved == [3, 5, 6, 9, 12, 15, 17, 18, 21, 24, 25]
     saved.clear()

@@ -21,8 +21,9 @@ from toolkit.config import RunConfig, parse, run_id
 from toolkit.task import Splits
 from toolkit.training import workers
 from toolkit.training.batches import BatchPlan, MicroBatches, evaluation_loader, training_loader
-from toolkit.training.build import Run, build
+from toolkit.training.build import build
 from toolkit.training.loop import fit, release
+from toolkit.training.run import Run
 from toolkit.training.workers import Loading, loading_for, told
 
 pytestmark = [

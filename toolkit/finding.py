@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from toolkit.training.build import Run
     from toolkit.training.lr import ScheduledLR
+    from toolkit.training.run import Run
 
 B = TypeVar("B")
 OWN = (Flag("figure", str, "", "The picture, PNG, SVG or PDF; by default lr-TASK-MODEL.png."),)

@@ -14,7 +14,7 @@ from toolkit.errors import ConfigError
 from toolkit.records.result import RESULT, read_result
 
 if TYPE_CHECKING:
-    from toolkit.training.build import Run
+    from toolkit.training.run import Run
 
 NOT_COSTING = ("lr", "epochs", "updates")
 """Settings of a recipe that do not change what an update costs."""

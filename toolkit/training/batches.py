@@ -21,7 +21,7 @@ from toolkit.task import Batch, Split
 from toolkit.training.workers import HERE, Loading, told
 
 if TYPE_CHECKING:
-    from toolkit.training.build import Run
+    from toolkit.training.run import Run
 
 ORDER_STREAM, AUGMENT_STREAM = 1, 4
 """Numbers of the streams of random numbers for the order and the augmentation of the samples."""

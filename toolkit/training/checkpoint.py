@@ -38,9 +38,10 @@ from toolkit.records.recorder import Recorder
 from toolkit.schedules import memory_to_json
 from toolkit.schedules.extension import holds_until
 from toolkit.training import checkpoint_folder, extension, manifest
-from toolkit.training.build import Run, budget_of, weights_sha
+from toolkit.training.build import budget_of, weights_sha
 from toolkit.training.checkpoint_folder import BEFORE_ANNEAL, CHECKPOINTS, KEPT
 from toolkit.training.random_state import random_state, set_random_state
+from toolkit.training.run import Run
 from toolkit.training.sharding import load_shards, shards
 
 STATE, MODEL, OPTIMIZER, ENGINE = "toolkit.json", "model.pt", "optimizer.pt", "engine"

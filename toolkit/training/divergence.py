@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from toolkit.training.build import Run
+from toolkit.training.run import Run
 from toolkit.training.scaling import HALVINGS
 
 NONFINITE_READINGS = 20

@@ -22,9 +22,9 @@ from toolkit.schedules.reading import Reading
 from toolkit.training import checkpoint_folder
 from toolkit.training.batches import batches_of, evaluation_shards
 from toolkit.training.batchnorm import has_batch_statistics, recomputed_statistics
-from toolkit.training.build import Run
 from toolkit.training.checkpoint_folder import CHECKPOINTS
 from toolkit.training.loss_meter import LossMeter
+from toolkit.training.run import Run
 from toolkit.training.sharding import reshard
 
 EVENT_FIELDS = ("kind", "update", "epoch", "split", "t")

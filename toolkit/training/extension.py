@@ -15,7 +15,7 @@ from toolkit.schedules.extension import holds_until
 from toolkit.training.checkpoint_folder import BEFORE_ANNEAL, KEPT, LAST
 
 if TYPE_CHECKING:
-    from toolkit.training.build import Run
+    from toolkit.training.run import Run
 
 
 def kept_by_parent(config: RunConfig, runs: Path) -> Path:

@@ -27,7 +27,6 @@ from toolkit.signals import stop_on_signal
 from toolkit.task import POINTS, Batch, Split, headline_first
 from toolkit.training import checkpoint, checkpoint_folder, divergence
 from toolkit.training.batches import training_batches
-from toolkit.training.build import Run
 from toolkit.training.evaluation import (
     evaluation_mode,
     in_order,
@@ -40,6 +39,7 @@ from toolkit.training.extension import before_anneal_due
 from toolkit.training.gathering import Gathering
 from toolkit.training.outcome import last_weights, result_of
 from toolkit.training.ranks import check_same_rates, from_rank_zero, mean_items
+from toolkit.training.run import Run
 from toolkit.training.watch import watched
 from toolkit.training.workers import told
 

@@ -8,8 +8,9 @@ from toolkit.records.result import Code, FoundLR, Metrics, Result, Timing
 from toolkit.records.vocabulary import keep_vocabulary
 from toolkit.task import data_fields, parse_target
 from toolkit.training import checkpoint, divergence
-from toolkit.training.build import Run, weights_sha
+from toolkit.training.build import weights_sha
 from toolkit.training.evaluation import evaluation_mode
+from toolkit.training.run import Run
 
 SPLITS = ("train", "validation", "test")
 LEFT = "the checkpoints stay: without result.json the same command makes them once more"

@@ -42,7 +42,7 @@ from toolkit.training.fsdp import make_plugin, shard_over_gloo, under_fsdp
 if TYPE_CHECKING:
     from accelerate.utils import DeepSpeedPlugin
 
-    from toolkit.training.build import Run
+    from toolkit.training.run import Run
 
 Value = TypeVar("Value")
 LEAST_PATIENCE = 1800.0

@@ -14,7 +14,7 @@ from toolkit.task import POINTS
 from toolkit.training.ranks import from_rank_zero
 
 if TYPE_CHECKING:
-    from toolkit.training.build import Run
+    from toolkit.training.run import Run
 
 
 STATE = ("update", "metric", "value", "since", "metrics")

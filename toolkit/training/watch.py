@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from toolkit.process import FAILED
-from toolkit.training.build import Run
+from toolkit.training.run import Run
 
 LOOKS = 10
 """Looks without progress after which a rank is hung."""

@@ -15,7 +15,7 @@ rival's overhead in the same turns.
 On texts all sides train on the toolkit's batches, of similar length, padded to their longest; but
 the Trainer as its example scripts set it pads all texts to the most tokens that are allowed.
 
-usage: python benchmarks/overhead.py [--repeats 4] [--scale 1.0] [--sides SIDE,...]
+usage: python benchmarks/overhead.py [--repeats 3] [--scale 1.0] [--sides SIDE,...]
        [--beside CHECKOUT] [--keep FOLDER] [--check] [WORKLOAD ...]
 --beside has the toolkit of another checkout run, too: before and after in the same turns. With
 --keep each repetition is left in a folder, and one that lies there is not made again. --check only
@@ -317,7 +317,7 @@ def parser_of(description: str, workloads: Sequence[str]) -> argparse.ArgumentPa
     """The flags."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("workloads", nargs="*", default=list(workloads), metavar="WORKLOAD")
-    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="times as many turns")
     parser.add_argument("--sides", default="", help="these alone, by commas, and bare")
     parser.add_argument("--beside", default="", metavar="CHECKOUT")

@@ -157,7 +157,9 @@ def kept_or_made(asked: Asked, keep: Path | None, script: str = __file__) -> Tak
     if file is not None and file.exists():
         kept = json.loads(file.read_text())
         if kept["asked"] != json.loads(line):
-            raise KeptError(f"{file} is of other sides, turns or code: give another --keep")
+            raise KeptError(
+                f"{file} is of other sides, turns or code: remove it, or give another --keep"
+            )
         return Taken(*kept["taken"])
     command = [sys.executable, script, "--one", line]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

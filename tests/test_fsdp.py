@@ -101,9 +101,9 @@ def test_whole_and_in_parts_it_ends_with_the_same_bits(launch: Launch, tmp_path:
     assert not list(newest.parent.parent.glob("result.json"))
     train(launch, *flags, "--study", "killed")
     whole, *others = (run_result(tmp_path, study) for study in ("whole", "parts", "killed"))
-    for other in others:
-        assert other["final_weights_sha"] == whole["final_weights_sha"]
-        assert other["metrics"] == whole["metrics"]
+    for resumed in others:
+        assert resumed["final_weights_sha"] == whole["final_weights_sha"]
+        assert resumed["metrics"] == whole["metrics"]
 
 
 @pytest.mark.full

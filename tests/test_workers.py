@@ -122,8 +122,8 @@ def test_a_worker_that_dies_ends_the_run_in_a_line(
     Path("fault.json").write_text(json.dumps([3, "kill"]))
     assert train.main([TARGET, *FLAGS, "--workers", "2"]) == 1
     error = capsys.readouterr().err
-    assert "error: RuntimeError: DataLoader worker (pid" in error
-    assert "exited unexpectedly; see runs/" in error
+    assert "error: a process that reads batches has died (" in error
+    assert "--workers 0 reads without; see runs/" in error
     assert error.count("\n") == 1
     assert signal.getsignal(signal.SIGCHLD) == before  # which torch would raise it from, anywhere
     gc.collect()  # of the run, which the error held

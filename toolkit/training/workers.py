@@ -101,9 +101,9 @@ def told(batches: Iterable[Any]) -> Iterator[Batch]:
 
     Raises:
         ConfigError: if that is what reading one has raised in a worker.
-        RunError: for any other error there.
+        RunError: for any other error there, or if a worker has died.
     """
-    for batch in _begun(batches):
+    for batch in _living(_begun(batches)) if getattr(batches, "num_workers", 0) else batches:
         if isinstance(batch, _Failed):
             raise batch.kind(batch.text) from RuntimeError(f"in a worker:\n{batch.trace}")
         yield batch
@@ -121,6 +121,21 @@ def _begun(batches: Iterable[Any]) -> Iterator[Any]:
     if current_thread() is main_thread():  # or torch has not changed it either
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
     return begun
+
+
+def _living(batches: Iterator[Any]) -> Iterator[Any]:
+    """What workers have read; what a split raises there does not come this way.
+
+    A worker that dies is noticed by torch, or before that by whoever was about to take a batch from
+    its memory: each in words of its own.
+    """
+    try:
+        yield from batches
+    except (RuntimeError, OSError, EOFError) as error:
+        raise RunError(
+            f"a process that reads batches has died ({error_text(error)}): was it killed, or is "
+            "memory short? --workers 0 reads without"
+        ) from error
 
 
 HERE = Loading()

@@ -171,6 +171,7 @@ def test_what_cannot_be_made_is_said_in_a_line(arguments, line, monkeypatch, cap
     assert not told.out
 
 
+@pytest.mark.full
 @pytest.mark.processes
 @pytest.mark.slow
 def test_a_table_comes_from_real_loops_and_kept_repetitions_are_not_made_again(tmp_path) -> None:

@@ -142,7 +142,7 @@ def test_a_comparison_that_is_not_run_yet_is_named(tmp_path: Path) -> None:
 def test_schedules_that_diverge_alike_are_not_recommended(tmp_path: Path) -> None:
     study = write_study(tmp_path / "mine", [contrast("plan", "cosine", 0.1)])
     lost: dict[str, Any] = {"status": "diverged", "metrics": {"test": {}, "validation": {}}}
-    at_lr(study, 0.1, {"plan": 0.0, "cosine": 0.0}, seeds=4, **lost)
+    at_lr(study, 0.1, {"plan": 0.0, "cosine": 0.0}, **lost)
     answer = answer_of(study)
     assert answer.headline == (
         "No winner: plan and cosine are equivalent here, and runs of plan and cosine diverged."

@@ -91,7 +91,7 @@ def test_bca_is_scipys_and_the_same_every_time() -> None:
 
 
 def test_equal_scores_are_no_difference() -> None:
-    paired = compare([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+    paired = compare(range(6), range(6))
     assert (paired.mean, paired.low, paired.high, paired.p, paired.effect) == (0, 0, 0, 1, None)
     assert (paired.bca, paired.superiority) == ((0, 0), 0.5)
     assert paired.superiority_interval == (0, 1)
@@ -257,3 +257,13 @@ def test_what_cannot_be_compared_is_said() -> None:
         compare([1.0, np.nan], [2.0, 1.0])
     with pytest.raises(ValueError, match="seconds above 0"):
         compare_seconds([1.0, 0.0], [2.0, 1.0])
+
+
+def test_seeds_that_tie_are_equivalent_only_where_there_are_enough_of_them() -> None:
+    """Two seeds with one score each, as on a small test split, have told nothing yet."""
+    for pairs, family, expected in ((2, 1, "undecided"), (5, 1, "undecided"), (6, 1, "equivalent")):
+        tied = compare(np.full(pairs, 91.25), np.full(pairs, 91.25))
+        assert judge([tied] * family, [0.5] * family)[0].verdict == expected
+    (judged,) = judge([compare([91.0, 92.0], [91.0, 92.0])], [0.5])
+    assert judged.seeds_needed == 6
+    assert judge([compare(np.full(8, 91.0), np.full(8, 92.0))], [0.5])[0].verdict == "worse"

@@ -60,7 +60,8 @@ def test_a_study_is_run_once_and_its_commands_stand_alone(
     assert "4 runs, 3 to go" in whole.stdout
     told = [line for line in whole.stdout.splitlines() if ": done: accuracy" in line]
     assert len(told) == 3
-    assert len(whole.stdout.splitlines()) == len(told) + 3  # a run has no other line
+    with_workers = "as the models are tiny" in whole.stdout  # on more than one core
+    assert len(whole.stdout.splitlines()) == len(told) + 3 + with_workers  # a run has no other line
     assert (
         "note: 2 seeds alone can call nothing better or worse on digits/vit_micro@field"
         in whole.stdout

@@ -116,7 +116,7 @@ def _sweep(
             _slurm(options),
             runs_of(options) / "slurm",
         )
-    workers, forked = forking.workers(options.slots_per_device, left)
+    workers, forked = _workers(options, left)
     told = {item.folder for item in items if item.finished}
     with _bar(study, items, options.progress, bool(workers) and not forked) as bar:
 
@@ -140,6 +140,14 @@ def _sweep(
         if is_rank_zero():
             print(f"given up: {item}; see {item.failures[-1]}", file=sys.stderr)
     return code
+
+
+def _workers(options: argparse.Namespace, left: Sequence[Item]) -> tuple[int, bool]:
+    """As ``forking.workers``, and tells of those that nobody asked for."""
+    workers, forked = forking.workers(options.slots_per_device, left)
+    if forked and options.slots_per_device is None:
+        print(f"{workers} at a time, as the models are tiny", flush=True)
+    return workers, forked
 
 
 def _parser(prog: str = "toolkit sweep", study: str = "") -> Parser:

@@ -19,6 +19,9 @@
 # your cluster: #SBATCH --partition=... --account=...
 
 # your cluster: source .venv/bin/activate
+# your cluster: export TOOLKIT_DATA=... HF_HOME=... HF_HUB_OFFLINE=1
+
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # or srun gives its task one core
 
 # SLURM tells this script alone of the time limit, and srun tells all its processes. A job that you
 # cancel is not queued again: that comes as another signal, to the processes themselves.

@@ -20,6 +20,9 @@
 # your cluster: #SBATCH --partition=... --account=...
 
 # your cluster: source .venv/bin/activate
+# your cluster: export TOOLKIT_DATA=... HF_HOME=... HF_HUB_OFFLINE=1
+
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # or srun gives its task one core
 # your cluster: export NCCL_SOCKET_IFNAME=... GLOO_SOCKET_IFNAME=...
 
 # SLURM tells this script alone of the time limit, and srun tells all its processes. A job that you

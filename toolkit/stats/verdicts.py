@@ -10,8 +10,8 @@ accepting parameter values in Bayesian estimation*):
 
 Alone, a comparison has p of equivalence < 0.05 just where its interval lies inside the ROPE: it is
 twice the larger p of two one-sided t-tests (Schuirmann 1987, *A comparison of the two one-sided
-tests procedure and the power approach*). In a family the adjustment asks for more, as it does for
-better and worse.
+tests procedure and the power approach*); where all differences are equal it is 2^(1-n). In a family
+the adjustment asks for more, as it does for better and worse.
 """
 
 from collections.abc import Callable, Sequence
@@ -139,6 +139,9 @@ def holm(ps: Sequence[float]) -> np.ndarray:
 def equivalence_p(mean: ArrayLike, spread: ArrayLike, n: int, rope: ArrayLike) -> np.ndarray:
     """Twice the larger p of the t-tests against -rope and rope, elementwise; at most 1.
 
+    Of differences that are all equal, such as ties on a small test split, nobody knows the spread,
+    and a t-test would be sure of two of them: there it is what n signs can give, 2^(1-n).
+
     Args:
         mean, spread: of n differences, in units of the score.
         n: pairs.
@@ -147,9 +150,8 @@ def equivalence_p(mean: ArrayLike, spread: ArrayLike, n: int, rope: ArrayLike) -
     mean, spread, rope = (np.asarray(x, float) for x in (mean, spread, rope))
     room = (rope - np.abs(mean)) * n**0.5
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(spread > 0, room / spread, np.where(room > 0, np.inf, -np.inf))
-    p: np.ndarray = np.minimum(1.0, 2 * stats.t.sf(t, n - 1))
-    return p
+        by_t = np.minimum(1.0, 2 * stats.t.sf(room / spread, n - 1))
+    return np.where(spread > 0, by_t, np.where(room > 0, 2.0 ** (1 - n), 1.0))
 
 
 def decide(

@@ -13,6 +13,7 @@ from toolkit.report.numbers.analyse import Analysis, ContrastRow, GroupRow
 from toolkit.report.text import (
     contrast_label,
     findings,
+    may_be_decided,
     metric_of,
     pair_label,
     schedule_label,
@@ -257,7 +258,7 @@ def _lacking(row: ContrastRow, judged: Verdict) -> str:
     if not judged.seeds_needed:
         return ""
     seeds = f"about {judged.seeds_needed:,} seeds"
-    if abs(judged.paired.mean) <= (row.rope or 0.0):
+    if not may_be_decided(row, judged):
         return f", {seeds} would show the two to be equivalent"
     open_end = judged.p_adjusted < ALPHA and judged.paired.low <= 0 <= judged.paired.high
     return f"{' but 0 in the interval' if open_end else ''}, {seeds} would decide"

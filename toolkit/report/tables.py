@@ -9,7 +9,14 @@ from toolkit.records.result import SPANS
 from toolkit.report.columns import Column, Table, aligned
 from toolkit.report.numbers.analyse import NO_ROPE, Analysis, ContrastRow
 from toolkit.report.numbers.runs import Group, RunRecord
-from toolkit.report.text import contrast_label, diverged_of, metric_of, pair_label, schedule_label
+from toolkit.report.text import (
+    contrast_label,
+    diverged_of,
+    may_be_decided,
+    metric_of,
+    pair_label,
+    schedule_label,
+)
 from toolkit.schedules import SCHEDULES, summary_of
 from toolkit.task import POINTS, Scale
 
@@ -79,7 +86,7 @@ def _verdict_and_seeds(row: ContrastRow) -> str:
     """A verdict, or why there is none, and about how many seeds would decide."""
     if row.judged is None or not row.judged.seeds_needed:
         return _verdict(row)
-    end = "" if abs(row.judged.paired.mean) > (row.rope or 0.0) else " to equivalence"
+    end = "" if may_be_decided(row, row.judged) else " to equivalence"
     return f"{row.judged.verdict} (about {row.judged.seeds_needed:,} seeds{end})"
 
 

@@ -316,7 +316,7 @@ def _lacking(row: ContrastRow) -> str:
         return ""
     would = (
         "decide between the two"
-        if abs(judged.paired.mean) > (row.rope or 0.0)
+        if may_be_decided(row, judged)
         else "show them to be equivalent, if the difference is as seen"
     )
     needed = f" About {judged.seeds_needed:,} seeds would {would}"
@@ -326,6 +326,11 @@ def _lacking(row: ContrastRow) -> str:
         f"{needed}; {judged.paired.n} find a true difference of "
         f"{judged.detectable:.{row.scale.decimals}f} or more in four studies of five."
     )
+
+
+def may_be_decided(row: ContrastRow, judged: Verdict) -> bool:
+    """Whether more seeds would find a winner; else they would show the two to be equivalent."""
+    return abs(judged.paired.mean) > (row.rope or 0.0)
 
 
 def _left_out(row: ContrastRow) -> str:

@@ -103,34 +103,26 @@ def told(batches: Iterable[Any]) -> Iterator[Batch]:
         ConfigError: if that is what reading one has raised in a worker.
         RunError: for any other error there, or if a worker has died.
     """
-    for batch in _living(_begun(batches)) if getattr(batches, "num_workers", 0) else batches:
+    for batch in _of_workers(batches) if getattr(batches, "num_workers", 0) else batches:
         if isinstance(batch, _Failed):
             raise batch.kind(batch.text) from RuntimeError(f"in a worker:\n{batch.trace}")
         yield batch
 
 
-def _begun(batches: Iterable[Any]) -> Iterator[Any]:
-    """The iterator of a loader, with what happens to its workers told there alone.
+def _of_workers(batches: Iterable[Any]) -> Iterator[Any]:
+    """What workers have read; what a split raises there does not come this way.
 
-    torch has the death of a worker raise an error from a signal, wherever the run is at that
-    moment: in the midst of an update, of a file, or of the end that another error brings about.
-    Who waits for the worker's next batch hears of its death anyhow.
+    A worker that dies is noticed by torch, or before that by whoever was about to take a batch from
+    its memory: each in words of its own. And torch would raise its error from a signal, wherever
+    the run is at that moment: in the midst of an update, of a file, or of the end that another
+    error brings about. Who waits for the worker's next batch hears of its death anyhow.
     """
     before = signal.getsignal(signal.SIGCHLD)
     begun = iter(batches)
     if current_thread() is main_thread():  # or torch has not changed it either
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
-    return begun
-
-
-def _living(batches: Iterator[Any]) -> Iterator[Any]:
-    """What workers have read; what a split raises there does not come this way.
-
-    A worker that dies is noticed by torch, or before that by whoever was about to take a batch from
-    its memory: each in words of its own.
-    """
     try:
-        yield from batches
+        yield from begun
     except (RuntimeError, OSError, EOFError) as error:
         raise RunError(
             f"a process that reads batches has died ({error_text(error)}): was it killed, or is "

@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from toolkit.errors import ConfigError, RunError, StoppedError
-from toolkit.process import TINY_WEIGHTS, run_command, set_threads
+from toolkit.process import (
+    ERROR_FILE,
+    OF_THE_LAUNCHER,
+    TINY_WEIGHTS,
+    run_command,
+    set_threads,
+)
 
 
 def _raise(error: BaseException) -> Callable[[], int]:
@@ -57,6 +63,44 @@ def test_only_rank_zero_says_it(
     monkeypatch.setenv("RANK", "1")
     assert run_command(_raise(ConfigError("said by rank 0"))) == 2
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_launcher_of_several_ranks_is_told_the_reason(
+    rank: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    file = tmp_path / "error.json"
+    for name, value in {"RANK": rank, "LOCAL_WORLD_SIZE": "2", ERROR_FILE: str(file)}.items():
+        monkeypatch.setenv(name, value)
+    assert run_command(_raise(ConfigError("the flag\nis wrong"))) == 2
+    assert capsys.readouterr().err == "error: the flag is wrong\n" * (rank == "0")
+    table = str(ChildFailedError("toolkit", {0: ProcessFailure(0, 17, 2, str(file))}))
+    assert "traceback : error: the flag is wrong\n" in table
+    assert table.count("error: ") == 1
+    monkeypatch.setenv(ERROR_FILE, str(tmp_path))  # a folder: no reason to say something else
+    assert run_command(_raise(RunError("lost"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "noted"), [(ConfigError("wrong"), True), (KeyboardInterrupt(), False)]
+)
+def test_the_traceback_of_accelerates_launcher_is_announced(
+    error: BaseException,
+    noted: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    run_command(_raise(error))
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: ")
+    assert others == [OF_THE_LAUNCHER] * noted
 
 
 def test_a_reader_that_has_left_is_no_error_message() -> None:

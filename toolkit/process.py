@@ -4,12 +4,15 @@ import atexit
 import ctypes
 import gc
 import io
+import json
 import os
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from toolkit.errors import ConfigError, RunError, StoppedError, error_text, one_line
 
@@ -30,6 +33,11 @@ ones an aligned allocation seldom fits where the last one was."""
 HEAP_BYTES = (2**30, 2**25)
 """Sizes of an allocation up to which it is made of them: the first that this glibc takes, of which
 older ones allow 32 MiB."""
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+"""Environment variable in which torchrun, and Accelerate with it, tells each of several ranks where
+to leave the reason of its end."""
+OF_THE_LAUNCHER = "note: a traceback after this line is the launcher's own; --quiet leaves it out"
+"""Said of Accelerate's launcher of one process, which reads no such file."""
 OWN_FAULT = "a fault of the toolkit"
 """What the line says of an error that is nobody's but the toolkit's."""
 
@@ -193,9 +201,23 @@ def _flush_and_freeze() -> None:
 
 
 def print_error(error: object, code: int) -> int:
-    """Print an error as one line, from rank 0 alone, and return the exit code that goes with it."""
+    """Print an error as one line, from rank 0 alone, and return the exit code that goes with it.
+
+    A launcher ends in a traceback of its own when a rank has failed, and a rank cannot keep it from
+    that. So that the line is found all the same, a launcher of several ranks gets it, from each,
+    for the table that it ends with; that of one process is announced.
+    """
+    line = f"error: {one_line(error)}"
+    if file := os.environ.get(ERROR_FILE):
+        # As torch.distributed.elastic's ErrorHandler writes it, but for the traceback. The launcher
+        # calls the earliest failure the cause.
+        seen = {"py_callstack": line, "timestamp": str(int(time.time()))}
+        with suppress(OSError), Path(file).open("w") as told:
+            json.dump({"message": {"message": line, "extraInfo": seen}}, told)
     if is_rank_zero():
-        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
+        if code != INTERRUPTED and _is_launched() and "LOCAL_WORLD_SIZE" not in os.environ:
+            print(OF_THE_LAUNCHER, file=sys.stderr, flush=True)
     return code
 
 

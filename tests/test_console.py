@@ -9,16 +9,22 @@ import termios
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from accelerate.utils import DistributedType
 
 from tests.conftest import Launch
 from tests.studies import result_json
+from toolkit.config import parse
 from toolkit.records import console
-from toolkit.records.console import Console, came_to
-from toolkit.records.result import FoundLR, Result
+from toolkit.records.console import Console, beside, came_to, scores
+from toolkit.records.result import FoundLR, Metrics, Result
 from toolkit.schedules.reading import NO_ACTION, Decision, Reading
 from toolkit.task import Scale
+from toolkit.train import _announce
+from toolkit.training.build import build
 
 FOLDER = Path("runs/single/1")
 RUN = ["-m", "toolkit.train", "digits/vit_micro", "--recipe.epochs", "6", "--wandb", "off"]
@@ -141,6 +147,53 @@ def test_what_a_run_has_come_to_is_told_of_what_it_did() -> None:
     assert came_to(kept, FOLDER)[1:] == [
         f"base LR 0.0001 kept after a search of 23 updates (5 trials); 2 rollbacks; {why}"
     ]
+
+
+def test_an_average_of_the_weights_is_told_where_it_was_judged() -> None:
+    plain = Result.from_json(result_json(), FOLDER)
+    averaged = replace(plain, recipe_settings={**plain.recipe_settings, "ema_decay": 0.9})
+    said = " on test, by the EMA of the weights, after "
+    assert said in scores(averaged) == scores(plain).replace(" on test after ", said)
+    lost = replace(averaged, status="diverged", metrics=Metrics({}, {}))
+    assert "EMA" not in scores(lost)
+
+
+@pytest.mark.parametrize(
+    ("flags", "phrases"),
+    [
+        ("digits/vit_micro", []),
+        ("digits/vit_micro --ema-decay 0 --label-smoothing 0", []),
+        (
+            "digits/vit_micro --ema-decay 0.9995 --label-smoothing 0.1 --compile",
+            [
+                "label smoothing 0.1",
+                "an average of the weights for evaluation (EMA, decay 0.9995)",
+                "torch.compile",
+            ],
+        ),
+        ("imdb/bert-base-uncased --gradient-checkpointing", ["gradient checkpointing"]),
+    ],
+)
+def test_what_a_recipe_has_beside_its_optimizer_is_told(flags: str, phrases: list[str]) -> None:
+    assert beside(parse(flags.split()).recipe) == phrases
+
+
+def test_the_start_says_what_is_beside_and_how_the_weights_are_shared_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = "digits/vit_micro --label-smoothing 0.1 --precision bf16 --log-with none"
+    run = build(parse(flags.split()), tmp_path / "runs")
+    _announce(run)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[4] == "  with: label smoothing 0.1"
+    assert re.fullmatch(r"  on: cpu, bf16, \d+ threads? a rank", lines[5])
+    kinds = {DistributedType.FSDP: "FSDP2", DistributedType.DEEPSPEED: "DeepSpeed ZeRO 3"}
+    for kind, words in kinds.items():
+        state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3))
+        shared = SimpleNamespace(distributed_type=kind, state=state, device=torch.device("cpu"))
+        monkeypatch.setattr(run, "accelerator", shared)
+        _announce(run)
+        assert f"  on: cpu, bf16, {words}, " in capsys.readouterr().out
 
 
 def test_a_run_tells_its_story_in_a_log_file(python: Launch, tmp_path: Path) -> None:

@@ -166,6 +166,8 @@ def test_two_ranks_have_one_average(launch: Launch, tmp_path: Path) -> None:
         command = ("-m", "toolkit.train", "digits/vit_micro", *flags, "--study", launcher)
         done = launch(launcher, *command)
         assert done.returncode == 0, done.stderr
+        assert "  with: an average of the weights for evaluation (EMA, decay 0.9)" in done.stdout
+        assert " on test, by the EMA of the weights, after 30 updates" in done.stdout
         (folder,) = tmp_path.glob(f"runs/{launcher}/*")
         files[launcher] = load_file(folder / "weights/model.safetensors")
         assert json.loads((folder / "result.json").read_text())["status"] == "done"

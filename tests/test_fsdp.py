@@ -30,6 +30,7 @@ def train(launch: Launch, *flags: str, config: str = "fsdp", **settings: Any) ->
     done = launch(config, *TWO, *TRAIN, *flags, **settings)
     assert done.returncode == 0, done.stderr
     output: str = done.stdout
+    assert ("FSDP2, " in output) is (config == "fsdp")
     return output
 
 

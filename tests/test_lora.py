@@ -19,6 +19,7 @@ from toolkit.export import export, trained
 from toolkit.prediction import predict
 from toolkit.records.result import Result
 from toolkit.task import load
+from toolkit.train import _announce
 from toolkit.training import loop
 from toolkit.training.build import build
 from toolkit.training.run import Run
@@ -50,7 +51,7 @@ def fitted(config: Any, folder: Path) -> tuple[Run, Result, set[str]]:
 
 
 def test_a_text_model_trains_its_adapters_and_head_and_predicts_and_is_exported(
-    tmp_path: Path, encoder: Path
+    tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write(tmp_path / "a.csv", rows(40))
     flags = (*RANK, "--recipe.lora-alpha", "6", "--recipe.updates", "5")
@@ -62,6 +63,9 @@ def test_a_text_model_trains_its_adapters_and_head_and_predicts_and_is_exported(
     assert sum("lora_A" in name for name in learned) == 2  # query and value of the one layer
     held = sum(w.numel() for group in run.optimizer.param_groups for w in group["params"])
     assert run.trained_parameters == held < run.parameters / 10
+    _announce(run)
+    said = f"{run.parameters:,} parameters, {held:,} of them trained (LoRA of rank 2)"
+    assert said in capsys.readouterr().out
 
     pooled = MeanPooled(load("text").model(str(encoder), run.config.recipe), 3)
     learned = {name for name, weight in pooled.named_parameters() if weight.requires_grad}

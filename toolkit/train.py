@@ -36,7 +36,7 @@ from toolkit.process import (
     world_size,
 )
 from toolkit.records.config_file import check_folder, folders_of_any_data
-from toolkit.records.console import CONSOLE, came_to, counted, keep, kept, say
+from toolkit.records.console import CONSOLE, beside, came_to, counted, keep, kept, say
 from toolkit.records.prediction_file import PREDICTIONS
 from toolkit.records.result import RESULT, Result, read_result
 from toolkit.signals import stop_on_signal
@@ -266,6 +266,7 @@ def _announce(run: Any) -> None:
 
     from toolkit.records.mirror_handle import mirrored_to, uploaded_to
     from toolkit.training.outcome import SPLITS
+    from toolkit.training.ranks import sharing_of
 
     config, recipe, split = run.config, run.config.recipe, run.batch_split
     sizes = ", ".join(f"{name} {len(getattr(run.splits, name)):,}" for name in SPLITS)
@@ -273,6 +274,9 @@ def _announce(run: Any) -> None:
     threads = counted(torch.get_num_threads(), "thread")
     some = run.trained_parameters < run.parameters
     trained = f", {run.trained_parameters:,} of them trained" * some
+    if (rank := getattr(recipe, "lora_rank", None)) is not None:
+        trained += f" (LoRA of rank {rank})"
+    shared, also = sharing_of(run.accelerator), beside(recipe)
     start, name, parent = run.lr.decision, schedule_name(config.schedule), parent_of(config)
     say(
         f"{config.target}, seed {config.seed}: {name} from base LR "
@@ -283,7 +287,9 @@ def _announce(run: Any) -> None:
         f"{recipe.global_batch} samples = "
         f"{counted(split.ranks, 'rank')} x {counted(split.accumulation, 'micro-batch')} x "
         f"{split.micro_batch}",
-        f"  on: {run.accelerator.device.type}, {recipe.precision}, {threads} a rank",
+        *([f"  with: {', '.join(also)}"] if also else []),
+        f"  on: {run.accelerator.device.type}, {recipe.precision}, "
+        f"{f'{shared}, ' if shared else ''}{threads} a rank",
         f"  in: {run.folder}, {mirrored_to(config)}",
         *([f"  extends: {run.folder.with_name(run_id(parent))}"] if parent is not None else []),
         *([f"  {name}: {start.reason}"] if start.action == "snapshot" and parent is None else []),

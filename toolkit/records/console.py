@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from toolkit.records.result import RESULT, Result, duration
 from toolkit.schedules.reading import Decision, Reading
-from toolkit.task import POINTS, Scale
+from toolkit.task import POINTS, Recipe, Scale
 
 CONSOLE = "console.log"
 """In a run's folder: what was said of the run, by all attempts."""
@@ -165,6 +165,18 @@ def metric(name: str, value: float | None, scales: Mapping[str, Scale]) -> str:
     return f"{name} {value:.{scales.get(name, POINTS).decimals}f}"
 
 
+def beside(recipe: Recipe) -> list[str]:
+    """What a recipe has beside its budget and its optimizer, a phrase each; often nothing."""
+    smoothing, decay = getattr(recipe, "label_smoothing", 0.0), recipe.ema_decay
+    told = {
+        f"label smoothing {smoothing:g}": smoothing,
+        f"an average of the weights for evaluation (EMA, decay {decay})": decay,
+        "torch.compile": recipe.compile,
+        "gradient checkpointing": getattr(recipe, "gradient_checkpointing", False),
+    }
+    return [phrase for phrase, asked in told.items() if asked]
+
+
 def came_to(result: Result, folder: Path) -> list[str]:
     """What a run has come to, line by line: the scores and what they took, and the LR's story."""
     lines = [f"{scores(result)}; {folder / RESULT}"]
@@ -192,7 +204,9 @@ def in_short(result: Result) -> str:
 def scores(result: Result) -> str:
     """The test metrics of a run and what they took."""
     test = [metric(name, value, result.scales) for name, value in result.metrics.test.items()]
+    averaged = bool(test) and result.recipe_settings.get("ema_decay") is not None
     return (
-        f"{result.status}: {', '.join(test) or 'no test metric'} on test after {result.updates} "
+        f"{result.status}: {', '.join(test) or 'no test metric'} on test"
+        f"{', by the EMA of the weights,' * averaged} after {result.updates} "
         f"updates in {result.timing.train_seconds:.1f} s of training"
     )

@@ -231,14 +231,22 @@ def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
     return accelerator
 
 
+def sharing_of(accelerator: Accelerator) -> str:
+    """What shares the weights, or the optimizer's state, out over the ranks; empty if nothing."""
+    if accelerator.distributed_type == DistributedType.FSDP:
+        return "FSDP2"
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return f"DeepSpeed ZeRO {accelerator.state.deepspeed_plugin.zero_stage}"
+    return ""
+
+
 def check_whole_weights(accelerator: Accelerator, config: RunConfig) -> None:
     """Refuse what takes all weights on each rank under a launcher that shares them out.
 
     Raises:
         ConfigError: naming the setting.
     """
-    sharing = {DistributedType.DEEPSPEED: "DeepSpeed", DistributedType.FSDP: "FSDP2"}
-    launcher, decay = sharing.get(accelerator.distributed_type), config.recipe.ema_decay
+    launcher, decay = sharing_of(accelerator), config.recipe.ema_decay
     asked = {f"recipe.ema_decay = {decay}": decay, "keep_best = True": config.keep_best}
     for setting, value in asked.items():
         if launcher and value:

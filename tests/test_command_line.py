@@ -157,6 +157,25 @@ def test_help_fits_a_screen_and_is_about_the_schedule_that_is_named(
     )
 
 
+@pytest.mark.parametrize("verb", ["train", "compare", "find"])
+def test_help_lists_no_flag_that_is_refused(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    of_one_run = ("--keep-best", "--patience", "--extend", "--keep-last-checkpoint")
+    for form in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            cli.main([verb, DIGITS, form])
+        shown = capsys.readouterr().out
+        listed = {flag for flag in of_one_run if f"\n  {flag}" in shown}
+        if verb == "train" and form == "--help-all":
+            assert listed == {*of_one_run}
+        elif verb == "train":
+            assert listed == {"--keep-best", "--patience"}  # what extends a run is all or nothing
+        else:
+            assert not listed
+    with pytest.raises(SystemExit):
+        cli.main(["sweep", "--help"])
+    assert not any(flag in capsys.readouterr().out for flag in of_one_run)
+
+
 def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in cli.VERBS:
         with pytest.raises(SystemExit) as stop:

@@ -113,6 +113,8 @@ def test_a_setting_belongs_to_the_schedule_before_it(tmp_path: Path) -> None:
         ("--lrs 0.1 0", "recipe.lr = 0: it must be a number above 0"),
         ("--lrs 0.1 x", "--lrs 0.1 x: it must be one value or more, each a finite number"),
         ("--fresh", "--fresh: a comparison goes on with what is there"),
+        ("cosine --extend 3", "--extend is for toolkit train: the runs of a comparison are from"),
+        ("--keep-best", "has keep_best = True: then the validation metric chooses"),
         ("--precision auto", "has recipe.precision = auto"),
         ("open-ended", "which begins its last anneal where cuts stop paying"),
         ("--seedz 3", "unknown flag '--seedz': did you mean --seeds"),

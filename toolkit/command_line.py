@@ -44,7 +44,7 @@ NAME_WIDTH = 31
 """Columns of a flag and its values in ``--help``."""
 IN_FULL_HELP_ONLY = (
     *("wandb", "project", "entity", "tags", "notes", "keep-checkpoints", "rank-timeout"),
-    *("rewarm", "keep-last-checkpoint", "keep-before-anneal", "keep-weights", "workers"),
+    *("extend", "rewarm", "keep-last-checkpoint", "keep-before-anneal", "keep-weights", "workers"),
     *("recipe.betas", "recipe.eps", "recipe.nesterov", "recipe.lora-alpha", "recipe.lora-layers"),
 )
 """Flags that another stands for or tells of, what trackers alone are told, and what few need: the

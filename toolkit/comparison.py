@@ -244,6 +244,11 @@ def _refuse(words: Words) -> None:
         raise ConfigError("--lr and --lrs contradict: give one of them")
     if "seed" in names:
         raise ConfigError("--seed: a comparison makes seeds 0, 1, ...: --seeds says how many")
+    if alone := sorted(names & {*run_arguments.OF_ONE_RUN}):
+        raise ConfigError(
+            f"--{alone[0]} is for toolkit train: the runs of a comparison are from scratch, on one "
+            "budget"
+        )
     if "fresh" in names:
         raise ConfigError("--fresh: a comparison goes on with what is there: remove its folder")
 

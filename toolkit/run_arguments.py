@@ -20,6 +20,8 @@ NO_FLAGS = ("target", "recipe", "schedule", "data", "task-sha")
 """Fields of a run that no flag of their name sets."""
 OF_ONE_RUN = ("extend", "rewarm", "keep-last-checkpoint", "keep-before-anneal")
 """Flags that a command about several runs does not have: those are runs from scratch."""
+REFUSED = ("keep-best", "patience")
+"""Flags that such a command has for its refusal alone: its help leaves them out."""
 
 
 def target_of(argv: Sequence[str], prog: str, about: str = "") -> tuple[Target, Recipe]:
@@ -82,6 +84,8 @@ def values_of(
         several = "[SCHEDULE] [flags]" if kind else "[SCHEDULE ...] [flags]"
         print(f"usage: {prog} {target} {takes or several}      (--help-all: all of it)")
         print_help = command_line.full_help if "help-all" in asked else command_line.help_lines
+        if kind is None:
+            groups["run"] = [flag for flag in groups["run"] if flag.name not in REFUSED]
         print(*print_help(groups), sep="\n")
         raise SystemExit(0)
     known = [flag for flags in groups.values() for flag in flags]

@@ -1,6 +1,7 @@
 """What a study declared stands: it may be extended, which is said, and never made smaller."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,14 @@ from typing import Any
 import pytest
 
 from tests.studies import write_run
+from toolkit import cli
 from toolkit.config import parse
 from toolkit.errors import ConfigError
 from toolkit.report.numbers.analyse import Analysis, analyse
+from toolkit.report.numbers.declaration import made_by
 from toolkit.report.numbers.load import load_study
 from toolkit.schedules import Constant, Cosine
+from toolkit.studies import shipped
 from toolkit.studies.declaration import declare
 from toolkit.studies.run_queue import Item
 from toolkit.studies.study import Contrast, Study
@@ -125,3 +129,49 @@ def test_the_file_of_an_earlier_version_goes_on() -> None:
     (added, missing) = page().warnings
     assert "2 runs were added to the study when it had 2 results" in added
     assert missing == "4 planned runs have not been started"
+
+
+def test_other_runs_under_the_same_name_are_refused_once_there_are_results() -> None:
+    declared([0, 1])
+    finish([0, 1])
+    with pytest.raises(ConfigError, match=r"study.json declares other runs, .*: remove runs/mine,"):
+        declared([2, 3])
+    assert declared([1, 2])["extensions"] == [{"runs": 2, "after": 4, "seeds": [2]}]
+
+
+STUDIES = """
+from toolkit import Study
+
+def short(**named):
+    recipe = {"updates": 20}
+    return Study.grid("digits/vit_micro", ["cosine"], [0.01], 2, recipe=recipe, **named)
+
+def named():
+    return short(name="own")
+"""
+
+
+def test_a_study_of_a_function_is_called_like_it_and_is_found_by_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("mine.py").write_text(STUDIES)
+    assert shipped.load("mine.py:named").name == "own"
+    for name in ("mine.py:short", "./mine.py:short"):
+        assert {config.study for config in shipped.load(name).configs} == {"short"}
+    assert cli.main(["sweep", "mine.py:short", "--slots-per-device", "0", "--no-progress"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "report: toolkit report runs/short"
+    for name in ("runs/short", "mine.py:short", "./mine.py:short"):
+        assert cli.main(["report", name]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == "runs/short/report/index.html"
+
+
+def test_what_no_study_or_several_were_made_by_is_an_error() -> None:
+    with pytest.raises(
+        ConfigError, match=r"no study below runs was made by mine.py:study: toolkit"
+    ):
+        made_by("mine.py:study", Path("runs"))
+    declared([0])
+    assert made_by("mine.py:study", Path("runs")) == FOLDER
+    shutil.copytree(FOLDER, "runs/again")
+    with pytest.raises(ConfigError, match=r"made several studies: name one of runs/again, runs/m"):
+        made_by("mine.py:study", Path("runs"))

@@ -61,7 +61,8 @@ def test_a_study_is_run_once_and_its_commands_stand_alone(
     told = [line for line in whole.stdout.splitlines() if ": done: accuracy" in line]
     assert len(told) == 3
     with_workers = "as the models are tiny" in whole.stdout  # on more than one core
-    assert len(whole.stdout.splitlines()) == len(told) + 3 + with_workers  # a run has no other line
+    assert len(whole.stdout.splitlines()) == len(told) + 4 + with_workers  # a run has no other line
+    assert whole.stdout.endswith("\nreport: toolkit report runs/small\n")
     assert (
         "note: 2 seeds alone can call nothing better or worse on digits/vit_micro@field"
         in whole.stdout

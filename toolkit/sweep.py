@@ -20,10 +20,18 @@ from tqdm import tqdm
 from toolkit.command_line import Parser
 from toolkit.config import RUNS
 from toolkit.errors import ConfigError, unknown
-from toolkit.process import DONE, INTERRUPTED, PREEMPTED, is_rank_zero, run_command, set_threads
+from toolkit.process import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    PREEMPTED,
+    is_rank_zero,
+    run_command,
+    set_threads,
+)
 from toolkit.records import provenance
 from toolkit.records.mirror_handle import NAMES
-from toolkit.records.result import duration
+from toolkit.records.result import RESULT, duration
 from toolkit.studies import claims, costs, declaration, forking, pool, run_queue, shipped
 from toolkit.studies.run_queue import Item
 from toolkit.studies.study import Study
@@ -66,7 +74,20 @@ def runs_of(options: argparse.Namespace) -> Path:
 
 def _command(argv: Sequence[str] | None) -> int:
     options = _parser().parse_args(argv)
-    return carry_out(shipped.load(options.study, options.output_dir, options.files), options)
+    study = shipped.load(options.study, options.output_dir, options.files)
+    code = carry_out(study, options)
+    elsewhere = (options.worker, options.run, options.slurm, options.wandb_sweep)
+    if code in (DONE, FAILED) and not any((options.dry_run, options.measure, *elsewhere)):
+        _point_to_report(study, options)
+    return code
+
+
+def _point_to_report(study: Study, options: argparse.Namespace) -> None:
+    """Say which command reports on the study, if it can."""
+    if is_rank_zero() and any((runs_of(options) / study.name).glob(f"*/{RESULT}")):
+        place = [] if options.output_dir == Path() else ["--output-dir", str(options.output_dir)]
+        command = shlex.join(["toolkit", "report", f"{RUNS}/{study.name}", *place])
+        print(f"report: {command}", flush=True)
 
 
 def carry_out(study: Study, options: argparse.Namespace, announced: bool = False) -> int:

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit.command_line import Parser
+from toolkit.config import RUNS
 from toolkit.extras import check_installed
 from toolkit.process import DONE, run_command
 from toolkit.report.numbers.analyse import Analysis, analyse
+from toolkit.report.numbers.declaration import made_by
 from toolkit.report.numbers.load import load_study
 from toolkit.report.tables import verdict_table
 from toolkit.report.text import verdict_sentences
@@ -20,7 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: Sequence[str] | None) -> int:
     parser = Parser(prog="toolkit report", description=__doc__)
-    parser.add_argument("folder", type=Path, help="the study's folder, runs/STUDY")
+    parser.add_argument(
+        "folder", help="the study's folder, runs/STUDY; or the file.py:function that it was made by"
+    )
     parser.add_argument(
         "--output-dir", type=Path, metavar="DIR", default=Path(), help="the folder runs/ lies in"
     )
@@ -28,7 +32,10 @@ def _command(argv: Sequence[str] | None) -> int:
         "--wandb", metavar="ENTITY/PROJECT", help="also save a W&B report over the runs there"
     )
     arguments = parser.parse_args(argv)
-    print(f"\n{write_report(arguments.output_dir / arguments.folder, arguments.wandb)}")
+    folder = arguments.output_dir / arguments.folder
+    if ".py:" in arguments.folder:
+        folder = made_by(arguments.folder, arguments.output_dir / RUNS)
+    print(f"\n{write_report(folder, arguments.wandb)}")
     return DONE
 
 

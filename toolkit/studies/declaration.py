@@ -50,6 +50,7 @@ def declare(
         new |= {name: old[name] for name in ("source", "command") if name in old}
         _refuse_other_judgement(old, new, file)
         if finished:
+            _refuse_other_runs(old, new, file)
             _extend(old, new, runs, finished)
     elif finished:
         new["declared_after"] = finished
@@ -66,6 +67,16 @@ def _refuse_other_judgement(old: Mapping[str, Any], new: Mapping[str, Any], file
         raise ConfigError(
             f"{file} declares another {' and '.join(changed)}: what is judged stands before "
             f"the results; remove {file.parent}, or give the study another name"
+        )
+
+
+def _refuse_other_runs(old: Mapping[str, Any], new: Mapping[str, Any], file: Path) -> None:
+    """A study may get further runs or make fewer; with none in common it is another."""
+    declared = old.get("run_ids")
+    if declared and not declared.keys() & new["run_ids"].keys():
+        raise ConfigError(
+            f"{file} declares other runs, as another recipe or another file's study of this name "
+            f"has: remove {file.parent}, or give the study another name"
         )
 
 

@@ -330,10 +330,11 @@ def _recipe(target: str) -> task.Recipe:
 
 
 def _from_file(path: str, name: str) -> Study:
+    """The study that a user's function returns; called like the function if it has no own name."""
     function = userfile.attribute_of("study", path, name)
     if not callable(function):
         raise ConfigError(f"{name} of '{path}' is {type(function).__name__}, not a function")
     study = userfile.raise_as_config_error(f"{name} of '{path}'", path, function)
     if not isinstance(study, Study):
         raise ConfigError(f"{name} of '{path}' returns {type(study).__name__}, not a Study")
-    return study
+    return study.called(name) if study.unnamed else study

@@ -61,6 +61,7 @@ class Study:
             why. Other settings are alike, for it is schedules that are compared.
         tuning: whether it chooses base LRs for another study, and judges nothing.
         judging: whether its verdicts are to be published: it runs from a commit only.
+        unnamed: whether nobody has named it: its name is derived from its runs.
 
     Raises:
         ConfigError: for a run that a study refuses, a contrast without runs, or entrants that
@@ -79,6 +80,7 @@ class Study:
     differing: Mapping[str, str] = field(default_factory=dict)
     tuning: bool = False
     judging: bool = False
+    unnamed: bool = False
 
     @classmethod
     def grid(
@@ -107,7 +109,8 @@ class Study:
             seeds: how many, counted from 0, or which.
             recipe: the recipe's fields that are other than the target's; or a whole recipe.
             name: the study's folder below ``runs/``; by default derived from all that is asked for
-                (``name_of``), so that the same call continues the study, and another begins one.
+                (``name_of``), so that the same call continues the study, and another begins one;
+                ``toolkit sweep file.py:FUNCTION`` calls it FUNCTION.
             question: what the study answers; by default made of the names.
             run: further fields of ``RunConfig``, such as ``eval_every`` or ``wandb``. Weights are
                 not kept, and nothing is mirrored to W&B, unless they say so.
@@ -142,7 +145,7 @@ class Study:
             )
         reference = entrants[0] if "cosine" not in entrants else "cosine"
         others = [one for one in entrants if one != reference]
-        name = name or name_of(configs)
+        unnamed, name = not name, name or name_of(configs)
         family = (Contrast(str(parsed), lr, one, reference) for lr in places for one in others)
         versus = f"Is {' or '.join(others)} better than {reference}" if others else "How good is "
         return cls(
@@ -151,7 +154,20 @@ class Study:
             configs=tuple(replace(config, study=name) for config in configs),
             family=tuple(family),
             reference=reference,
+            unnamed=unnamed,
         )
+
+    def called(self, name: str) -> "Study":
+        """The same study under another name, and so in another folder.
+
+        Raises:
+            ConfigError: if it cannot be the name of a folder.
+        """
+        try:
+            configs = tuple(replace(config, study=name) for config in self.configs)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        return replace(self, name=name, configs=configs, unnamed=False)
 
     def __post_init__(self) -> None:
         for config in self.configs:
@@ -243,7 +259,7 @@ class Study:
         """How it is judged, for the report."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         return {
-            **{name: value for name, value in plain.items() if name != "configs"},
+            **{k: value for k, value in plain.items() if k not in ("configs", "unnamed")},
             "runs": len(self.configs),
             "pairs": dict(Counter(config.target for config in self.configs)),
             "family": [asdict(contrast) for contrast in self.family],

@@ -1,5 +1,6 @@
 """``study.json``: what a study declared before its first run."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -69,3 +70,33 @@ def read_declaration(file: Path) -> Mapping[str, Any]:
     for one in plan.get("family", []):
         parse_target(one["pair"])
     return plan
+
+
+def made_by(source: str, runs: Path) -> Path:
+    """The folder of the study that ``toolkit sweep`` has made by this name.
+
+    Nobody's file is executed for it: ``study.json`` has the name.
+
+    Args:
+        source: ``path/file.py:function``.
+        runs: the folder that holds the folders of studies.
+
+    Raises:
+        ConfigError: if there is none, or there are several.
+    """
+    declared = {
+        file.parent: read_declaration(file) for file in sorted(runs.glob(f"*/{DECLARATION}"))
+    }
+    found = [
+        folder
+        for folder, plan in declared.items()
+        if os.path.normpath(plan.get("source", "")) == os.path.normpath(source)
+    ]
+    if not found:
+        raise ConfigError(
+            f"no study below {runs} was made by {source}: toolkit sweep {source} first"
+        )
+    if len(found) > 1:
+        names = ", ".join(map(str, found))
+        raise ConfigError(f"{source} has made several studies: name one of {names}")
+    return found[0]

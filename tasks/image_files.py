@@ -17,6 +17,7 @@ from toolkit.errors import ConfigError, first_line
 from toolkit.fingerprint import files_of, of_files
 from toolkit.predictions import NO_LABEL, Columns
 from toolkit.task import Batch, Unseen
+from toolkit.words import counted
 
 from .own_data import column_of, kept_as
 from .own_labels import cells_of, known_labels
@@ -182,7 +183,7 @@ def _found(
     known = {} if columns.no_labels else {name: i for i, name in enumerate(classes)}
     names = [file.parent.name if file.parent != folder else "" for file in files]
     numbers = np.array([known.get(name, NO_LABEL) for name in names], int)
-    notes = [f"{others:,} files beside the images were left out"] if others else []
+    notes = [f"{counted(others, 'file')} beside the images left out"] if others else []
     unknown = sorted({name for name in names if name} - {*known})
     if unknown and (numbers >= 0).any():
         notes.append(f"the run knows no class {unknown[0]}: images in such folders have no label")

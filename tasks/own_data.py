@@ -17,6 +17,7 @@ import numpy as np
 from toolkit.data import our_cache, silent
 from toolkit.errors import ConfigError, MissingDataError, first_line
 from toolkit.fingerprint import files_of, of_files
+from toolkit.words import agreeing, counted
 
 EXAMPLES = Path(__file__).parent / "examples"
 EXAMPLE = "example"
@@ -211,7 +212,10 @@ def _shared(
     trained = set(of["train"])
     for split in ("validation", "test"):
         if count := sum(one in trained for one in of[split]):
-            yield f"{count:,} of the {len(of[split]):,} rows of {split} are in training, too"
+            yield (
+                f"{count:,} of the {len(of[split]):,} rows of {split} "
+                f"{agreeing(count, 'is', 'are')} in training, too"
+            )
 
 
 def check_enough(sizes: Mapping[str, int], where: str) -> list[str]:
@@ -223,7 +227,7 @@ def check_enough(sizes: Mapping[str, int], where: str) -> list[str]:
     missing, total = [s for s in ("validation", "test") if s not in sizes], sizes["train"]
     if missing and total < FEWEST_TO_CUT:
         raise ConfigError(
-            f"{where} has {total} row{'s' * (total != 1)}: too few to cut off "
+            f"{where} has {counted(total, 'row')}: too few to cut off "
             f"{' and '.join(missing)}, which takes {FEWEST_TO_CUT}; give files whose names say "
             "train, validation and test"
         )

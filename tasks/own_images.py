@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from toolkit.errors import ConfigError
 from toolkit.fingerprint import files_of, of_path
 from toolkit.task import POINTS, Batch, Scale, Split, Splits
+from toolkit.words import counted
 
 from .image_files import (
     IMAGE_COLUMNS,
@@ -199,7 +200,7 @@ def _of_folder(
         others += strange
         images[split] = of_files_in(folder, files)
         cells[split] = [file.parent.name for file in files]
-    notes = (f"{others:,} files beside the images were left out",) if others else ()
+    notes = (f"{counted(others, 'file')} beside the images left out",) if others else ()
     return images, cells, notes
 
 

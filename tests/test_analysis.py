@@ -32,7 +32,7 @@ def test_every_run_is_a_row(tmp_path: Path) -> None:
     good, bad = seeds(analysis).cells
     assert good[3:] == ["3", "92.00", "91.00", "91.00", "", "13.0"]
     assert bad[3:] == ["4", "0.00", "", "", "diverged", "14.0"]
-    assert "1 runs diverged and score 0" in analysis.warnings[-1]
+    assert "1 run diverged and scores 0" in analysis.warnings[-1]
 
 
 def test_times_are_judged_like_a_metric(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_runs_of_other_versions_are_named(tmp_path: Path) -> None:
     study = write_study(tmp_path / "mine")
     write_run(study, "plan", 8, 92.0, versions={"torch": "2.14.0"})
     (warning,) = analyse(load_study(study)).warnings
-    assert "1 of 17 runs differ from the rest in their versions" in warning
+    assert "1 of 17 runs differs from the rest in their versions" in warning
     assert "plan-0.01-8-0/result.json" in warning
 
 

@@ -75,6 +75,14 @@ def test_trackers_that_are_asked_for_are_told_of_the_runs_of_a_comparison() -> N
         grid_of("--log-with wandb --wandb off")
 
 
+def test_one_of_a_thing_is_told_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["cosine", "linear", "--seeds", "1", "--updates", "20", "--dry-run"]
+    assert cli.main(["compare", DIGITS, *flags, "--output-dir", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "2 runs: 1 seed at base LR 0.01" in told
+    assert "note: 1 seed can call nothing better or worse: 6 or more can, with 1 comparison" in told
+
+
 def test_without_schedules_they_are_cosine_and_adaptive_at_the_recipes_lr() -> None:
     study = grid_of("--seeds 2")
     assert [type(c.schedule) for c in study.configs] == [Cosine, Adaptive] * 2
@@ -221,7 +229,7 @@ def test_one_command_trains_reports_and_goes_on(
     assert len(results) == 12
     sorted(results)[0].unlink()
     assert cli.main(command) == 0
-    assert "1 runs to go, about" in capsys.readouterr().out
+    assert "1 run to go, about" in capsys.readouterr().out
     again = {file: file.stat().st_mtime_ns for file in folder.glob("*/result.json")}
     assert again.keys() == results.keys()
     assert sum(again[file] != results[file] for file in results) == 1

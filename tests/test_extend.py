@@ -394,7 +394,7 @@ def test_studies_are_of_runs_from_scratch(
     assert cli.main(["train", *TARGET, "cosine", "--extend", "60"]) == 0
     folder = run_folder(configured("cosine", "--extend", "60"), Path("runs"))
     assert cli.main(["report", "runs/single"]) == 0
-    said = f"1 runs extend others and are left out, such as {folder}"
+    said = f"1 run left out that extends another, such as {folder}"
     assert said in (runs / "single/report/report.md").read_text()
     assert folder.name not in (runs / "single/report/results.csv").read_text()
 

@@ -55,7 +55,7 @@ def test_a_folder_of_classes_is_cut_into_splits(tmp_path: Path) -> None:
     assert torch.equal(batch["image"][0], batch["image"][2])
     assert "3 classes" in " ".join(splits.notes)
     assert "images are resized and cropped to 32x32" in splits.notes
-    assert "1 files beside the images were left out" in splits.notes
+    assert "1 file beside the images left out" in splits.notes
     for split in splits[:3]:
         batch = split.__getitems__(list(range(len(split))))
         levels = batch["image"].float().mean((1, 2, 3))

@@ -101,7 +101,7 @@ def test_images_without_classes_need_no_label(digits: Run, pictures: Path, tmp_p
     (flat / "notes.txt").write_text("no image")
     found = toolkit.predict(digits.folder, flat)
     assert found.metrics == {}
-    assert found.notes == ("1 files beside the images were left out",)
+    assert found.notes == ("1 file beside the images left out",)
     for name in ("3", "three"):
         (tmp_path / "some" / name).mkdir(parents=True)
         (tmp_path / "some" / name / "a.png").write_bytes(next(pictures.rglob("*.png")).read_bytes())

@@ -122,7 +122,7 @@ def test_the_page_says_where_the_runs_were_made_and_by_what(tmp_path: Path) -> N
     assert "window 5" in page
     assert "once an epoch" in page  # the rule in words
     said = analyse(load_study(study)).warnings
-    assert any("1 of 3 runs differ from the rest in their commit" in text for text in said)
+    assert any("1 of 3 runs differs from the rest in their commit" in text for text in said)
     assert any("not that of a commit: toolkit/lr.py" in text for text in said)
 
 
@@ -215,7 +215,7 @@ def test_one_seed_has_numbers_and_no_interval(tmp_path: Path) -> None:
     family[0]["baseline"] = "cosine"
     (study / "study.json").write_text(json.dumps({"family": family}))
     analysis = analyse(load_study(study))
-    assert "1 common seeds: no interval, no verdict" in verdict_sentences(analysis)[0]
+    assert "1 common seed: no interval, no verdict" in verdict_sentences(analysis)[0]
     assert all(row.interval is None for row in analysis.groups)
     assert "one seed" in page_of(study)
 

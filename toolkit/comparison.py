@@ -32,6 +32,7 @@ from toolkit.studies import costs, stored
 from toolkit.studies.run_queue import Item, items
 from toolkit.studies.study import GRID, Study
 from toolkit.task import Recipe
+from toolkit.words import counted
 
 if TYPE_CHECKING:
     from toolkit.report.numbers.analyse import Analysis
@@ -312,7 +313,10 @@ def _announcement(study: Study, todo: Sequence[Item], runs: Path) -> Iterator[st
     seeds = {config.seed for config in study.configs}
     lrs = ", ".join(f"{lr:g}" for lr in dict.fromkeys(c.recipe.lr for c in study.configs))
     left = [item for item in todo if item.open]
-    yield f"{study.question} {len(todo)} runs: {len(seeds)} seeds at base LR {lrs}"
+    yield (
+        f"{study.question} {counted(len(todo), 'run')}: {counted(len(seeds), 'seed')} at base LR "
+        f"{lrs}"
+    )
     yield from _decidable(len(study.family), len(seeds), study.rope)
     known = costs.from_finished(runs)
     kinds = {costs.kind(item.config): item.config for item in left}
@@ -323,7 +327,7 @@ def _announcement(study: Study, todo: Sequence[Item], runs: Path) -> Iterator[st
                 known[kind] = costs.measure(config, MEASURED)
     seconds, unknown = costs.total([item.config for item in left], known)
     words = "what it takes is unknown" if unknown else f"about {duration(seconds)} one by one"
-    yield f"{len(left)} runs to go, {words}; {runs / study.name}"
+    yield f"{counted(len(left), 'run')} to go, {words}; {runs / study.name}"
 
 
 def _decidable(family: int, seeds: int, rope: Mapping[str, float]) -> Iterator[str]:
@@ -335,8 +339,9 @@ def _decidable(family: int, seeds: int, rope: Mapping[str, float]) -> Iterator[s
     fewest = fewest_pairs(family)
     if seeds < fewest:
         yield (
-            f"note: {seeds} seeds can call nothing better or worse: {fewest} or more can, with "
-            f"{family} comparison{'s' * (family > 1)}"
+            f"note: {counted(seeds, 'seed')} can call nothing better or worse: {fewest} or more "
+            f"can, with "
+            f"{counted(family, 'comparison')}"
         )
         return
     least = detectable(1.0, seeds, 0.0, family)

@@ -11,6 +11,7 @@ from toolkit.process import DONE, run_command
 from toolkit.records.provenance import versions
 from toolkit.records.wandb_mirror import wandb_mode
 from toolkit.vision_compat import repair_torchvision
+from toolkit.words import counted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +42,7 @@ def _device() -> str:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         return f"{len(names)} x {names[0]}, launch with gpu.yaml or ddp.yaml"
-    return f"CPU, {os.cpu_count()} cores, launch with cpu.yaml or cpu2.yaml"
+    return f"CPU, {counted(os.cpu_count() or 1, 'core')}, launch with cpu.yaml or cpu2.yaml"
 
 
 def _torchvision() -> str:

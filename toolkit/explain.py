@@ -20,6 +20,7 @@ from toolkit.replay import Replay, check, prepare
 from toolkit.run_arguments import parse_schedule
 from toolkit.schedules.reading import Decision
 from toolkit.schedules.simulate import Replayed, factor_after
+from toolkit.words import counted
 
 SHOWN = 6
 """Numbers of a long window that are printed: the newest."""
@@ -158,7 +159,7 @@ def _place(judged: Replayed, before: int) -> str:
 
 def _loss(judged: Replayed) -> str:
     reading = judged.reading
-    lost = f", {reading.nonfinite} micro-batches not finite" if reading.nonfinite else ""
+    lost = f", {counted(reading.nonfinite, 'micro-batch')} not finite" if reading.nonfinite else ""
     of = "validation items" if reading.kind == "validation" else "items"
     return f"loss {reading.loss:.6g} over {reading.count:g} {of}{lost}"
 

@@ -48,6 +48,7 @@ from toolkit.schedules.adaptive.growth import EDGE_DIVISOR, horizon
 from toolkit.schedules.adaptive.memory import AdaptiveMemory
 from toolkit.schedules.adaptive.search import FEWEST_TRIALS, TRIAL_UPDATES
 from toolkit.schedules.reading import Reading, Trial
+from toolkit.words import counted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -332,10 +333,13 @@ def _setting(config: RunConfig, found: SearchResult) -> Iterator[str]:
     """What was searched on, and by what."""
     recipe = config.recipe
     clip = f", clipped to {recipe.clip:g}" if recipe.clip is not None else ""
-    yield f"{one_line(config.target)}: {len(found.trials)} trials in {found.updates} updates"
+    yield (
+        f"{one_line(config.target)}: {counted(len(found.trials), 'trial')} in "
+        f"{counted(found.updates, 'update')}"
+    )
     yield (
         f"by {recipe.optimizer}, weight decay {recipe.weight_decay:g}{clip}, batches of "
-        f"{recipe.global_batch} samples"
+        f"{counted(recipe.global_batch, 'sample')}"
     )
 
 
@@ -355,7 +359,7 @@ def _check_budget(updates: int) -> None:
     """Refuse a budget that does not pay for a search."""
     if updates < FEWEST_UPDATES:
         raise ConfigError(
-            f"a budget of {updates} updates is too short to find an LR for: it takes "
+            f"a budget of {counted(updates, 'update')} is too short to find an LR for: it takes "
             f"{FEWEST_UPDATES} or more"
         )
 

@@ -20,9 +20,10 @@ from toolkit.errors import ConfigError
 from toolkit.export import config_of, model_of, task_of
 from toolkit.predictions import Columns, Predictions
 from toolkit.process import DONE, run_command, set_threads, world_size
-from toolkit.records.console import counted, say
+from toolkit.records.console import say
 from toolkit.records.prediction_file import check_new, write_rows
 from toolkit.task import Task, Unseen, headline_first, parse_target
+from toolkit.words import counted
 
 
 @dataclass(frozen=True)

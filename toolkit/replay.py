@@ -27,7 +27,6 @@ from toolkit.errors import ConfigError, OlderVersionError, RunError
 from toolkit.process import DONE, run_command
 from toolkit.records import recorded_losses
 from toolkit.records.config_file import CONFIG
-from toolkit.records.console import counted
 from toolkit.records.events import entrant, to_event
 from toolkit.records.gaps import Gap, gaps
 from toolkit.records.log_columns import Columns
@@ -37,6 +36,7 @@ from toolkit.run_arguments import parse_schedule
 from toolkit.schedules import Schedule
 from toolkit.schedules.reading import Facts
 from toolkit.schedules.simulate import Replayed, begin, needs_of, simulate
+from toolkit.words import counted
 
 BASE_LR = 0.01
 LR_DIGITS = 1e-4
@@ -271,7 +271,8 @@ def _print_decisions(replay: Replay, judged: Sequence[Replayed], seconds: float)
     kept = counted(snapshots, "snapshot")
     name = entrant(schedule_name(replay.schedule), replay.losses.sees)
     print(
-        f"{replay.losses.file}: {len(readings)} readings, updates {readings[0].update} to "
+        f"{replay.losses.file}: {counted(len(readings), 'reading')}, updates {readings[0].update} "
+        f"to "
         f"{readings[-1].update} of {total or 'a run without a known end'}; "
         f"{name} from base LR {replay.base_lr:g}: {counted(len(acted), 'decision')} "
         f"{f'and {kept} ' * bool(snapshots)}in {1000 * seconds:.1f} ms"

@@ -35,6 +35,7 @@ from toolkit.records.result import RESULT, duration
 from toolkit.studies import claims, costs, declaration, forking, pool, run_queue, shipped
 from toolkit.studies.run_queue import Item
 from toolkit.studies.study import Study
+from toolkit.words import agreeing, counted
 
 SECONDS_BETWEEN_LINES = 15
 """How often the progress bar writes where there is no terminal."""
@@ -112,7 +113,11 @@ def carry_out(study: Study, options: argparse.Namespace, announced: bool = False
             return _write_wandb_sweep(options, study, items)
         declare(study, options.study, every, runs)
         if options.retry_failed:
-            print(f"{run_queue.forgive(items)} runs that were given up are tried again")
+            forgiven = run_queue.forgive(items)
+            print(
+                f"{counted(forgiven, 'run')} that {agreeing(forgiven, 'was', 'were')} given up "
+                f"{agreeing(forgiven, 'is', 'are')} tried again"
+            )
         return _sweep(options, study, items, announced)
     except KeyboardInterrupt:
         print("stopped: the same command continues", file=sys.stderr)
@@ -127,7 +132,7 @@ def _sweep(
     left = [item for item in items if item.open]
     if is_rank_zero() and not announced:
         print(f"{study.name}: {study.question}")
-        print(f"{len(items)} runs, {len(left)} to go", flush=True)
+        print(f"{counted(len(items), 'run')}, {len(left)} to go", flush=True)
         print(*_undecidable(study), sep="", end="", flush=True)
     if options.slurm:
         return pool.submit(
@@ -338,7 +343,8 @@ def _undecidable(study: Study) -> Iterator[str]:
         seeds = min(study.pairs_of(one) for one in study.family if one.pair == pair)
         if seeds < fewest:
             yield (
-                f"note: {seeds} seeds alone can call nothing better or worse on {pair}: a family "
+                f"note: {counted(seeds, 'seed')} alone can call nothing better or worse on "
+                f"{pair}: a family "
                 f"of {len(study.family)} takes {fewest} or more\n"
             )
 
@@ -351,14 +357,20 @@ def _show_costs(options: argparse.Namespace, study: Study, items: Sequence[Item]
         set_threads()
         for item in {costs.kind(item.config): item for item in left}.values():
             if costs.kind(item.config) not in known:
-                print(f"measuring {options.measure} updates of {item.config.target}", flush=True)
+                print(
+                    f"measuring {counted(options.measure, 'update')} of {item.config.target}",
+                    flush=True,
+                )
                 known[costs.kind(item.config)] = costs.measure(item.config, options.measure)
     for item in left:
         cost = known.get(costs.kind(item.config))
         about = f", about {duration(cost.of(item.config))}" if cost else ""
         print(f"{_command_of(options, item)}  # {item}{about}")
     seconds, without = costs.total([item.config for item in left], known)
-    print(f"\n{len(items)} runs, {len(left)} to go; one after the other on this kind of machine:")
+    print(
+        f"\n{counted(len(items), 'run')}, {len(left)} to go; one after the other on this kind of "
+        f"machine:"
+    )
     for target in dict.fromkeys(item.config.target for item in left):
         runs = [item.config for item in left if item.config.target == target]
         together, missing = costs.total(runs, known)
@@ -366,7 +378,7 @@ def _show_costs(options: argparse.Namespace, study: Study, items: Sequence[Item]
         if not missing:
             each = known[costs.kind(runs[0])].update
             words = f"{duration(together)}, {each:.3g} s an update with its share of evaluation"
-        print(f"  {target}: {len(runs)} runs, {words}")
+        print(f"  {target}: {counted(len(runs), 'run')}, {words}")
     print(f"  all: {duration(seconds)}" + (" and what is unknown" if without else ""))
     if without:
         print("  --measure 3 makes three updates of each unknown kind, and asks no more")
@@ -404,7 +416,9 @@ def _write_wandb_sweep(options: argparse.Namespace, study: Study, items: Sequenc
         "parameters": {"run": {"values": left}},
     }
     Path(options.wandb_sweep).write_text(yaml.safe_dump(sweep, sort_keys=False))
-    print(f"{len(left)} runs: wandb sweep {options.wandb_sweep}, then wandb agent SWEEP_ID")
+    print(
+        f"{counted(len(left), 'run')}: wandb sweep {options.wandb_sweep}, then wandb agent SWEEP_ID"
+    )
     return DONE
 
 

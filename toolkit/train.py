@@ -36,7 +36,7 @@ from toolkit.process import (
     world_size,
 )
 from toolkit.records.config_file import check_folder, folders_of_any_data
-from toolkit.records.console import CONSOLE, beside, came_to, counted, keep, kept, say
+from toolkit.records.console import CONSOLE, beside, came_to, keep, kept, say
 from toolkit.records.prediction_file import PREDICTIONS
 from toolkit.records.result import RESULT, Result, read_result
 from toolkit.signals import stop_on_signal
@@ -45,6 +45,7 @@ from toolkit.studies.claims import Hold
 from toolkit.training.checkpoint_folder import CHECKPOINTS, KEPT, finish_run, has_any
 from toolkit.training.checkpoint_folder import say as warn
 from toolkit.training.extension import kept_by_parent
+from toolkit.words import counted
 
 WITHOUT = "it diverged, or was finished without --save-predictions; --fresh makes it once more"
 

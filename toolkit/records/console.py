@@ -19,6 +19,7 @@ from tqdm import tqdm
 from toolkit.records.result import RESULT, Result, duration
 from toolkit.schedules.reading import Decision, Reading
 from toolkit.task import POINTS, Recipe, Scale
+from toolkit.words import agreeing, counted
 
 CONSOLE = "console.log"
 """In a run's folder: what was said of the run, by all attempts."""
@@ -190,12 +191,6 @@ def came_to(result: Result, folder: Path) -> list[str]:
     return [*lines, *([str(result.selected)] if result.selected else [])]
 
 
-def counted(number: int, what: str) -> str:
-    """1 rank, 2 ranks, 2 micro-batches."""
-    plural = "es" if what.endswith("ch") else "s"
-    return f"{number:,} {what}{plural * (number != 1)}"
-
-
 def in_short(result: Result) -> str:
     """What a run has come to, as one of many: its scores, and the LR where it has searched one."""
     return "; ".join([scores(result), *([str(result.found)] if result.found else [])])
@@ -207,6 +202,7 @@ def scores(result: Result) -> str:
     averaged = bool(test) and result.recipe_settings.get("ema_decay") is not None
     return (
         f"{result.status}: {', '.join(test) or 'no test metric'} on test"
-        f"{', by the EMA of the weights,' * averaged} after {result.updates} "
-        f"updates in {result.timing.train_seconds:.1f} s of training"
+        f"{', by the EMA of the weights,' * averaged} after "
+        f"{result.updates} {agreeing(result.updates, 'update', 'updates')} in "
+        f"{result.timing.train_seconds:.1f} s of training"
     )

@@ -11,6 +11,7 @@ from toolkit.records.json_files import read_json
 from toolkit.records.selected import Selected
 from toolkit.schedules.reading import Trial
 from toolkit.task import POINTS, Scale
+from toolkit.words import counted
 
 RESULT = "result.json"
 SPANS = ("data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint")
@@ -93,7 +94,7 @@ class FoundLR(NamedTuple):
         raised = f", raised to {self.grown_lr:.3g} in training" * (self.grown_lr > self.lr)
         kept = self.lr == self.base_lr  # the search has ended without an edge
         how = "kept after a search of" if kept else f"-> {self.lr:.3g} found in"
-        cost = f"{self.updates} updates ({self.trials} trials)"
+        cost = f"{counted(self.updates, 'update')} ({counted(self.trials, 'trial')})"
         return f"base LR {self.base_lr:.3g} {how} {cost}{raised}"
 
 

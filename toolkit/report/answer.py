@@ -20,6 +20,7 @@ from toolkit.report.text import (
 )
 from toolkit.stats import ALPHA, Verdict
 from toolkit.task import POINTS, Scale
+from toolkit.words import agreeing
 
 MOST = 3
 """Comparisons that are told one by one; of more, how many and the range."""
@@ -238,7 +239,7 @@ def _how_sure(judged: Sequence[ContrastRow], groups: Sequence[GroupRow]) -> Iter
     spread = [row.seed_error for row in groups if row.seed_error is not None]
     errors = [row.test_error for row in groups if row.test_error is not None]
     scale = groups[0].scale
-    text = f"{counts} seed{'s' if seeds[-1] > 1 else ''} a schedule and base LR"
+    text = f"{counts} {agreeing(seeds[-1], 'seed', 'seeds')} a schedule and base LR"
     if spread:
         text += f", whose means have standard errors of {_range(spread, scale, '')}"
     yield f"{text}."

@@ -19,6 +19,7 @@ from toolkit.report.text import (
 )
 from toolkit.schedules import SCHEDULES, summary_of
 from toolkit.task import POINTS, Scale
+from toolkit.words import counted
 
 HIDDEN_SETTINGS = ("lr", "epochs", "updates", "micro_batch", "eval_batch")
 """Settings of a recipe that the table of recipes leaves out: they stand in other columns, or change
@@ -200,7 +201,7 @@ def recipes(analysis: Analysis) -> Table:
             for name, value in settings.items()
             if value is not None and name not in HIDDEN_SETTINGS
         )
-        budget = f"{run.result.updates:,} updates"
+        budget = counted(run.result.updates, "update")
         if epochs := run.result.epoch:
             budget += f", {epochs:.3g} epochs"
         if samples := run.result.samples:

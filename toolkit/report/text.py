@@ -13,6 +13,7 @@ from toolkit.report.numbers.rates import TunedRow
 from toolkit.report.numbers.runs import RunRecord
 from toolkit.stats import ALPHA, Verdict
 from toolkit.task import POINTS, parse_target
+from toolkit.words import counted
 
 METRIC_NAMES = {"f1": "F1", "exact": "EM"}
 """How papers write a metric, where that is not its name here."""
@@ -87,7 +88,10 @@ def _idle(analysis: Analysis) -> Iterator[str]:
         acted = any(run.actions for run in every)
         flat = not acted and all(len(set(run.lr.value)) == 1 for run in every)
         if flat and schedule != "constant":
-            yield f"{schedule} never changed the LR in {len(every)} runs: it is a constant LR here."
+            yield (
+                f"{schedule} never changed the LR in {counted(len(every), 'run')}: it is a "
+                f"constant LR here."
+            )
         elif acted:
             for pair, several in by_pair.items():
                 if not any(run.actions for run in several):
@@ -107,7 +111,7 @@ def _counts(analysis: Analysis) -> Iterator[str]:
         parts = [
             _where(name, found[name], rows) for name in (*VERDICTS, "not judged") if name in found
         ]
-        many = f"{len(rows)} comparisons" if len(rows) > 1 else "1 comparison"
+        many = counted(len(rows), "comparison")
         yield f"{candidate} against {baseline}, {many}: {', '.join(parts)}{_span(rows)}."
 
 
@@ -160,7 +164,7 @@ def _cost(analysis: Analysis) -> str:
     seconds = sum(run.training_seconds for run in runs)
     diverged = sum(run.diverged for run in runs)
     lost = f"; {diverged} of them diverged" if diverged else "; none diverged"
-    return f"{len(runs)} runs, {duration(seconds)} of training in all{lost}."
+    return f"{counted(len(runs), 'run')}, {duration(seconds)} of training in all{lost}."
 
 
 def made(analysis: Analysis) -> str:
@@ -179,7 +183,7 @@ def made(analysis: Analysis) -> str:
         for machine in (run.result.machine for run in runs)
     )
     where = " and ".join(place for place in places if place)
-    return f"{len(runs)} runs{when}{f' on {where}' if where else ''}."
+    return f"{counted(len(runs), 'run')}{when}{f' on {where}' if where else ''}."
 
 
 def repeat(analysis: Analysis) -> str:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Sampler
 from toolkit.errors import ConfigError
 from toolkit.task import Batch, Split
 from toolkit.training.workers import HERE, Loading, told
+from toolkit.words import counted
 
 if TYPE_CHECKING:
     from toolkit.training.run import Run
@@ -62,7 +63,8 @@ class BatchPlan:
     ) -> None:
         if size < global_batch:
             raise ConfigError(
-                f"recipe.global_batch = {global_batch}: the training split has {size} samples "
+                f"recipe.global_batch = {global_batch}: the training split has "
+                f"{counted(size, 'sample')} "
                 f"(--global-batch {size} or less)"
             )
         self.size, self.global_batch, self.seed = size, global_batch, seed

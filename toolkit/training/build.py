@@ -56,6 +56,7 @@ from toolkit.training.run import Run
 from toolkit.training.scaling import check_precision
 from toolkit.training.selection import Selection
 from toolkit.training.workers import Loading, loading_for
+from toolkit.words import counted
 
 INIT_STREAM, DROPOUT_STREAM, SPLIT_STREAM = 2, 3, 4
 """Numbers of the streams of random numbers for first weights and dropout; see ``batches``. What a
@@ -248,7 +249,9 @@ def budget_of(config: RunConfig, plan: BatchPlan) -> int:
         new, before = config.extend[-1], budget_of(parent, plan)
         budget = round(new * (1 if recipe.updates is not None else plan.updates_per_epoch))
         if budget <= before:
-            raise ConfigError(f"extend = {new:g}: that is {budget} updates, and was {before}")
+            raise ConfigError(
+                f"extend = {new:g}: that is {counted(budget, 'update')}, and was {before}"
+            )
         return budget
     budget = recipe.updates or round((recipe.epochs or 0) * plan.updates_per_epoch)
     if budget < 1:

@@ -20,6 +20,7 @@ from toolkit.errors import ConfigError, RunError
 from toolkit.records import console
 from toolkit.records.json_files import read_json, sync, write_json
 from toolkit.training import manifest
+from toolkit.words import counted
 
 CHECKPOINTS, NOTES = "checkpoints", "notes.json"
 DAMAGED = "damaged-"
@@ -253,7 +254,7 @@ def _check_launch(path: Path, stated: manifest.Manifest, launch: str, ranks: int
         )
     if launch != "ddp" and stated.ranks != ranks:
         raise RunError(
-            f"{path} is of {stated.ranks} ranks, these are {ranks}: checkpoints of "
+            f"{path} is of {counted(stated.ranks, 'rank')}, not of {ranks}: checkpoints of "
             f"{_words(launch)} continue on as many as wrote them; use {stated.ranks}, or start "
             "over with --fresh"
         )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from toolkit.config import RunConfig, schedule_name
 from toolkit.task import declared_recipe, parse_target
 from toolkit.training.lr import ScheduledLR
+from toolkit.words import counted
 
 START_OF_AVERAGE = 0.05
 """Share of the first weights in the average at the end from which on it is worth saying."""
@@ -15,7 +16,8 @@ def notes_of(config: RunConfig, lr: ScheduledLR, budget: int) -> Iterator[str]:
     decay = config.recipe.ema_decay
     if decay is not None and (share := decay**budget) > START_OF_AVERAGE:
         yield (
-            f"recipe.ema_decay = {decay:g} in {budget} updates: the first weights make up "
+            f"recipe.ema_decay = {decay:g} in {counted(budget, 'update')}: the first weights make "
+            f"up "
             f"{share:.0%} of the average that is evaluated"
         )
     if config.patience is not None and _lowers_by_the_budget(lr):

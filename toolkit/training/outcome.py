@@ -11,6 +11,7 @@ from toolkit.training import checkpoint, divergence
 from toolkit.training.build import weights_sha
 from toolkit.training.evaluation import evaluation_mode
 from toolkit.training.run import Run
+from toolkit.words import agreeing, counted
 
 SPLITS = ("train", "validation", "test")
 LEFT = "the checkpoints stay: without result.json the same command makes them once more"
@@ -100,7 +101,10 @@ def last_weights(run: Run) -> tuple[str, list[str]]:
         if run.lost:
             notes.append(f"diverged: {run.lost}")
         elif skipped := run.lr.skipped:
-            notes.append(f"{skipped} updates were skipped: their gradients were not finite")
+            notes.append(
+                f"{counted(skipped, 'update')} {agreeing(skipped, 'was', 'were')} skipped: "
+                f"{agreeing(skipped, 'its', 'their')} gradients were not finite"
+            )
         state = state if run.lost else run.selection.weights or state
         sha = weights_sha(state) if run.accelerator.is_main_process else ""
         if sha and run.config.keep_weights and not run.diverged:

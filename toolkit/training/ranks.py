@@ -38,6 +38,7 @@ from toolkit.launch_files import find_deepspeed_file
 from toolkit.process import is_rank_zero
 from toolkit.task import Batch, Recipe
 from toolkit.training.fsdp import make_plugin, shard_over_gloo, under_fsdp
+from toolkit.words import counted
 
 if TYPE_CHECKING:
     from accelerate.utils import DeepSpeedPlugin
@@ -76,7 +77,7 @@ def split_global_batch(global_batch: int, micro_batch: int | None, ranks: int) -
     """
     if global_batch % ranks:
         raise ConfigError(
-            f"recipe.global_batch = {global_batch} does not divide over {ranks} ranks"
+            f"recipe.global_batch = {global_batch} does not divide over {counted(ranks, 'rank')}"
         )
     share = global_batch // ranks
     micro_batch = min(micro_batch or share, share)
@@ -105,7 +106,8 @@ def meet_ranks(rank_timeout: float = RANK_TIMEOUT) -> None:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if not no_device and here > torch.cuda.device_count():
         raise ConfigError(
-            f"{here} processes for {torch.cuda.device_count()} GPUs: give accelerate launch "
+            f"{here} processes for {counted(torch.cuda.device_count(), 'GPU')}: give accelerate "
+            f"launch "
             f"--num_processes {torch.cuda.device_count()}"
         )
     if _under_deepspeed():

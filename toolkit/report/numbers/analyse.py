@@ -16,6 +16,7 @@ from toolkit.report.numbers.caveats import warnings
 from toolkit.report.numbers.rates import RateRow, TunedRow, rate_rows, tuned_rows
 from toolkit.report.numbers.runs import Group, RunRecord, StudyRecord, scale_of_all
 from toolkit.task import POINTS, Scale, parse_target
+from toolkit.words import counted
 
 DEFAULT_ROPE = 0.5
 """Of plans that state none at all, as those of older versions do."""
@@ -321,7 +322,7 @@ def _contrast(
 
 def _problem(pairs: int, same: int) -> str:
     if pairs < 2:
-        return f"{pairs} common seeds: no interval, no verdict"
+        return f"{counted(pairs, 'common seed')}: no interval, no verdict"
     if same > EQUAL_SHARE * pairs:
         return (
             f"invalid: {same} of {pairs} pairs are the same run to the bit, so the arms change "

@@ -6,6 +6,7 @@ from typing import Any
 
 from toolkit.report.numbers import alike
 from toolkit.report.numbers.runs import RunRecord, StudyRecord
+from toolkit.words import agreeing, counted
 
 ALIKE: Mapping[str, tuple[Callable[[RunRecord], Any], str]] = {
     "versions": (lambda run: run.result.versions, "in one environment"),
@@ -29,7 +30,8 @@ def warnings(study: StudyRecord) -> list[str]:
             files = ", ".join(str(runs[0].folder / "result.json") for runs in rare)
             count = sum(map(len, rare))
             found.append(
-                f"{count} of {len(study.runs)} runs differ from the rest in their {what}, such as "
+                f"{count} of {len(study.runs)} runs {agreeing(count, 'differs', 'differ')} from "
+                f"the rest in their {what}, such as "
                 f"{files}: repeat them {advice} with --fresh before you rely on a difference"
             )
     found += alike.notes(study.runs, study.plan.get("differing", {}))
@@ -40,15 +42,16 @@ def warnings(study: StudyRecord) -> list[str]:
         )
     found += _of_the_plan(study)
     if diverged := [run for run in study.runs if run.diverged]:
-        counted = {run.scale.diverged for run in diverged}
-        worth = "0" if counted == {0.0} else "what their metric declares for it"
+        scores = {run.scale.diverged for run in diverged}
+        worth = "0" if scores == {0.0} else "what their metric declares for it"
         found.append(
-            f"{len(diverged)} runs diverged and score {worth}, such as {diverged[0].folder}"
+            f"{counted(len(diverged), 'run')} diverged and "
+            f"{agreeing(len(diverged), 'scores', 'score')} {worth}, such as {diverged[0].folder}"
         )
     if scoreless := [run for run in study.runs if run.scoreless]:
         first = scoreless[0]
         found.append(
-            f"{len(scoreless)} runs score as if they had diverged, as their {first.metric} on test "
+            f"{counted(len(scoreless), 'run')} counted as diverged, as {first.metric} on test "
             f"was not a number, such as {first.folder}"
         )
     changed = dict.fromkeys(name for run in study.runs for name in run.result.code.uncommitted)
@@ -61,28 +64,41 @@ def warnings(study: StudyRecord) -> list[str]:
 def _of_the_plan(study: StudyRecord) -> Iterator[str]:
     """How the runs differ from those that were declared before the first result."""
     if late := study.plan.get("declared_after"):
-        yield f"what is judged was declared when there were {late} results already"
+        yield (
+            f"what is judged was declared when there {agreeing(late, 'was', 'were')} "
+            f"{counted(late, 'result')} already"
+        )
     for one in study.plan.get("extensions", []):
         seeds = f" (seeds {', '.join(map(str, one['seeds']))})" if one["seeds"] else ""
         yield (
-            f"{one['runs']} runs{seeds} were added to the study when it had {one['after']} "
-            "results: its p-values are those of a number of runs chosen before the first result"
+            f"{counted(one['runs'], 'run')}{seeds} {agreeing(one['runs'], 'was', 'were')} added "
+            f"to the "
+            f"study when it had {counted(one['after'], 'result')}: its p-values are those of a "
+            f"number of runs chosen before the first result"
         )
     declared = study.plan.get("run_ids")
     if declared is not None:
         beside = [run for run in study.runs if run.folder.name not in declared]
         if beside:
             yield (
-                f"{len(beside)} runs are not among those that study.json declares, such as "
+                f"{counted(len(beside), 'run')} {agreeing(len(beside), 'is', 'are')} not among "
+                f"those that study.json declares, such as "
                 f"{beside[0].folder}"
             )
     if study.extended:
         yield (
-            f"{len(study.extended)} runs extend others and are left out, such as "
+            f"{counted(len(study.extended), 'run')} left out that "
+            f"{agreeing(len(study.extended), 'extends another', 'extend others')}, such as "
             f"{study.extended[0]}: they are none from scratch with their budget"
         )
     if study.not_started:
-        yield f"{study.not_started} planned runs have not been started"
+        yield (
+            f"{counted(study.not_started, 'planned run')} "
+            f"{agreeing(study.not_started, 'has', 'have')} not been started"
+        )
     if study.unfinished:
         names = ", ".join(f"{path.name} ({state})" for path, state in study.unfinished[:5])
-        yield f"{len(study.unfinished)} runs have no result, such as {names}"
+        yield (
+            f"{counted(len(study.unfinished), 'run')} "
+            f"{agreeing(len(study.unfinished), 'has', 'have')} no result, such as {names}"
+        )

@@ -22,6 +22,7 @@ from toolkit.records.result import REPEAT, RESULT, read_result
 from toolkit.report.numbers import alike
 from toolkit.report.numbers.declaration import DECLARATION, read_declaration
 from toolkit.report.numbers.runs import Action, Group, RunRecord, StudyRecord, scale_of_all
+from toolkit.words import counted
 
 NOT_RUNS = ("report", "workers")
 """Folders beside the runs."""
@@ -123,7 +124,7 @@ def _events(file: Path) -> Iterator[Event]:
 
 def _state(folder: Path) -> str:
     if logs := sorted(folder.glob("failure-*.log")):
-        return f"failed {len(logs)} times, see {logs[-1].name}"
+        return f"failed {counted(len(logs), 'time')}, see {logs[-1].name}"
     file = folder / "state.json"
     return str(read_json(file, REPEAT).get("status", "unknown")) if file.exists() else "not started"
 

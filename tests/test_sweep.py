@@ -88,6 +88,27 @@ def test_a_study_is_run_once_and_its_commands_stand_alone(
     assert (len(study.runs), study.not_started, study.plan["runs"]) == (4, 0, 4)
 
 
+@pytest.mark.parametrize(
+    ("slots", "words"),
+    [
+        ([], "4 to go; 3 at a time if all models are tiny and there is no GPU, else one by one"),
+        (["--slots-per-device", "0"], "4 to go; one by one"),
+        (["--slots-per-device", "2"], "4 to go; 2 at a time on each GPU, or on the CPU"),
+    ],
+)
+def test_a_dry_run_says_how_many_runs_there_will_be_at_once(
+    slots: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "cores", lambda: 3)
+    assert sweep.main([f"{STUDIES}:small", "--dry-run", *slots]) == 0
+    assert f"\n4 runs, {words}\n" in capsys.readouterr().out
+
+
 OWN_TASK = """
 from toolkit.task import load
 

@@ -25,9 +25,11 @@ from toolkit.process import (
     FAILED,
     INTERRUPTED,
     PREEMPTED,
+    cores,
     is_rank_zero,
     run_command,
     set_threads,
+    world_size,
 )
 from toolkit.records import provenance
 from toolkit.records.mirror_handle import NAMES
@@ -367,10 +369,8 @@ def _show_costs(options: argparse.Namespace, study: Study, items: Sequence[Item]
         about = f", about {duration(cost.of(item.config))}" if cost else ""
         print(f"{_command_of(options, item)}  # {item}{about}")
     seconds, without = costs.total([item.config for item in left], known)
-    print(
-        f"\n{counted(len(items), 'run')}, {len(left)} to go; one after the other on this kind of "
-        f"machine:"
-    )
+    print(f"\n{counted(len(items), 'run')}, {len(left)} to go; {_at_a_time(options, len(left))}")
+    print("seconds are of one run after the other on this kind of machine:")
     for target in dict.fromkeys(item.config.target for item in left):
         runs = [item.config for item in left if item.config.target == target]
         together, missing = costs.total(runs, known)
@@ -384,6 +384,16 @@ def _show_costs(options: argparse.Namespace, study: Study, items: Sequence[Item]
         print("  --measure 3 makes three updates of each unknown kind, and asks no more")
     print(*_undecidable(study), sep="", end="")
     return DONE
+
+
+def _at_a_time(options: argparse.Namespace, left: int) -> str:
+    """How many runs the sweep will make at once, as far as that is known before a model is made."""
+    asked, at_once = options.slots_per_device, min(cores(), left)
+    if asked is not None and asked > 0:
+        return f"{asked} at a time on each GPU, or on the CPU"
+    if asked is None and at_once > 1 and world_size() == 1:
+        return f"{at_once} at a time if all models are tiny and there is no GPU, else one by one"
+    return "one by one"
 
 
 def _command_of(options: argparse.Namespace, item: Item) -> str:

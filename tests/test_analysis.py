@@ -12,7 +12,7 @@ from toolkit.errors import ConfigError
 from toolkit.report.files import markdown
 from toolkit.report.numbers.analyse import analyse
 from toolkit.report.numbers.load import load_study
-from toolkit.report.tables import seeds
+from toolkit.report.tables import schedules, seeds
 from toolkit.report.text import findings, summary, verdict_sentences
 from toolkit.stats import compare, tuning_cost
 
@@ -318,3 +318,18 @@ def test_a_folder_that_is_misspelt_is_guessed(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     with pytest.raises(ConfigError, match=r"dmeo: did you mean .*/demo\?"):
         load_study(tmp_path / "dmeo")
+
+
+@pytest.mark.parametrize(("second", "noted"), [(99.0, True), (90.2, False), (2.0, True)])
+def test_an_interval_beyond_the_possible_scores_is_explained_and_not_cut_off(
+    tmp_path: Path, second: float, noted: bool
+) -> None:
+    write_run(tmp_path, "plan", 0, 90.0)
+    write_run(tmp_path, "plan", 1, second)
+    analysis = analyse(load_study(tmp_path))
+    (row,) = analysis.groups
+    assert row.interval is not None
+    assert (row.interval[0] < 0 or row.interval[1] > 100) is noted
+    table = schedules(analysis)
+    assert f"{row.interval[0]:.2f} to {row.interval[1]:.2f}" in table.cells[0]
+    assert ("one that reaches above 100 or below 0" in table.caption) is noted

@@ -237,7 +237,18 @@ def schedules(analysis: Analysis) -> Table:
         "standard errors; that of the test split, binomial, is that of one score, and is in no "
         "interval, as all schedules are scored on the same items."
     )
-    return Table("All schedules", caption, columns, analysis.groups)
+    return Table("All schedules", caption + _beyond(analysis), columns, analysis.groups)
+
+
+def _beyond(analysis: Analysis) -> str:
+    """What an interval means that reaches beyond the scores there can be; it is not cut off."""
+    ends = [x for row in analysis.groups if row.scale == POINTS for x in row.interval or ()]
+    if all(0 <= end <= 100 for end in ends):
+        return ""
+    return (
+        " Intervals are t-intervals of the mean, which know no bounds: one that reaches above 100 "
+        "or below 0 is of few seeds or uneven ones, and no such score can be expected."
+    )
 
 
 def groups(analysis: Analysis) -> Table:

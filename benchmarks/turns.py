@@ -5,9 +5,11 @@ last word took: CPU seconds, or on a GPU the seconds until it has done all it wa
 """
 
 import multiprocessing
+import os
 import random
 import resource
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -216,6 +218,22 @@ class Gated:
         }
 
 
+def end_with_parent() -> None:
+    """Have this process end when the one that started it does, however that ends.
+
+    A forked side has a copy of the parent's end of its own connection: it would wait for its turn
+    for ever.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def play(side: str, workload: Workload, seed: int, root: str, connection: Connection) -> None:
     """Be one side, in a process of its own.
 
@@ -226,6 +244,7 @@ def play(side: str, workload: Workload, seed: int, root: str, connection: Connec
         root: the checkout whose toolkit it takes.
         connection: to whoever lets it make its turns.
     """
+    end_with_parent()
     # A hook of the environment may have imported a toolkit, from wherever it found one.
     for name in [name for name in sys.modules if name.partition(".")[0] == "toolkit"]:
         del sys.modules[name]

@@ -74,6 +74,22 @@ def test_it_searches_as_one_process_does_and_goes_on_where_it_was_stopped(
 
 
 @pytest.mark.full
+def test_all_ranks_stop_for_want_of_patience_where_one_process_does(
+    launch: Launch, tmp_path: Path
+) -> None:
+    flags = [*DIGITS, "constant", "--updates", "120", "--lr", "0.05", "--patience", "2"]
+    flags += ["--eval-every", "5", "--eval-batch", "7", "--label-smoothing", "0.1"]
+    loop.fit(run := build(parse([*flags, "--study", "one"]), tmp_path / "runs"))
+    loop.release(run)
+    train(launch, *flags, "--study", "two")
+    one, two = (run_result(tmp_path, study) for study in ("one", "two"))
+    assert one["selected"]["stopped_early"]
+    assert one["updates"] < 120
+    for name in ("updates", "selected", "metrics", "batch_order_sha"):
+        assert two[name] == one[name]
+
+
+@pytest.mark.full
 def test_whole_and_in_parts_it_ends_with_the_same_bits(launch: Launch, tmp_path: Path) -> None:
     """With batch norm, whose statistics are each rank's own."""
     flags = ["digits/resnetv2_micro", *QUIET, "--updates", "40", "--save-every", "9"]

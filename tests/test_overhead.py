@@ -197,3 +197,39 @@ def test_a_table_comes_from_real_loops_and_kept_repetitions_are_not_made_again(t
     asked = json.loads(file.read_text())["asked"]
     with pytest.raises(overhead.KeptError, match="is of other sides, turns or code"):
         overhead.kept_or_made(overhead.Asked(*asked)._replace(sources={}), file.parent)
+
+
+SIDES_THAT_WAIT = """
+import os, sys, time
+import turns
+
+def play(side, workload, seed, root, connection):
+    turns.end_with_parent()
+    connection.send(turns.Spent(0.0, 0))
+    print(os.getpid(), flush=True)
+    connection.recv()
+    if sys.argv[1] == "side":
+        os._exit(1)
+    time.sleep(600)
+
+turns.play, turns.PRELOADED = play, ()
+turns.repetition(turns.Workload("", 1, 1, True), dict.fromkeys("abc", ""), 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="sides are forked")
+@pytest.mark.parametrize("dies", ["side", "parent"])
+def test_whichever_process_dies_no_other_waits_for_it(dies: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent)}
+    command = [sys.executable, "-c", SIDES_THAT_WAIT, dies]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as parent:
+        assert parent.stdout is not None
+        sides = [int(parent.stdout.readline()) for _ in "abc"]
+        if dies == "parent":
+            parent.kill()
+        # Their output ends with the last of them.
+        _, error = parent.communicate(timeout=60)
+    assert parent.returncode != 0
+    assert ("Error" in error) == (dies == "side")
+    assert len(set(sides)) == 3

@@ -133,6 +133,41 @@ def test_a_job_at_its_time_limit_is_saved_queued_again_and_goes_on(
     assert len(cluster.requeued) == 1
 
 
+LAUNCHER = """#!/bin/bash
+# As a launcher does: passes the signal on, and makes exit code 1 of a stop and of a failure.
+trap 'how=signalled' USR1
+touch begun
+while [ -z "$how" ]; do sleep 0.05; done
+case "$ENDS" in
+    stopped) touch "$TOOLKIT_STOPPED"; exit 1 ;;
+    failed) exit 1 ;;
+    done) exit 0 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("ends", "again"), [("stopped", 1), ("failed", 0), ("done", 0)])
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_job_at_its_limit_is_queued_again_only_if_its_run_can_go_on(
+    script: Path, ends: str, again: int, tmp_path: Path
+) -> None:
+    cluster = Cluster(tmp_path, 1, 2)
+    for name in ("accelerate", "torchrun", "toolkit"):
+        program = tmp_path / "bin" / name
+        program.write_text("#!/bin/bash\n" if name == "toolkit" else LAUNCHER)
+        program.chmod(0o755)
+    cluster.environment["ENDS"] = ends
+    left = tmp_path / f"toolkit-stopped-{os.getpid()}"
+    left.touch()  # of an earlier start of the job, which was killed
+    job = cluster.submit(script)
+    wait_for((tmp_path / "begun").exists, job)
+    job.send_signal(signal.SIGUSR1)
+    _, error = job.communicate(timeout=60)
+    assert job.returncode == (0 if ends == "done" else 1), error
+    assert len(cluster.requeued) == again
+    assert not left.exists()
+
+
 @pytest.mark.processes
 def test_a_job_that_fails_is_not_queued_again(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, 1, 1)

@@ -5,6 +5,7 @@ starts over. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 pr
 interrupted by Ctrl-C. Where a launcher hides them, ``state.json`` in the run's folder says so.
 """
 
+import os
 import shutil
 import sys
 import traceback
@@ -47,6 +48,9 @@ from toolkit.training.checkpoint_folder import say as warn
 from toolkit.training.extension import kept_by_parent
 from toolkit.words import counted
 
+STOPPED = "TOOLKIT_STOPPED"
+"""Names a file that a run leaves if it was stopped and can go on, for job scripts: a launcher makes
+exit code 1 of that as of a failure."""
 WITHOUT = "it diverged, or was finished without --save-predictions; --fresh makes it once more"
 
 
@@ -67,7 +71,16 @@ def main(
         return train(config, fresh, after_update, runs)
 
     with stop_on_signal() as asked:
-        return asked.exit_code(run_command(command))
+        code = asked.exit_code(run_command(command))
+    if code == PREEMPTED and is_rank_zero() and (file := os.environ.get(STOPPED)):
+        return run_command(lambda: _leave(Path(file)))
+    return code
+
+
+def _leave(file: Path) -> int:
+    """Leave the file that says that the run was stopped and can go on; returns the exit code."""
+    file.touch()
+    return PREEMPTED
 
 
 def train(

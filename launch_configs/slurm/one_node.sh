@@ -33,8 +33,18 @@ trap 'limit=reached; [ -z "$step" ] || kill -USR1 "$step"' USR1
 export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=240
 
-srun accelerate launch --quiet --config_file "$(toolkit launch-config "${LAUNCH:-ddp}")" \
-    --num_processes "${SLURM_GPUS_ON_NODE:-1}" -m toolkit.train "$@" &
+# It hides how the run ended, so a run that was saved to go on leaves this file.
+export TOOLKIT_STOPPED=$PWD/toolkit-stopped-$SLURM_JOB_ID
+rm -f "$TOOLKIT_STOPPED"
+
+case "${LAUNCH:-ddp}" in
+    cpu | gpu) # one process, whose launcher would end at the signal, and its task with it
+        launch=(toolkit train) ;;
+    *)
+        launch=(accelerate launch --quiet --config_file "$(toolkit launch-config "${LAUNCH:-ddp}")"
+            --num_processes "${SLURM_GPUS_ON_NODE:-1}" -m toolkit.train) ;;
+esac
+srun "${launch[@]}" "$@" &
 step=$!
 
 wait "$step"
@@ -44,7 +54,8 @@ while kill -0 "$step" 2>/dev/null; do # the signal ended that wait
     code=$?
 done
 
-if [ -n "$limit" ] && [ "$code" -ne 0 ]; then
+if [ -n "$limit" ] && [ -e "$TOOLKIT_STOPPED" ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
+rm -f "$TOOLKIT_STOPPED"
 exit "$code"

@@ -35,6 +35,10 @@ trap 'limit=reached; [ -z "$step" ] || kill -USR1 "$step"' USR1
 export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=240
 
+# It hides how the run ended, so a run that was saved to go on leaves this file.
+export TOOLKIT_STOPPED=$PWD/toolkit-stopped-$SLURM_JOB_ID
+rm -f "$TOOLKIT_STOPPED"
+
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 10000)) # two jobs on a node do not meet
 
@@ -50,7 +54,8 @@ while kill -0 "$step" 2>/dev/null; do # the signal ended that wait
     code=$?
 done
 
-if [ -n "$limit" ] && [ "$code" -ne 0 ]; then
+if [ -n "$limit" ] && [ -e "$TOOLKIT_STOPPED" ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
+rm -f "$TOOLKIT_STOPPED"
 exit "$code"

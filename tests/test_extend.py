@@ -329,7 +329,7 @@ def test_a_run_that_stopped_early_is_not_extended_and_not_asked_for_once_more(
     assert parent.updates < 40
     assert train.main([*TARGET, *often, "--extend", "60", "--output-dir", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert f"stopped early, at update {parent.updates}, by its patience" in said
+    assert f"was spent at update {parent.updates}, so no larger budget" in said
     assert "--fresh" not in said
 
 

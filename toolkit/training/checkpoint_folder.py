@@ -22,6 +22,8 @@ from toolkit.records.json_files import read_json, sync, write_json
 from toolkit.training import manifest
 
 CHECKPOINTS, NOTES = "checkpoints", "notes.json"
+STATE = "toolkit.json"
+"""Of a checkpoint: where the run stands, but for its tensors."""
 DAMAGED = "damaged-"
 KEPT, LAST, BEFORE_ANNEAL = "kept", "last", "before-anneal"
 OF_EARLIER_VERSIONS = "random_states_*.pkl"

@@ -93,6 +93,7 @@ def test_wsd_goes_on_from_before_its_anneal_to_the_weights_of_the_longer_run(run
     assert result.metrics == scratch.metrics
     assert (result.parent, result.parent_update) == (run_id(parent), 32)
     assert (scratch.parent, scratch.parent_update) == (None, None)
+    assert result.recipe_settings == scratch.recipe_settings
     folder = run_folder(child, runs)
     of_both = (readings(folder), readings(run_folder(configured("wsd", "--updates", "80"), runs)))
     one, other = ([{**e, "t": 0} for e in those] for those in of_both)

@@ -108,10 +108,16 @@ class SquadV2(Task):
         return {"f1": POINTS, "exact": POINTS}
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
-        """The mean of the cross-entropies of start and end, summed over the windows."""
-        output = _forward(model, batch)
+        """The mean of the cross-entropies of start and end, summed over the windows.
+
+        An answer is among a window's own tokens: what it is padded with, which depends on the
+        other windows of its micro-batch, plays no part.
+        """
+        output, padded = _forward(model, batch), batch["attention_mask"] == 0
         parts = [
-            F.cross_entropy(logits.float(), batch[label], reduction="sum")
+            F.cross_entropy(
+                logits.float().masked_fill(padded, -torch.inf), batch[label], reduction="sum"
+            )
             for logits, label in zip((output.start_logits, output.end_logits), LABELS, strict=True)
         ]
         return (parts[0] + parts[1]) / 2, len(batch["id"])

@@ -93,6 +93,7 @@ def test_wsd_goes_on_from_before_its_anneal_to_the_weights_of_the_longer_run(run
     assert result.metrics == scratch.metrics
     assert (result.parent, result.parent_update) == (run_id(parent), 32)
     assert (scratch.parent, scratch.parent_update) == (None, None)
+    assert result.recipe_settings == scratch.recipe_settings
     folder = run_folder(child, runs)
     of_both = (readings(folder), readings(run_folder(configured("wsd", "--updates", "80"), runs)))
     one, other = ([{**e, "t": 0} for e in those] for those in of_both)
@@ -329,7 +330,7 @@ def test_a_run_that_stopped_early_is_not_extended_and_not_asked_for_once_more(
     assert parent.updates < 40
     assert train.main([*TARGET, *often, "--extend", "60", "--output-dir", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert f"stopped early, at update {parent.updates}, by its patience" in said
+    assert f"was spent at update {parent.updates}, so no larger budget" in said
     assert "--fresh" not in said
 
 

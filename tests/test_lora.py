@@ -56,6 +56,7 @@ def test_a_text_model_trains_its_adapters_and_head_and_predicts_and_is_exported(
     data = write(tmp_path / "a.csv", rows(40))
     flags = (*RANK, "--recipe.lora-alpha", "6", "--recipe.updates", "5")
     run, result, moved = fitted(own.config_of("text", encoder, data, *flags), tmp_path)
+    assert any("lora_rank = 2 freezes weights that start at random" in n for n in result.notes)
     learned = {name for name, weight in run.model.named_parameters() if weight.requires_grad}
     kinds = ("lora_A.default.weight", "lora_B.default.weight", "classifier.weight")
     assert moved == learned

@@ -229,3 +229,16 @@ def test_too_few_texts_to_cut_are_said(tmp_path: Path, encoder: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"has no file that ends in \.json"):
         splits_of(config_of("qa", encoder, tmp_path / "empty", *SHORT))
+
+
+def test_the_loss_does_not_depend_on_what_windows_are_padded_with(encoder: Path) -> None:
+    """So neither on the micro-batch nor on the world size."""
+    config = config_of("qa", encoder, EXAMPLE, *SHORT)
+    split = splits_of(config).train
+    model = own.model(str(encoder), config.recipe).eval()
+    ids = [int(split.lengths.argmin()), int(split.lengths.argmax())]
+    assert split.lengths[ids[0]] < split.lengths[ids[1]]
+    together, count = own.loss(model, split.__getitems__(ids))
+    alone = [own.loss(model, split.__getitems__([one]))[0].item() for one in ids]
+    assert count == 2
+    assert together.item() == pytest.approx(sum(alone), rel=1e-5)

@@ -22,6 +22,7 @@ from toolkit.records.selected import Selected
 from toolkit.task import Scale
 from toolkit.training import loop
 from toolkit.training.build import build, weights_sha
+from toolkit.training.extension import kept_by_parent
 from toolkit.training.ranks import check_whole_weights
 from toolkit.training.run import Run
 from toolkit.training.selection import Selection
@@ -149,24 +150,65 @@ def test_patience_alone_leaves_the_last_weights(tmp_path: Path) -> None:
 
 def test_a_metric_that_falls_is_better_and_one_that_stays_is_not() -> None:
     selection = Selection(patience=2)
-    run: Any = SimpleNamespace(scales={"loss": Scale(higher_is_better=False)}, update=0)
+    scales = {"loss": Scale(higher_is_better=False)}
+    run: Any = SimpleNamespace(scales=scales, update=0, budget=9, infinite_at_start=frozenset())
     for update, (loss, since) in enumerate([(2.0, 0), (2.5, 1), (1.5, 0), (1.5, 1), (9.0, 2)], 1):
         run.update = update
         selection.consider(run, {"loss": loss, "other": 0.0})
         assert selection.since == since
-        selection.stop_if_due(reading_due=True)
+        selection.stop_if_due(run, reading_due=True)
         assert selection.stopped == (since == 2)
     assert (selection.metric, selection.value, selection.update) == ("loss", 1.5, 3)
 
 
 def test_a_metric_that_never_was_a_number_is_said_so() -> None:
     selection = Selection(keep=True, patience=1)
-    run: Any = SimpleNamespace(scales={}, update=1)
+    run: Any = SimpleNamespace(scales={}, update=1, budget=2)
     assert selection.result() is None
     selection.consider(run, {"accuracy": None})
-    selection.stop_if_due(reading_due=True)
-    assert selection.result() == Selected("", None, 0, False, True)
-    assert str(selection.result()) == ("stopped early; the metric on validation was never a number")
+    never = "accuracy on validation was never a number: the weights are the last"
+    assert str(selection.result()) == never
+    selection.stop_if_due(run, reading_due=True)
+    assert selection.result() == Selected("accuracy", None, 0, False, True)
+    assert str(selection.result()) == f"stopped early; {never}"
+
+
+def test_patience_that_is_spent_at_the_end_of_the_budget_stops_nothing(tmp_path: Path) -> None:
+    """But there is nothing to extend: no update would follow."""
+    flags = ("constant", "--updates", "50", "--patience", "3", "--keep-last-checkpoint")
+    with scripted(config(*flags), tmp_path) as (run, _):
+        assert finished(run).selected == Selected("accuracy", 70.0, 20, False, False)
+    with pytest.raises(ConfigError, match=r"patience of .* was spent at update 50, so no larger"):
+        kept_by_parent(config(*flags, "--extend", "90"), tmp_path)
+
+
+@pytest.mark.parametrize(("patience", "at"), [("2", 40), ("1", 30)], ids=["there", "before it"])
+def test_patience_that_is_spent_before_an_anneal_leaves_nothing_to_extend(
+    patience: str, at: int, tmp_path: Path
+) -> None:
+    flags = ("wsd", "--updates", "50", "--patience", patience)  # its anneal begins after 40
+    with scripted(config(*flags, "--keep-before-anneal"), tmp_path) as (run, _):
+        assert finished(run).updates == at
+    with pytest.raises(ConfigError, match=f"patience of .* was spent at update {at}, so no"):
+        kept_by_parent(config(*flags, "--extend", "190"), tmp_path)
+
+
+@pytest.mark.long
+def test_lost_weights_are_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever they score: a guard may bring the run back from them."""
+    for update, value in ((30, 95.0), (60, 80.0)):
+        monkeypatch.setitem(SCRIPT, update, value)  # type: ignore[arg-type]
+
+    def lose(run: Run) -> None:
+        if run.update == 30:
+            with torch.no_grad():
+                next(run.model.parameters()).fill_(torch.nan)
+
+    with scripted(config("adaptive", "--search", "off", "--keep-best"), tmp_path) as (run, _):
+        run.after_update.append(lose)
+        result = finished(run)
+    assert result.rollbacks
+    assert result.selected == Selected("accuracy", 80.0, 60, True, False)
 
 
 def test_it_belongs_to_the_experiment() -> None:

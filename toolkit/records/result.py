@@ -121,7 +121,7 @@ class Result:
         status: done, or diverged: its weights were lost.
         run_id, study: the names of its folder and of the folder above.
         task, model, recipe: the target, ``TASK/MODEL@RECIPE``.
-        recipe_settings: field of the recipe -> value.
+        recipe_settings: field of the recipe -> value; of an extended run the new budget.
         schedule, schedule_config: its name and its settings.
         sees: the losses that the schedule decided on: training, validation or both.
         seed, arm: as in ``RunConfig``.

@@ -22,9 +22,14 @@ class Selected(NamedTuple):
 
     def __str__(self) -> str:
         if self.value is None:
-            said = "the metric on validation was never a number"
+            said = f"{self.metric} on validation was never a number: the weights are the last"
         else:
             best = f"the best on validation ({self.metric} {self.value:.6g})"
             kept = f"the weights are those of update {self.update}, {best}"
             said = kept if self.kept else f"{best} was at update {self.update}"
         return f"stopped early; {said}" if self.stopped_early else said
+
+
+def spent(patience: int | None, since: int) -> bool:
+    """Whether so many evaluations without a better one are too many."""
+    return patience is not None and since >= patience

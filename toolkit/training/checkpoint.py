@@ -39,12 +39,12 @@ from toolkit.schedules import memory_to_json
 from toolkit.schedules.extension import holds_until
 from toolkit.training import checkpoint_folder, extension, manifest
 from toolkit.training.build import budget_of, weights_sha
-from toolkit.training.checkpoint_folder import BEFORE_ANNEAL, CHECKPOINTS, KEPT
+from toolkit.training.checkpoint_folder import BEFORE_ANNEAL, CHECKPOINTS, KEPT, STATE
 from toolkit.training.random_state import random_state, set_random_state
 from toolkit.training.run import Run
 from toolkit.training.sharding import load_shards, shards
 
-STATE, MODEL, OPTIMIZER, ENGINE = "toolkit.json", "model.pt", "optimizer.pt", "engine"
+MODEL, OPTIMIZER, ENGINE = "model.pt", "optimizer.pt", "engine"
 SHARDS = "shards"
 TENSORS = ("snapshot", "distance", "best")
 """What each rank saves by itself, where there is such; the best weights are those of rank 0."""
@@ -281,6 +281,7 @@ def _set_state(run: Run, state: dict[str, Any], tensors: dict[str, Any]) -> None
     """The inverse of ``_state``."""
     run.update = run.saved_at = state["update"]
     run.selection.load_state_dict(state.get("selection", {}), tensors.pop("best", {}))
+    run.selection.stop_if_due(run, reading_due=True)  # as is wherever a checkpoint is written
     run.lr.load_state_dict({**state["lr"], **tensors})
     if (scaler := run.accelerator.scaler) is not None:
         scaler.load_state_dict(state["scaler"])

@@ -23,6 +23,8 @@ from toolkit.training import manifest
 from toolkit.words import counted
 
 CHECKPOINTS, NOTES = "checkpoints", "notes.json"
+STATE = "toolkit.json"
+"""Of a checkpoint: where the run stands, but for its tensors."""
 DAMAGED = "damaged-"
 KEPT, LAST, BEFORE_ANNEAL = "kept", "last", "before-anneal"
 OF_EARLIER_VERSIONS = "random_states_*.pkl"

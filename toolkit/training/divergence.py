@@ -8,12 +8,15 @@ in which it finds its scale, also where they are more than that.
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from toolkit.training.run import Run
 from toolkit.training.scaling import HALVINGS
+
+if TYPE_CHECKING:
+    from toolkit.training.run import Run
 
 NONFINITE_READINGS = 20
 """So many readings in a row with a loss that is not finite, on whichever rank, and no update brings
@@ -22,7 +25,7 @@ LOST_SHARE = 0.1
 """A run that has lost more than this share of its readings or updates has not been trained."""
 
 
-def note_reading(run: Run, nonfinite: int, rolled_back: bool) -> None:
+def note_reading(run: "Run", nonfinite: int, rolled_back: bool) -> None:
     """Count a reading, and call the run lost if too many in a row were not finite."""
     run.readings += 1
     run.rollbacks += rolled_back
@@ -31,7 +34,7 @@ def note_reading(run: Run, nonfinite: int, rolled_back: bool) -> None:
         run.lost = f"{NONFINITE_READINGS} readings in a row had a loss that is not finite"
 
 
-def note_end(run: Run, state: Mapping[str, Tensor]) -> None:
+def note_end(run: "Run", state: Mapping[str, Tensor]) -> None:
     """Look at the run as a whole. A collective: all ranks call it, and agree with rank 0.
 
     Args:
@@ -41,12 +44,12 @@ def note_end(run: Run, state: Mapping[str, Tensor]) -> None:
     """
     found = [""]
     if run.accelerator.is_main_process:
-        found = [run.lost or _too_much_lost(run) or _not_finite(state, run.infinite_at_start)]
+        found = [run.lost or _too_much_lost(run) or not_finite(state, run.infinite_at_start)]
     broadcast_object_list(found)
     run.lost = found[0]
 
 
-def _too_much_lost(run: Run) -> str:
+def _too_much_lost(run: "Run") -> str:
     skipped = run.lr.skipped
     if run.rollbacks > LOST_SHARE * run.readings:
         return f"{run.rollbacks} of {run.readings} readings were rolled back"
@@ -55,14 +58,14 @@ def _too_much_lost(run: Run) -> str:
     return ""
 
 
-def _usually_skipped(run: Run) -> float:
+def _usually_skipped(run: "Run") -> float:
     """Updates that may be skipped; a gradient scaler looks for its scale in the first ones."""
     usual = LOST_SHARE * run.update
     searched = min(HALVINGS, run.update / 2) if run.accelerator.scaler is not None else 0.0
     return max(usual, searched)
 
 
-def _not_finite(state: Mapping[str, Tensor], infinite_at_start: frozenset[str]) -> str:
+def not_finite(state: Mapping[str, Tensor], infinite_at_start: frozenset[str]) -> str:
     """The first weight or buffer that is not what it may be, in words; empty if there is none."""
     for name, tensor in state.items():
         if not tensor.is_floating_point() or bool(tensor.isfinite().all()):

@@ -11,8 +11,9 @@ from toolkit.errors import ConfigError
 from toolkit.records.config_file import CONFIG, check_folder
 from toolkit.records.json_files import read_json
 from toolkit.records.result import RESULT, read_result
+from toolkit.records.selected import spent
 from toolkit.schedules.extension import holds_until
-from toolkit.training.checkpoint_folder import BEFORE_ANNEAL, KEPT, LAST
+from toolkit.training.checkpoint_folder import BEFORE_ANNEAL, KEPT, LAST, STATE
 
 if TYPE_CHECKING:
     from toolkit.training.run import Run
@@ -27,7 +28,7 @@ def kept_by_parent(config: RunConfig, runs: Path) -> Path:
 
     Raises:
         ConfigError: if the run that it extends does not exist, keeps no such checkpoint, or
-            stopped early.
+            has no patience left there.
     """
     parent = parent_of(config)
     assert parent is not None
@@ -43,23 +44,29 @@ def kept_by_parent(config: RunConfig, runs: Path) -> Path:
     kept = folder / KEPT / (BEFORE_ANNEAL if holds else LAST)
     if not kept.exists():
         raise ConfigError(f"extend: {_why_not(folder, config, flag)}")
-    if not holds and (folder / RESULT).exists():
-        _check_not_stopped(folder)
+    _check_patience_left(folder, kept, parent.patience)
     return kept
 
 
-def _check_not_stopped(folder: Path) -> None:
-    """Refuse a run whose end came before its budget's: a larger budget is not what it lacked.
+def _check_patience_left(folder: Path, kept: Path, patience: int | None) -> None:
+    """Refuse to go on from where the patience is spent: a larger budget is not what is lacking.
 
     Raises:
-        ConfigError: if it stopped for want of patience.
+        ConfigError: if no update would follow.
     """
-    result = read_result(folder)
-    if result.selected is not None and result.selected.stopped_early:
-        raise ConfigError(
-            f"extend: {folder} stopped early, at update {result.updates}, by its patience: only a "
-            "run that has spent its budget is extended; train it without --patience"
-        )
+    try:
+        state = read_json(kept / STATE)
+    except ConfigError:  # whoever reads the manifest says what is wrong
+        return
+    if spent(patience, state.get("selection", {}).get("since", 0)):
+        raise ConfigError(f"extend: {_without_patience(folder, state['update'])}")
+
+
+def _without_patience(folder: Path, update: int) -> str:
+    return (
+        f"the patience of {folder} was spent at update {update}, so no larger budget would change "
+        "it: train it without --patience"
+    )
 
 
 def _why_not(folder: Path, config: RunConfig, flag: str) -> str:
@@ -72,7 +79,10 @@ def _why_not(folder: Path, config: RunConfig, flag: str) -> str:
         status = told.get("status", "not started")
         at = f" at update {told.get('update')}" if status == "preempted" else ""
         return f"{folder} is not that far ({status}{at}): {rule}"
-    if read_result(folder).diverged:
+    result = read_result(folder)
+    if result.selected is not None and result.selected.stopped_early:
+        return _without_patience(folder, result.updates)
+    if result.diverged:
         return f"{folder} diverged, there is nothing to go on with: {rule}"
     return f"{folder} has kept nothing to go on with: {rule}; train it again, with it and --fresh"
 

@@ -196,7 +196,7 @@ def _train(run: Run) -> None:
     run.optimizer.train()
     if run.evaluation_due:  # the run was stopped before it
         _validate(run, stoppable=True)
-        run.selection.stop_if_due(reading_due=True)  # as there is wherever a run goes on from
+        run.selection.stop_if_due(run, reading_due=True)  # it goes on from one
     while _goes_on(run):
         make_update(run, batches)
         last = run.update == run.budget
@@ -209,7 +209,7 @@ def _train(run: Run) -> None:
         run.lr.step()
         if run.evaluation_due and not run.stop_agreed:
             _validate(run, stoppable=reading_due)
-        run.selection.stop_if_due(reading_due)
+        run.selection.stop_if_due(run, reading_due)
         if reading_due and not run.diverged and before_anneal_due(run):
             _check_folder(run)
             checkpoint.keep_before_anneal(run)

@@ -25,6 +25,12 @@ def notes_of(config: RunConfig, lr: ScheduledLR, budget: int) -> Iterator[str]:
             f"patience = {config.patience}: {schedule_name(config.schedule)} lowers the LR towards "
             "the end of the budget, which a run that stops early does not see"
         )
+    rank = getattr(config.recipe, "lora_rank", None)
+    if rank is not None and config.recipe.init == "random":
+        yield (
+            f"recipe.lora_rank = {rank} freezes weights that start at random: only what stands "
+            "beside them, and a new head, is trained"
+        )
     usual = declared_recipe(parse_target(config.target)).init
     if usual == "pretrained" and config.recipe.init == "random":
         yield "the weights start at random, as asked: published figures are out of its reach"

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from toolkit.records.selected import Selected
+from toolkit.records.selected import Selected, spent
 from toolkit.task import POINTS
+from toolkit.training.divergence import not_finite
 from toolkit.training.ranks import from_rank_zero
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Selection:
         self.update = 0
         """Update of the best evaluation; 0 before the first with a finite headline."""
         self.metric, self.value = "", 0.0
+        """The headline, as soon as there was an evaluation; and its best."""
         self.since = 0
         """Evaluations since the best."""
         self.metrics: dict[str, float | None] = {}
@@ -56,19 +58,23 @@ class Selection:
         """
         if not self.keep and self.patience is None:
             return
-        best = from_rank_zero(self._better(run, metrics))
+        self.metric, best = from_rank_zero((next(iter(metrics), ""), self._better(run, metrics)))
         if best is None:
             self.since += 1
             return
-        self.metric, self.value = best
+        self.value = best
         self.update, self.since, self.metrics = run.update, 0, dict(metrics)
         if self.keep:
             state = run.accelerator.unwrap_model(run.model).state_dict()
             self.weights = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
 
-    def stop_if_due(self, reading_due: bool) -> None:
-        """Stop for want of patience, at a reading: no loss is left in the meter then."""
-        self.stopped = reading_due and self.patience is not None and self.since >= self.patience
+    def stop_if_due(self, run: "Run", reading_due: bool) -> None:
+        """Stop for want of patience, at a reading: no loss is left in the meter then.
+
+        Not at the end of the budget, where there is nothing left to stop.
+        """
+        due = spent(self.patience, self.since) and run.update < run.budget
+        self.stopped = reading_due and due
 
     def bring_back(self, run: "Run") -> None:
         """Give the model the best weights, for good: it does not train on."""
@@ -76,11 +82,11 @@ class Selection:
         self.brought_back = True
 
     def result(self) -> Selected | None:
-        """What is to be said of it in the result, at the end; None if nothing was chosen.
+        """What is to be said of it in the result, at the end; None if nothing was to be chosen.
 
         A run that has diverged keeps no best weights: it is not brought back to them.
         """
-        if not self.update and not self.stopped:
+        if not self.metric:  # neither setting, or lost before the first evaluation
             return None
         value = self.value if self.update else None
         return Selected(self.metric, value, self.update, self.brought_back, self.stopped)
@@ -94,10 +100,12 @@ class Selection:
         for name in STATE:
             setattr(self, name, state.get(name, getattr(self, name)))
         self.weights = weights
-        self.stop_if_due(True)
 
-    def _better(self, run: "Run", metrics: Mapping[str, float | None]) -> tuple[str, float] | None:
-        """The headline, if it is better than the best so far; None elsewhere than on rank 0."""
+    def _better(self, run: "Run", metrics: Mapping[str, float | None]) -> float | None:
+        """The headline, if it is better than the best so far; None elsewhere than on rank 0.
+
+        What lost weights score is none: questions that get no answer may even be right.
+        """
         name, value = next(iter(metrics.items()), ("", None))
         if value is None:
             return None
@@ -105,4 +113,5 @@ class Selection:
             best = run.scales.get(name, POINTS).best((value, self.value))
             if value == self.value or value != best:
                 return None
-        return name, value
+        state = run.accelerator.unwrap_model(run.model).state_dict() if self.keep else {}
+        return None if not_finite(state, run.infinite_at_start) else value

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from toolkit.records.result import RESULT, Result, duration
 from toolkit.schedules.reading import Decision, Reading
-from toolkit.task import POINTS, Scale
+from toolkit.task import Scale, scale_of
 
 CONSOLE = "console.log"
 """In a run's folder: what was said of the run, by all attempts."""
@@ -162,7 +162,7 @@ def metric(name: str, value: float | None, scales: Mapping[str, Scale]) -> str:
     """A metric and its value, as its scale writes it."""
     if value is None:
         return f"{name} is not a number"
-    return f"{name} {value:.{scales.get(name, POINTS).decimals}f}"
+    return f"{name} {value:.{scale_of(scales, name).decimals}f}"
 
 
 def came_to(result: Result, folder: Path) -> list[str]:

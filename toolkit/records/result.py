@@ -10,7 +10,7 @@ from toolkit.hints import LARGEST, misfits
 from toolkit.records.json_files import read_json
 from toolkit.records.selected import Selected
 from toolkit.schedules.reading import Trial
-from toolkit.task import POINTS, Scale
+from toolkit.task import Scale, scale_of
 
 RESULT = "result.json"
 SPANS = ("data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint")
@@ -210,7 +210,7 @@ class Result:
 
     def scale_of(self, metric: str) -> Scale:
         """How a metric is to be read."""
-        return self.scales.get(metric, POINTS)
+        return scale_of(self.scales, metric)
 
     @property
     def diverged(self) -> bool:

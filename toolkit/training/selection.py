@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from toolkit.records.selected import Selected
-from toolkit.task import POINTS
+from toolkit.task import scale_of
 from toolkit.training.ranks import from_rank_zero
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Selection:
         if value is None:
             return None
         if self.update:
-            best = run.scales.get(name, POINTS).best((value, self.value))
+            best = scale_of(run.scales, name).best((value, self.value))
             if value == self.value or value != best:
                 return None
         return name, value

@@ -205,8 +205,8 @@ class Result:
         """The headline metric: the first that the task declares, or of its metrics if it declares
         none; empty for a diverged run that has none, of an older version."""
         found = self.metrics.test or self.metrics.validation
-        declared = [name for name in self.scales if name in found or not found]
-        return next(iter(declared or found), "")
+        first = next(iter(self.scales), "")
+        return first if first in found or not found else next(iter(found))
 
     def scale_of(self, metric: str) -> Scale:
         """How a metric is to be read."""

@@ -24,7 +24,7 @@ from toolkit.predictions import Predictions
 from toolkit.records.result import Result
 from toolkit.schedules.reading import NO_ACTION, Decision
 from toolkit.signals import stop_on_signal
-from toolkit.task import Batch, Split, headline_first, scale_of
+from toolkit.task import LOSS, Batch, Split, headline_first, scale_of
 from toolkit.training import checkpoint, checkpoint_folder, divergence
 from toolkit.training.batches import training_batches
 from toolkit.training.evaluation import (
@@ -135,7 +135,8 @@ def _judged(
     def judged() -> tuple[Predictions, dict[str, float | None]]:
         predictions = in_order(names, gathered, len(data) if saves else None)
         found = metrics_of(run.task, predictions, data)
-        declared = run.config.recipe.metric is not None or found.keys() & run.scales.keys()
+        # A task may be another's with metrics of its own; the loss it still has says nothing.
+        declared = run.config.recipe.metric or (found.keys() & run.scales.keys()) - {LOSS}
         return predictions, headline_first(found, next(iter(run.scales)) if declared else None)
 
     both, error = outcome(judged)

@@ -298,10 +298,10 @@ def test_texts_are_predicted_as_in_the_test_split_with_or_without_labels(
         metrics_of(texts), rel=1e-5
     )
     assert toolkit.predict(texts.folder, labelled, no_labels=True).metrics == {}
-    found = toolkit.predict(texts.folder, bare)
-    assert found.metrics == {}
-    assert [row["prediction"] for row in found.rows] == [row["prediction"] for row in expected]
-    assert all("label" not in row for row in found.rows)
+    without = toolkit.predict(texts.folder, bare)
+    assert without.metrics == {}
+    assert [row["prediction"] for row in without.rows] == [row["prediction"] for row in expected]
+    assert all("label" not in row for row in without.rows)
     folder = tmp_path / "folder"
     (folder / "below").mkdir(parents=True)
     for name in ("a.csv", "below/b.csv"):

@@ -22,7 +22,7 @@ from toolkit.data import (
 )
 from toolkit.errors import ConfigError, MissingDataError
 from toolkit.fingerprint import of_path
-from toolkit.task import POINTS, Scale, Split, Splits
+from toolkit.task import LOSS, POINTS, Scale, Split, Splits, loss_of_classes
 
 from .glove import Glove, read_glove, tokenise
 from .lstm import WordLstm
@@ -99,7 +99,7 @@ class Imdb(TextClassification):
         return _splits(recipe, tokens, labels, fill)
 
     def scales(self, recipe: ImdbRecipe, splits: Splits) -> Mapping[str, Scale]:
-        return {"f1": POINTS, "accuracy": POINTS}
+        return {"f1": POINTS, "accuracy": POINTS, LOSS: loss_of_classes(2)}
 
     def metrics(
         self, predictions: np.ndarray, labels: np.ndarray, split: Split

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from toolkit.errors import ConfigError
 from toolkit.fingerprint import files_of, of_path
-from toolkit.task import POINTS, Batch, Scale, Split, Splits
+from toolkit.task import LOSS, POINTS, Batch, Scale, Split, Splits, loss_of_classes
 from toolkit.words import counted
 
 from .image_files import (
@@ -99,7 +99,8 @@ class OwnImages(WithClasses, ImageClassification):
         return Splits(part("train"), part("validation"), part("test"), notes)
 
     def scales(self, recipe: OwnImagesRecipe, splits: Splits) -> Mapping[str, Scale]:
-        return {"accuracy": POINTS, "macro_f1": POINTS}
+        loss = loss_of_classes(len(self.classes_of(recipe)))
+        return {"accuracy": POINTS, "macro_f1": POINTS, LOSS: loss}
 
     def augment(self, batch: Batch, seed: int, epoch: int) -> Batch:
         images = batch["image"]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from toolkit.errors import ConfigError
 from toolkit.fingerprint import of_path
-from toolkit.task import POINTS, Batch, Scale, Split, Splits
+from toolkit.task import LOSS, POINTS, Batch, Scale, Split, Splits, loss_of_classes
 
 from .own_data import check_columns, check_enough, column_of, own_path, rows_of_splits
 from .own_labels import Labels, WithClasses, cells_of, read_labels
@@ -91,12 +91,13 @@ class OwnText(WithClasses, TextClassification):
         return Splits(part("train"), part("validation"), part("test"), notes)
 
     def scales(self, recipe: OwnTextRecipe, splits: Splits) -> Mapping[str, Scale]:
-        if self.classes_of(recipe):
-            return {"accuracy": POINTS, "macro_f1": POINTS}
+        if classes := self.classes_of(recipe):
+            return {"accuracy": POINTS, "macro_f1": POINTS, LOSS: loss_of_classes(len(classes))}
         labels = cast(TokenSplit, splits.test).labels["label"].double()
         # No training is as good as one number for all: no correlation, and the labels' variance.
         spread = float(labels.var(unbiased=False))
-        return {"pearson": Scale(True, 0.0, 4), "mse": Scale(False, spread, 4)}
+        error = Scale(False, spread, 4)
+        return {"pearson": Scale(True, 0.0, 4), "mse": error, LOSS: error}
 
     def loss(
         self, model: nn.Module, batch: Batch, label_smoothing: float = 0.0
@@ -111,7 +112,8 @@ class OwnText(WithClasses, TextClassification):
         label = batch["label"]
         if not label.is_floating_point():
             return super().predict(model, batch)
-        return logits_of(model, batch).squeeze(-1).float(), label
+        found = logits_of(model, batch).squeeze(-1).float()
+        return found, label, None, (found - label.float()) ** 2
 
     def metrics(
         self, predictions: np.ndarray, labels: np.ndarray, split: Split

@@ -16,7 +16,7 @@ from toolkit.data import check_texts, load_splits, place_of, source_of
 from toolkit.errors import ConfigError
 from toolkit.hints import misfits, shown
 from toolkit.predictions import Columns, Predictions
-from toolkit.task import POINTS, Batch, Scale, Split, Splits, Task, Unseen
+from toolkit.task import LOSS, POINTS, Batch, Scale, Split, Splits, Task, Unseen, loss_of_classes
 
 from . import answer_spans
 from .own_questions import questions_to_answer
@@ -105,7 +105,7 @@ class SquadV2(Task):
         return split_windows(parts, name, recipe, _notes(recipe, source))
 
     def scales(self, recipe: SquadRecipe, splits: Splits) -> Mapping[str, Scale]:
-        return {"f1": POINTS, "exact": POINTS}
+        return {"f1": POINTS, "exact": POINTS, LOSS: loss_of_classes(recipe.max_length)}
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
         """The mean of the cross-entropies of start and end, summed over the windows.
@@ -113,20 +113,14 @@ class SquadV2(Task):
         An answer is among a window's own tokens: what it is padded with, which depends on the
         other windows of its micro-batch, plays no part.
         """
-        output, padded = _forward(model, batch), batch["attention_mask"] == 0
-        parts = [
-            F.cross_entropy(
-                logits.float().masked_fill(padded, -torch.inf), batch[label], reduction="sum"
-            )
-            for logits, label in zip((output.start_logits, output.end_logits), LABELS, strict=True)
-        ]
-        return (parts[0] + parts[1]) / 2, len(batch["id"])
+        return _losses(_forward(model, batch), batch, "sum"), len(batch["id"])
 
-    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor | None, ...]:
         """Start and end logits, float32, shape (windows, 2, WIDTH), and the windows' numbers."""
         output = _forward(model, batch)
         logits = torch.stack([output.start_logits, output.end_logits], 1).float()
-        return F.pad(logits, (0, WIDTH - logits.shape[-1]), value=-100.0), batch["id"]
+        padded = F.pad(logits, (0, WIDTH - logits.shape[-1]), value=-100.0)
+        return padded, batch["id"], None, _losses(output, batch, "none")
 
     def answers(
         self, predictions: np.ndarray, labels: np.ndarray, split: Split
@@ -398,6 +392,18 @@ def _first_span(answer: Mapping[str, list[Any]]) -> tuple[int, int] | None:
         return None
     begin = answer["answer_start"][0]
     return begin, begin + len(answer["text"][0])
+
+
+def _losses(output: Any, batch: Batch, reduction: str) -> Tensor:
+    """The mean of the cross-entropies of start and end, over a window's own tokens."""
+    padded = batch["attention_mask"] == 0
+    start, end = (
+        F.cross_entropy(
+            logits.float().masked_fill(padded, -torch.inf), batch[label], reduction=reduction
+        )
+        for logits, label in zip((output.start_logits, output.end_logits), LABELS, strict=True)
+    )
+    return (start + end) / 2
 
 
 def _forward(model: nn.Module, batch: Batch) -> Any:

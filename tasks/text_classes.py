@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.predictions import Columns, most_likely
+from toolkit.predictions import Columns, cross_entropies, most_likely
 from toolkit.task import Batch, Task, Unseen
 
 from .text import Ragged, TokenSplit, fitting_tokenizer, state_of
@@ -75,8 +75,9 @@ class TextClassification(Task):
         return total, len(logits)
 
     def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-        found, probability = most_likely(logits_of(model, batch))
-        return found, batch["label"], probability
+        logits = logits_of(model, batch).float()
+        found, probability = most_likely(logits)
+        return found, batch["label"], probability, cross_entropies(logits, batch["label"])
 
     def classes_of(self, recipe: Any) -> Sequence[str]:
         return self.class_names

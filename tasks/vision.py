@@ -13,8 +13,19 @@ from torch.nn import functional as F
 
 from toolkit.data import hub_reachable
 from toolkit.errors import ConfigError, first_line
-from toolkit.predictions import Columns, most_likely
-from toolkit.task import POINTS, Batch, Recipe, Scale, Split, Splits, Task, Unseen
+from toolkit.predictions import Columns, cross_entropies, most_likely
+from toolkit.task import (
+    LOSS,
+    POINTS,
+    Batch,
+    Recipe,
+    Scale,
+    Split,
+    Splits,
+    Task,
+    Unseen,
+    loss_of_classes,
+)
 
 from .image_files import unseen_images
 
@@ -58,7 +69,7 @@ class ImageClassification(Task):
     recipes: Mapping[str, Mapping[str, Recipe]]
 
     def scales(self, recipe: Any, splits: Splits) -> Mapping[str, Scale]:
-        return {"accuracy": POINTS}
+        return {"accuracy": POINTS, LOSS: loss_of_classes(self.classes)}
 
     def loss(
         self, model: nn.Module, batch: Batch, label_smoothing: float = 0.0
@@ -70,8 +81,9 @@ class ImageClassification(Task):
         return total, len(logits)
 
     def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-        found, probability = most_likely(model(self.normalise(batch["image"], model)))
-        return found, batch["label"], probability
+        logits = model(self.normalise(batch["image"], model))
+        found, probability = most_likely(logits)
+        return found, batch["label"], probability, cross_entropies(logits, batch["label"])
 
     def classes_of(self, recipe: Any) -> Sequence[str]:
         return self.class_names or [str(number) for number in range(self.classes)]

@@ -213,7 +213,7 @@ def test_an_encoder_trains_from_a_folder(root: Path, real_data: Path) -> None:
     result = loop.fit(run)
     loop.release(run)
     assert result is not None
-    assert set(result.metrics.test) == {"f1", "accuracy"}
+    assert set(result.metrics.test) == {"f1", "accuracy", "loss"}
     assert result.init == "pretrained"
     assert not result.notes
 

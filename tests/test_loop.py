@@ -70,7 +70,7 @@ def test_a_run_leaves_what_the_formats_promise(fit: Any, tmp_path: Path) -> None
         30,
     ]
     assert (result.status, result.updates, result.world_size) == ("done", 30, 1)
-    assert result.metrics.test.keys() == result.metrics.validation.keys() == {"accuracy"}
+    assert result.metrics.test.keys() == result.metrics.validation.keys() == {"accuracy", "loss"}
     assert result.samples == {"train": 1280, "validation": 200, "test": 317}
     spans = {"data", "forward_backward", "optimizer", "reading", "evaluation", "checkpoint"}
     assert set(result.timing.spans) == spans

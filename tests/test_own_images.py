@@ -160,7 +160,7 @@ def test_parquet_is_read_as_the_hub_stores_it(tmp_path: Path) -> None:
 def test_the_example_trains_and_its_model_is_exported(tmp_path: Path) -> None:
     flags = (*SMALL, "--recipe.epochs", "2", "--recipe.optimizer", "adam", "--recipe.lr", "0.003")
     run, result = train(config_of("images", MODEL, "example", *flags), tmp_path)
-    assert list(result.metrics.test) == ["accuracy", "macro_f1"]
+    assert list(result.metrics.test) == ["accuracy", "macro_f1", "loss"]
     assert result.samples == {"train": 82, "validation": 10, "test": 10}
     call = own.export(run.model, MODEL, run.config.recipe, tmp_path / "exported")
     loaded = eval(call, {"timm": timm}).eval()

@@ -103,7 +103,7 @@ def test_decimals_are_predicted_as_numbers(tmp_path: Path, encoder: Path) -> Non
     table = rows(40, (0.5, 1.0, 2.25))
     config = config_of("text", encoder, write(tmp_path / "a.csv", table))
     run, result = train(config, tmp_path)
-    assert list(result.metrics.test) == ["pearson", "mse"]
+    assert list(result.metrics.test) == ["pearson", "mse", "loss"]
     assert not result.scale_of("mse").higher_is_better
     batch = run.splits.test.__getitems__(list(range(len(run.splits.test))))
     labels = batch["label"].numpy()
@@ -156,7 +156,7 @@ def test_the_metric_can_be_chosen(tmp_path: Path, encoder: Path) -> None:
         config_of("text", encoder, data, "--recipe.metric", "macro_f1"), tmp_path / "runs"
     )
     assert result.headline == next(iter(result.metrics.validation)) == "macro_f1"
-    with pytest.raises(ConfigError, match=r"unknown recipe.metric 'mse'.*accuracy, macro_f1"):
+    with pytest.raises(ConfigError, match=r"unknown recipe.metric 'mse'.*accuracy, loss, macro_f1"):
         build(config_of("text", encoder, data, "--recipe.metric", "mse"), tmp_path / "runs")
 
 

@@ -90,7 +90,7 @@ def test_the_best_weights_are_tested_and_kept_as_they_were_evaluated(
         result = finished(run)
     assert result.selected == Selected("accuracy", 70.0, 20, True, False)
     assert result.updates == 60
-    assert result.metrics.validation == {"accuracy": 70.0}
+    assert result.metrics.validation["accuracy"] == 70.0
     kept = load_file(run.folder / "weights/model.safetensors")
     assert all(torch.equal(kept[name], value) for name, value in seen[20].items())
     assert result.final_weights_sha == weights_sha(seen[20]) == tested[-1]

@@ -92,10 +92,9 @@ def _predicted(config: RunConfig, task: Task, run: Path, path: Path, columns: Co
     rows = task.rows(found, unseen.split, recipe)
     metrics: Mapping[str, float | None] = {}
     if unseen.labelled:
-        from toolkit.training.evaluation import plain_metrics
+        from toolkit.training.evaluation import metrics_of
 
-        metrics = plain_metrics(task.metrics(found.values, found.labels, unseen.split))
-        metrics = headline_first(metrics, recipe.metric)
+        metrics = headline_first(metrics_of(task, found, unseen.split), recipe.metric)
     return Predicted(rows, dict(metrics), unseen.notes)
 
 
@@ -119,10 +118,10 @@ def _outputs(config: RunConfig, task: Task, run: Path, unseen: Unseen) -> Predic
     from accelerate.utils import send_to_device
 
     from toolkit.training.batches import evaluation_loader
-    from toolkit.training.evaluation import in_order
+    from toolkit.training.evaluation import in_order, outputs_of
     from toolkit.training.ranks import make_accelerator, split_global_batch
 
-    recipe, outputs = config.recipe, []
+    recipe, names, outputs = config.recipe, (), []
     model = model_of(config, task, run / WEIGHTS)
     set_threads(sum(weight.numel() for weight in model.parameters()))
     accelerator = make_accelerator(recipe, split_global_batch(recipe.eval_batch, None, 1))
@@ -131,13 +130,13 @@ def _outputs(config: RunConfig, task: Task, run: Path, unseen: Unseen) -> Predic
         with torch.no_grad():
             for batch in evaluation_loader(unseen.split, recipe.eval_batch):
                 batch = send_to_device(batch, accelerator.device)
-                parts = (*task.predict(model, batch), batch["id"])
+                names, parts = zip(*outputs_of(task, model, batch).items(), strict=True)
                 outputs.append([part.cpu() for part in parts])
     finally:
         accelerator.free_memory(model)
         AcceleratorState._reset_state()  # the next may have another precision
     try:
-        return in_order(outputs, len(unseen.split))
+        return in_order(names, outputs, len(unseen.split))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

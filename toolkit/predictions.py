@@ -37,17 +37,31 @@ class Predictions(NamedTuple):
         values: predictions, as ``Task.predict`` has them.
         labels: likewise; of unknown classes ``NO_LABEL``, of unknown numbers NaN.
         probabilities: of each prediction; None where the task has none.
+        losses: of each sample, float; None where the task has none.
     """
 
     values: "np.ndarray"
     labels: "np.ndarray"
     probabilities: "np.ndarray | None" = None
+    losses: "np.ndarray | None" = None
 
 
 def most_likely(logits: "Tensor") -> "tuple[Tensor, Tensor]":
     """The class with the largest logit, and its probability, float32; each of shape (batch,)."""
     found = logits.argmax(-1)
     return found, logits.float().softmax(-1).gather(-1, found[:, None])[:, 0]
+
+
+def cross_entropies(logits: "Tensor", labels: "Tensor") -> "Tensor":
+    """The loss of each sample, shape (batch,); 0 for ``NO_LABEL``.
+
+    Args:
+        logits: shape (batch, classes).
+        labels: numbers of classes, shape (batch,).
+    """
+    from torch.nn import functional as F
+
+    return F.cross_entropy(logits, labels, reduction="none", ignore_index=NO_LABEL)
 
 
 def plain_rows(

@@ -65,7 +65,19 @@ class Scale(NamedTuple):
 
 
 POINTS = Scale()
-"""A score in per cent. Whatever a task does not declare is read as one."""
+"""A score in per cent. Whatever a task does not declare is read as one, but for a loss."""
+LOSS = "loss"
+"""The metric that is the mean of the losses of ``Task.predict``."""
+
+
+def loss_of_classes(classes: int) -> Scale:
+    """How a cross-entropy over so many classes is read: no training is as good as guessing."""
+    return Scale(False, math.log(classes), 4)
+
+
+def scale_of(scales: Mapping[str, Scale], metric: str) -> Scale:
+    """How a metric is to be read, by what the task declares, if it does."""
+    return scales.get(metric, Scale(False, math.inf, 4) if metric == LOSS else POINTS)
 
 
 @dataclass(frozen=True)
@@ -311,10 +323,13 @@ class Task(Protocol):
         loss that takes it can be trained so.
         """
 
-    def predict(self, model: "nn.Module", batch: Batch) -> "tuple[Tensor, ...]":
+    def predict(self, model: "nn.Module", batch: Batch) -> "tuple[Tensor | None, ...]":
         """Predictions and labels, each with a first axis of the batch's length.
 
-        Where the task has them a third tensor is the probability of each prediction.
+        They may be followed by the probability of each prediction, or None, and by the loss of each
+        sample, shape (batch,), of the logits at hand and without label smoothing. The mean of these
+        over a split is its metric ``loss``, unless ``metrics`` has one of that name: a task whose
+        loss is a sum over other items than samples knows better.
         """
 
     def metrics(

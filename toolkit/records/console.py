@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from toolkit.records.result import RESULT, Result, duration
 from toolkit.schedules.reading import Decision, Reading
-from toolkit.task import POINTS, Recipe, Scale
+from toolkit.task import Recipe, Scale, scale_of
 from toolkit.words import agreeing, counted
 
 CONSOLE = "console.log"
@@ -163,7 +163,7 @@ def metric(name: str, value: float | None, scales: Mapping[str, Scale]) -> str:
     """A metric and its value, as its scale writes it."""
     if value is None:
         return f"{name} is not a number"
-    return f"{name} {value:.{scales.get(name, POINTS).decimals}f}"
+    return f"{name} {value:.{scale_of(scales, name).decimals}f}"
 
 
 def beside(recipe: Recipe) -> list[str]:

@@ -10,7 +10,7 @@ from toolkit.hints import LARGEST, misfits
 from toolkit.records.json_files import read_json
 from toolkit.records.selected import Selected
 from toolkit.schedules.reading import Trial
-from toolkit.task import POINTS, Scale
+from toolkit.task import Scale, scale_of
 from toolkit.words import counted
 
 RESULT = "result.json"
@@ -206,12 +206,12 @@ class Result:
         """The headline metric: the first that the task declares, or of its metrics if it declares
         none; empty for a diverged run that has none, of an older version."""
         found = self.metrics.test or self.metrics.validation
-        declared = [name for name in self.scales if name in found or not found]
-        return next(iter(declared or found), "")
+        first = next(iter(self.scales), "")
+        return first if first in found or not found else next(iter(found))
 
     def scale_of(self, metric: str) -> Scale:
         """How a metric is to be read."""
-        return self.scales.get(metric, POINTS)
+        return scale_of(self.scales, metric)
 
     @property
     def diverged(self) -> bool:

@@ -102,6 +102,7 @@ def rehearse(run: "Run", updates: int) -> tuple[float, float]:
 
     from toolkit.records.recorder import Recorder
     from toolkit.training.batches import training_batches
+    from toolkit.training.evaluation import outputs_of
     from toolkit.training.loop import make_update
 
     run.record = Recorder(run.folder, run.accelerator, run.config, updates)
@@ -120,7 +121,7 @@ def rehearse(run: "Run", updates: int) -> tuple[float, float]:
     run.model.eval()
     run.optimizer.eval()
     with torch.no_grad():
-        run.task.predict(run.model, batch)[0].cpu()
+        outputs_of(run.task, run.model, batch)["values"].cpu()
     return (trained - begin) / updates, (time.perf_counter() - trained) / len(ids)
 
 

@@ -14,11 +14,12 @@ from typing import SupportsFloat
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
-from torch import Tensor
+from torch import Tensor, nn
 
 from toolkit.predictions import Predictions
 from toolkit.records.prediction_file import PREDICTIONS, write_rows
 from toolkit.schedules.reading import Reading
+from toolkit.task import LOSS, Batch, Split, Task
 from toolkit.training import checkpoint_folder
 from toolkit.training.batches import batches_of, evaluation_shards
 from toolkit.training.batchnorm import has_batch_statistics, recomputed_statistics
@@ -56,24 +57,50 @@ def evaluation_mode(run: Run) -> Iterator[None]:
     run.model.train()
 
 
-def in_order(batches: Sequence[Sequence[Tensor]], samples: int | None = None) -> Predictions:
+def outputs_of(task: Task, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """What a task predicts for a batch, by the fields of ``Predictions``, and the samples' ``id``.
+
+    All batches of a task have the same ones, in the same order.
+    """
+    found = Predictions(*task.predict(model, batch))._asdict()  # type: ignore[arg-type]  # tensors
+    return {name: part for name, part in found.items() if part is not None} | {"id": batch["id"]}
+
+
+def in_order(
+    names: Sequence[str], batches: Sequence[Sequence[Tensor]], samples: int | None = None
+) -> Predictions:
     """The predictions of all batches, in the order of their split.
 
     Args:
-        batches: of each what ``Task.predict`` returned, and the samples' numbers, on the CPU.
+        names: of the tensors of a batch, as ``outputs_of`` has them.
+        batches: the tensors of each, on the CPU.
         samples: how many there are, where each is to be told which is its prediction.
 
     Raises:
         ValueError: if the numbers are not those of the samples.
     """
-    *outputs, ids = (torch.cat(parts).numpy() for parts in zip(*batches, strict=True))
+    whole = [torch.cat(parts).numpy() for parts in zip(*batches, strict=True)]
+    outputs = dict(zip(names, whole, strict=True))
+    ids = outputs.pop("id")
     order = np.argsort(ids, kind="stable")
     if samples is not None and not np.array_equal(ids[order], np.arange(samples)):
         raise ValueError(
             f"whose each prediction is cannot be told: the ids of the batches are not 0 to "
             f"{samples - 1}, each once, as Split.__getitems__ is asked for them"
         )
-    return Predictions(*(part[order] for part in outputs))
+    return Predictions(**{name: part[order] for name, part in outputs.items()})
+
+
+def metrics_of(task: Task, found: Predictions, split: Split) -> dict[str, float | None]:
+    """The metrics of a split's predictions, with the mean of their losses, where there are any.
+
+    Raises:
+        ValueError: if those of the task are no numbers.
+    """
+    metrics = plain_metrics(task.metrics(found.values, found.labels, split))
+    if found.losses is None or LOSS in metrics:
+        return metrics
+    return metrics | plain_metrics({LOSS: found.losses.mean(dtype=np.float64)})
 
 
 def save_predictions(run: Run, found: Predictions) -> None:

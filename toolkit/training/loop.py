@@ -24,14 +24,15 @@ from toolkit.predictions import Predictions
 from toolkit.records.result import Result
 from toolkit.schedules.reading import NO_ACTION, Decision
 from toolkit.signals import stop_on_signal
-from toolkit.task import POINTS, Batch, Split, headline_first
+from toolkit.task import LOSS, Batch, Split, headline_first, scale_of
 from toolkit.training import checkpoint, checkpoint_folder, divergence
 from toolkit.training.batches import training_batches
 from toolkit.training.evaluation import (
     evaluation_mode,
     in_order,
+    metrics_of,
     note_missing,
-    plain_metrics,
+    outputs_of,
     save_predictions,
     validation_reading,
 )
@@ -97,10 +98,10 @@ def evaluate(run: Run, split: str, stoppable: bool = False) -> dict[str, float |
     Raises:
         RunError: on every rank, if the task's metrics raise an error on rank 0, or are no numbers.
     """
-    gathering = Gathering(run.accelerator)
+    gathering, names = Gathering(run.accelerator), ()
     with run.record.span("evaluation"), evaluation_mode(run):
         for batch in told(run.evaluation_loaders[split]):
-            outputs = (*run.task.predict(run.model, batch), batch["id"])
+            names, outputs = zip(*outputs_of(run.task, run.model, batch).items(), strict=True)
             run.steps += 1
             if gathering.add(outputs, stoppable and run.stop_wanted):
                 run.stop_agreed = True
@@ -108,19 +109,19 @@ def evaluate(run: Run, split: str, stoppable: bool = False) -> dict[str, float |
         metrics: dict[str, float | None] = {}
         fault, error = "", None
         if run.accelerator.is_main_process:
-            metrics, fault, error = _judged(run, split, gathering.outputs)
+            metrics, fault, error = _judged(run, split, names, gathering.outputs)
         if fault := from_rank_zero(fault):
             raise RunError(fault) from error
         if split == "validation":
             run.selection.consider(run, metrics)
     note_missing(run, split, metrics)
-    falling = [name for name in metrics if not run.scales.get(name, POINTS).higher_is_better]
+    falling = [name for name in metrics if not scale_of(run.scales, name).higher_is_better]
     run.record.evaluation(split, run.update, run.epoch, metrics, falling)
     return metrics
 
 
 def _judged(
-    run: Run, split: str, gathered: Sequence[Sequence[Tensor]]
+    run: Run, split: str, names: Sequence[str], gathered: Sequence[Sequence[Tensor]]
 ) -> tuple[dict[str, float | None], str, Exception | None]:
     """The task's metrics; those of the test split are saved with the predictions, if asked for.
 
@@ -132,9 +133,10 @@ def _judged(
     saves = run.config.save_predictions
 
     def judged() -> tuple[Predictions, dict[str, float | None]]:
-        predictions = in_order(gathered, len(data) if saves else None)
-        found = plain_metrics(run.task.metrics(predictions.values, predictions.labels, data))
-        declared = run.config.recipe.metric is not None or found.keys() & run.scales.keys()
+        predictions = in_order(names, gathered, len(data) if saves else None)
+        found = metrics_of(run.task, predictions, data)
+        # A task may be another's with metrics of its own; the loss it still has says nothing.
+        declared = run.config.recipe.metric or (found.keys() & run.scales.keys()) - {LOSS}
         return predictions, headline_first(found, next(iter(run.scales)) if declared else None)
 
     both, error = outcome(judged)

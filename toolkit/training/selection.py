@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from toolkit.records.selected import Selected, spent
-from toolkit.task import POINTS
+from toolkit.task import scale_of
 from toolkit.training.divergence import not_finite
 from toolkit.training.ranks import from_rank_zero
 
@@ -110,7 +110,7 @@ class Selection:
         if value is None:
             return None
         if self.update:
-            best = run.scales.get(name, POINTS).best((value, self.value))
+            best = scale_of(run.scales, name).best((value, self.value))
             if value == self.value or value != best:
                 return None
         state = run.accelerator.unwrap_model(run.model).state_dict() if self.keep else {}

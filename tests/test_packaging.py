@@ -90,7 +90,6 @@ def test_what_is_imported_is_declared_and_extras_are_what_their_errors_say() -> 
     used = set().union(*map(imported, files)) - sys.stdlib_module_names - {"toolkit", "tasks"}
     named = {NAMED_OTHERWISE.get(one, one).replace("-", "_") for one in used}
     declared = {plain(one) for one in PROJECT["dependencies"]}
-    # MLflow is in no extra: --log-with names the package.
     others = {"deepspeed", "lightning", "mlflow", "peft", "submitit", "wandb_workspaces"}
     assert named - declared == others
     for package, extra in EXTRAS.items():
@@ -114,6 +113,8 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         ("compare digits/vit_micro cosine linear --optimizer prodigy --lr 1", "rivals"),
         ("train text/x --data example --lora-rank 8", "peft"),
         ("sweep demo --slurm 2", "slurm"),
+        ("train digits/vit_micro constant --log-with mlflow", "mlflow"),
+        ("train digits/vit_micro constant --log-with tensorboard trackio", "trackers"),
     ],
 )
 def test_an_extra_is_named_before_any_run(

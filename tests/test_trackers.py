@@ -105,7 +105,10 @@ def test_a_tracker_that_is_not_installed_is_refused_before_the_run(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main([*FLAGS, "--log-with", "mlflow"]) == 2
     error = capsys.readouterr().err
-    assert error == "error: --log-with mlflow: it is not installed; pip install mlflow\n"
+    assert error == (
+        "error: --log-with mlflow needs the package mlflow: "
+        "pip install 'adaptive-lr-toolkit[mlflow]'\n"
+    )
     assert not list(tmp_path.rglob("config.json"))
 
 

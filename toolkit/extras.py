@@ -7,10 +7,13 @@ from toolkit.errors import ConfigError
 
 EXTRAS: Mapping[str, str] = {
     "deepspeed": "deepspeed",
+    "mlflow": "mlflow",
     "peft": "peft",
     "prodigyopt": "rivals",
     "schedulefree": "rivals",
     "submitit": "slurm",
+    "tensorboard": "trackers",
+    "trackio": "trackio",
     "wandb_workspaces": "trackers",
 }
 """Name that a package is imported by -> the extra that it comes with."""
@@ -28,18 +31,18 @@ def check_adapters(recipe: object) -> None:
         check_installed("peft", f"recipe.lora_rank = {rank}")
 
 
-def check_installed(package: str, what: str) -> None:
+def check_installed(package: str, what: str, *instead: str) -> None:
     """Refuse what needs a package that is not there, before anything is run. Imports nothing.
 
     Args:
-        package: a name in ``EXTRAS``.
+        package: its name, as it is imported.
         what: what needs it, as the user has asked for it.
+        instead: others that would do.
 
     Raises:
-        ConfigError: with the extra to install.
+        ConfigError: with the extra to install, if it comes with one.
     """
-    if importlib.util.find_spec(package) is None:
-        raise ConfigError(
-            f"{what} needs the package {package.replace('_', '-')}: "
-            f"pip install 'adaptive-lr-toolkit[{EXTRAS[package]}]'"
-        )
+    if all(importlib.util.find_spec(one) is None for one in (package, *instead)):
+        plain, extra = package.replace("_", "-"), EXTRAS.get(package)
+        comes_with = f"'adaptive-lr-toolkit[{extra}]'" if extra else plain
+        raise ConfigError(f"{what} needs the package {plain}: pip install {comes_with}")

@@ -53,14 +53,16 @@ def most_likely(logits: "Tensor") -> "tuple[Tensor, Tensor]":
 
 
 def cross_entropies(logits: "Tensor", labels: "Tensor") -> "Tensor":
-    """The loss of each sample, shape (batch,); 0 for ``NO_LABEL``.
+    """The loss of each sample, float32 or float64, shape (batch,); 0 for ``NO_LABEL``.
 
     Args:
         logits: shape (batch, classes).
         labels: numbers of classes, shape (batch,).
     """
+    import torch
     from torch.nn import functional as F
 
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits, labels, reduction="none", ignore_index=NO_LABEL)
 
 

@@ -5,7 +5,6 @@ the run's files and send what they say, is in ``wandb_mirror`` and ``tracker_mir
 """
 
 import atexit
-import importlib.util
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import time
 from pathlib import Path
 
 from toolkit.config import RunConfig
-from toolkit.errors import ConfigError
+from toolkit.extras import check_installed
 from toolkit.process import DONE, FAILED
 from toolkit.records.console import say
 from toolkit.records.mirror_process import STATUS_PREFIX
@@ -35,7 +34,7 @@ PACKAGES = {
     "tensorboard": ("tensorboard", "tensorboardX"),
     "trackio": ("trackio",),
 }
-"""Tracker -> the packages one of which it needs."""
+"""Tracker -> the packages one of which it needs, as they are imported."""
 STAYS_HERE = ("offline", "dryrun")
 """What ``WANDB_MODE`` is where nothing is to be sent."""
 LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -175,10 +174,8 @@ def check_trackers(config: RunConfig) -> None:
         ConfigError: if its package is not installed.
     """
     for name in trackers(config):
-        if all(importlib.util.find_spec(one) is None for one in PACKAGES[name]):
-            raise ConfigError(
-                f"--log-with {name}: it is not installed; pip install {PACKAGES[name][0]}"
-            )
+        package, *instead = PACKAGES[name]
+        check_installed(package, f"--log-with {name}", *instead)
 
 
 def mirrored_to(config: RunConfig) -> str:

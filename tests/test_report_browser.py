@@ -187,6 +187,30 @@ def test_on_paper_the_answer_is_short_and_what_is_unfolded_fits(
     assert errors == []
 
 
+STICKS_OUT = """() => [...document.querySelectorAll("main *, main svg.plot text")].filter(one => {
+  if (one.closest("svg") && one.tagName !== "text" && !one.matches("svg")) return false;
+  if (one.closest("thead") || !one.checkVisibility()) return false;
+  const box = one.getBoundingClientRect();
+  return box.left < -0.5 || box.right > innerWidth + 0.5 || (one.scrollWidth > one.clientWidth + 1
+    && getComputedStyle(one).overflowX === "auto");
+}).map(one => `${one.tagName}: ${one.textContent.slice(0, 60)}`)"""
+"""What is wider than the window, or scrolls sideways; the head of a card table is not seen."""
+
+
+def test_on_a_phone_nothing_scrolls_sideways(browser: Any, written: Path) -> None:
+    page, errors = open_page(browser, written, viewport={"width": 390, "height": 844})
+    assert page.evaluate(STICKS_OUT) == []
+    cell = page.locator("#answer .scroll td", has_text="better")
+    assert cell.evaluate("one => getComputedStyle(one, '::before').content") == '"verdict"'
+    assert page.locator("#answer dt:text-is('How sure') + dd li").count() >= 4
+    page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true })")
+    assert page.evaluate(STICKS_OUT) == []
+    page.set_viewport_size({"width": 300, "height": 844})
+    page.add_style_tag(content=".scroll { overflow-x: auto !important; width: 50px; }")
+    assert page.evaluate(STICKS_OUT) != []  # the test sees what does stick out
+    assert errors == []
+
+
 def pages(pdf: bytes) -> int:
     return len(re.findall(rb"/Type\s*/Page\b", pdf))
 

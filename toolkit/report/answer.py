@@ -33,7 +33,7 @@ class Answer(NamedTuple):
         pair: its label.
         decided: whether a comparison has found a winner.
         headline: which schedule to use.
-        facts: question -> what is known, in whole sentences.
+        facts: question -> what is known, in whole sentences; several points are a line each.
     """
 
     pair: str
@@ -69,7 +69,7 @@ def _answer(analysis: Analysis, pair: str) -> Answer:
         headline = _best_mean(analysis, groups)
     facts = {
         "By how much": _by_how_much(analysis, rows),
-        "How sure": " ".join(_how_sure(judged, groups)),
+        "How sure": "\n".join(_how_sure(judged, groups)),
         "At which cost": " ".join(_cost(rows, groups, analysis)),
         "If the LR is unknown": _unknown_lr(analysis, groups),
     }
@@ -203,7 +203,8 @@ def _by_how_much(analysis: Analysis, rows: Sequence[ContrastRow]) -> str:
     of = f"At base LR {rows[0].lr:g}: " if one_lr else ""
     of = f"{contrast_label(rows[0])} at " if len({*map(_names, rows)}) == 1 else of
     less = "" if paired[0].scale.higher_is_better else f" Of {metric} less is better."
-    return f"{of}{'; '.join(told)}.{less}"
+    lines = ".\n".join(told)
+    return f"{of}{lines}.{less}"
 
 
 def _signed(value: float, scale: Scale) -> str:
@@ -217,20 +218,21 @@ def _range(values: Sequence[float], scale: Scale, sign: str) -> str:
 
 
 def _how_sure(judged: Sequence[ContrastRow], groups: Sequence[GroupRow]) -> Iterator[str]:
-    """p-values and seeds, and what another test split would have changed."""
-    told = []
+    """p-values and seeds, and what another test split would have changed: a point at a time."""
     for place, row in zip(_places(judged[:MOST], judged), judged, strict=False):
         assert row.judged is not None
         judged_by = f"{row.judged.verdict}, p = {row.judged.p_adjusted:.3f}"
-        told.append(f"{place}: {judged_by}{_lacking(row, row.judged)}")
-    if told:
-        more = f"; {len(judged) - MOST} more in the table" if len(judged) > MOST else ""
-        yield f"{'; '.join(told)}{more}."
+        yield f"{place}: {judged_by}{_lacking(row, row.judged)}."
+    if len(judged) > MOST:
+        yield f"{len(judged) - MOST} more in the table."
+    if judged:
         rope, scale = judged[0].rope, judged[0].scale
         unit = " points" if scale == POINTS else ""
         than = f", and a difference above {rope:g}{unit} (the ROPE)" if rope else ""
         yield (
-            f"Better or worse takes all of these: p below {ALPHA:g}, an interval without 0{than}. "
+            f"Better or worse takes all of these: p below {ALPHA:g}, an interval without 0{than}."
+        )
+        yield (
             "p is that of a permutation test paired by seed, corrected for the number of "
             "comparisons (Holm)."
         )
@@ -248,8 +250,8 @@ def _how_sure(judged: Sequence[ContrastRow], groups: Sequence[GroupRow]) -> Iter
         if errors:
             error = _range([median(errors)], scale, "")
             text += (
-                f"; which items they are gives a score a standard error of about {error}, most of "
-                "it common to all schedules and none of it in the intervals"
+                f". Which items they are gives a score a standard error of about {error}: most of "
+                "it is common to all schedules, none of it is in the intervals"
             )
         yield f"{text}."
 
@@ -260,9 +262,9 @@ def _lacking(row: ContrastRow, judged: Verdict) -> str:
         return ""
     seeds = f"about {judged.seeds_needed:,} seeds"
     if not may_be_decided(row, judged):
-        return f", {seeds} would show the two to be equivalent"
+        return f"; {seeds} would show the two to be equivalent"
     open_end = judged.p_adjusted < ALPHA and judged.paired.low <= 0 <= judged.paired.high
-    return f"{' but 0 in the interval' if open_end else ''}, {seeds} would decide"
+    return f"{' but 0 in the interval' if open_end else ''}; {seeds} would decide"
 
 
 def _cost(

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 from toolkit.errors import one_line
 
+PHONE, GAP = 42, 2
+"""Characters that a phone has room for in a line, and those between two columns."""
+
 
 class Column(NamedTuple):
     """A column.
@@ -43,6 +46,12 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Any]
     words: int = 2
+
+    @property
+    def wide(self) -> bool:
+        """Whether a phone is too narrow for it, so that the page shows a row as a card there."""
+        columns = zip(self.head, *self.cells, strict=True)
+        return sum(max(map(len, column)) + GAP for column in columns) > PHONE
 
     @property
     def head(self) -> list[str]:

@@ -51,7 +51,10 @@ def markdown(analysis: Analysis) -> str:
     lines += [escaped(text.made(analysis)), ""]
     for answer in answers(analysis):
         lines += [f"## {escaped(answer.pair)}", "", f"**{escaped(answer.headline)}**", ""]
-        lines += [f"* {name}: {escaped(fact)}" for name, fact in answer.facts.items()]
+        lines += [
+            f"* {name}: {escaped(' '.join(fact.splitlines()))}"
+            for name, fact in answer.facts.items()
+        ]
         lines += [""]
     first = tables.family(analysis) if analysis.family else tables.groups(analysis)
     for table in (first, rate_tables.found(analysis)):

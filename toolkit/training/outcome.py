@@ -54,6 +54,7 @@ def result_of(
         epoch=run.epoch,
         samples={name: len(getattr(run.splits, name)) for name in SPLITS},
         world_size=run.accelerator.num_processes,
+        launch=checkpoint.launch_of(run),
         micro_batch=run.batch_split.micro_batch,
         precision=config.recipe.precision,
         metrics=Metrics(test, run.last_metrics.get("validation", {})),

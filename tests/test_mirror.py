@@ -341,6 +341,18 @@ def test_the_schedule_is_stored_by_name() -> None:
     assert (told["recipe_settings"], told["base_lr"], told["seed"]) == ({"lr": 1}, 1, 2)
 
 
+@pytest.mark.parametrize(
+    ("budget", "extended"),
+    [({"updates": 20}, {"updates": 40}), ({"updates": None, "epochs": 2.0}, {"epochs": 40.0})],
+)
+def test_the_budget_of_an_extended_run_is_told_as_carried_out(
+    budget: dict[str, Any], extended: dict[str, Any]
+) -> None:
+    stored = {"target": "a/b@c", "schedule": {"name": "cosine", "fields": {}}, "seed": 2}
+    told = describe({**stored, "recipe": {"lr": 1, **budget}, "extend": [30.0, 40.0]})
+    assert told["recipe_settings"] == {"lr": 1, **budget, **extended}
+
+
 def made_up(tmp_path: Path, schedule: str, seed: int, **changes: Any) -> Path:
     """A run's folder with the configuration that a mirror reads."""
     folder = write_run(tmp_path / "made", schedule, seed, 90.0, **changes)

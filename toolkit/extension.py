@@ -38,7 +38,7 @@ def check(config: Any) -> None:
 
 
 def carried_out(recipe: Mapping[str, Any], extend: Sequence[float]) -> dict[str, Any]:
-    """The settings of a recipe as they are carried out: of an extended run the budget is the new one.
+    """The settings of a recipe as carried out: the budget of an extended run is the new one.
 
     Args:
         recipe: setting -> value, of the command.

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from toolkit.config import PARENT, WEIGHTS, schedule_name, to_json
 from toolkit.extension import carried_out

@@ -79,6 +79,13 @@ def test_weights_that_validation_has_chosen_are_compared_with_none_and_said(tmp_
         load_study(study)
     configured(study, "*", {"keep_best": True, "patience": 3})
     assert ["the validation metric has chosen" in sentence for sentence in said(study)] == [True]
+    configured(study, "plan*", {"eval_every": 20})  # once an epoch, as by default
+    assert len(said(study)) == 1
+    configured(study, "plan*", {"eval_every": 1})  # the best of 40 evaluations against that of 2
+    with pytest.raises(ConfigError, match="but differ in eval_every beside the schedule"):
+        load_study(study)
+    configured(study, "*", {"keep_best": False, "patience": None})  # then it decides nothing
+    assert said(study) == []
 
 
 def test_a_rival_does_not_hide_that_the_others_differ(tmp_path: Path) -> None:

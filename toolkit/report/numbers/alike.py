@@ -120,7 +120,10 @@ def _differing(runs: Sequence[RunRecord]) -> dict[str, tuple[int, int]]:
     recipes = [_recipe_of(run) for run in runs]
     if differing(recipes):  # tasks are loaded only where it may matter: that takes seconds
         recipes = [_known(run, one) for run, one in zip(runs, recipes, strict=True)]
-    return differing(recipes)
+    found = differing(recipes)
+    if {*CHOSEN} & {*found}:  # of those that nothing was chosen for it is not asked
+        found.pop("eval_every", None)
+    return found
 
 
 def _refuse_other_settings(runs: Sequence[RunRecord]) -> None:

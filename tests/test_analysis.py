@@ -267,6 +267,17 @@ def test_runs_of_other_versions_are_named(tmp_path: Path) -> None:
     assert "plan-0.01-8-0/result.json" in warning
 
 
+def test_runs_of_another_kind_of_launch_are_named(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "mine")  # of a version that did not note it
+    write_run(study, "plan", 8, 92.0, launch="ddp")
+    write_run(study, "plan", 9, 92.0, launch="ddp")
+    assert analyse(load_study(study)).warnings == []
+    write_run(study, "plan", 10, 92.0, launch="zero-2")
+    (warning,) = analyse(load_study(study)).warnings
+    assert "1 of 19 runs differs from the rest in their launch" in warning
+    assert "plan-0.01-10-0/result.json: repeat them with one launch config" in warning
+
+
 def test_what_lies_between_two_attempts_is_not_the_runs_time(tmp_path: Path) -> None:
     file = write_run(tmp_path, "plan", 0, 92.0) / "events.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]

@@ -132,7 +132,7 @@ def test_another_kind_of_launch_is_refused_and_touches_nothing(runs: Path) -> No
     (folder / "update-20/manifest.json").unlink()
     manifest.write(folder / "update-20", folder.parent.name, 20, "zero-3", 2)
     with pytest.raises(
-        RunError, match=r"is of 2 ranks, these are 4: .* of DeepSpeed's ZeRO-3 .*; use 2, or"
+        RunError, match=r"is of 2 ranks, not of 4: .* of DeepSpeed's ZeRO-3 .*; use 2, or"
     ):
         newest(folder, folder.parent.name, "zero-3", 4)
     with pytest.raises(RunError, match="written under DeepSpeed's ZeRO-3, this is DDP or one"):

@@ -126,6 +126,7 @@ def test_a_setting_belongs_to_the_schedule_before_it(tmp_path: Path) -> None:
         ("--precision auto", "has recipe.precision = auto"),
         ("open-ended", "which begins its last anneal where cuts stop paying"),
         ("--seedz 3", "unknown flag '--seedz': did you mean --seeds"),
+        ("--log-with wandb --project a/b", "project = a/b: the name of a project at W&B"),
     ],
 )
 def test_a_wrong_command_is_one_line(

@@ -207,8 +207,12 @@ def test_it_is_refused_where_it_cannot_be_and_0_is_none(tmp_path: Path) -> None:
     twice = Recipe(optimizer="schedule-free", updates=1, ema_decay=0.99)
     with pytest.raises(ConfigError, match=r"ema_decay = 0\.99: schedule-free evaluates other"):
         build_optimizer(nn.Linear(1, 1), twice)
-    for kind, name in ((DistributedType.DEEPSPEED, "DeepSpeed"), (DistributedType.FSDP, "FSDP2")):
-        sharded: Any = SimpleNamespace(distributed_type=kind)
+    state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=2))
+    for kind, name in (
+        (DistributedType.DEEPSPEED, "DeepSpeed ZeRO 2"),
+        (DistributedType.FSDP, "FSDP2"),
+    ):
+        sharded: Any = SimpleNamespace(distributed_type=kind, state=state)
         with pytest.raises(ConfigError, match=rf"ema_decay = 0\.9: .* under {name} it has a"):
             check_whole_weights(sharded, config())
         check_whole_weights(sharded, parse(["digits/vit_micro"]))

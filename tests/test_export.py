@@ -1,6 +1,7 @@
 """Trained weights: kept by a finished run, and taken to the libraries that its models come from."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 import toolkit
 from tests import hub
 from toolkit import cli
-from toolkit.config import RunConfig, parse
+from toolkit.config import RunConfig, parse, to_json
 from toolkit.errors import ConfigError
+from toolkit.export import config_of
 from toolkit.training import checkpoint, loop
 from toolkit.training.build import build, weights_sha
 from toolkit.training.run import Run
@@ -49,6 +51,29 @@ def test_a_finished_run_keeps_its_weights_and_no_checkpoint(digits: Run) -> None
     assert not model.training
     assert weights_sha(model.state_dict()) == result["final_weights_sha"]
     assert not (digits.folder / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("wsd", "--keep-before-anneal"),
+        ("wsd", "--keep-before-anneal", "--extend", "80"),
+        ("cosine", "--keep-last-checkpoint", "--extend", "80", "--rewarm", "0.3"),
+        ("adaptive", "--schedule.judge", "validation"),
+        ("cosine", "--sees", "validation"),
+        ("cosine", "--keep-best", "--patience", "2", "--ema-decay", "0.9"),
+    ],
+)
+def test_what_a_schedule_alone_can_do_does_not_keep_the_weights_in(
+    digits: Run, flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    """``constant`` stands in for it, which can be extended from its end alone, for one."""
+    asked = parse(["digits/vit_micro", "--recipe.updates", "40", *SILENT, *flags])
+    folder = shutil.copytree(digits.folder, tmp_path / "run")
+    (folder / "config.json").write_text(json.dumps(to_json(asked)))
+    toolkit.trained(folder)
+    found = config_of(folder, None)
+    assert (found.target, found.recipe) == (asked.target, asked.recipe)
 
 
 def test_a_timm_model_is_made_by_timm(

@@ -388,15 +388,16 @@ def test_studies_are_of_runs_from_scratch(
     child = configured("cosine", "--extend", "60", "--study", "mine")
     with pytest.raises(ConfigError, match="an extended run is not one from scratch"):
         Study("mine", "Which?", (child,))
-    for verb in ("compare", "find"):
+    said = {"compare": "--extend is for toolkit train", "find": "unknown flag '--extend'"}
+    for verb, words in said.items():
         assert cli.main([verb, "digits/vit_micro", "--extend", "60"]) == 2
-        assert "unknown flag '--extend'" in capsys.readouterr().err
+        assert words in capsys.readouterr().err
     monkeypatch.chdir(runs.parent)
     assert cli.main(["train", *TARGET, "cosine", "--extend", "60"]) == 0
     folder = run_folder(configured("cosine", "--extend", "60"), Path("runs"))
     assert cli.main(["report", "runs/single"]) == 0
-    said = f"1 run left out that extends another, such as {folder}"
-    assert said in (runs / "single/report/report.md").read_text()
+    left_out = f"1 run left out that extends another, such as {folder}"
+    assert left_out in (runs / "single/report/report.md").read_text()
     assert folder.name not in (runs / "single/report/results.csv").read_text()
 
 

@@ -68,6 +68,7 @@ def test_it_searches_as_one_process_does_and_goes_on_where_it_was_stopped(
     assert "raise" in actions
     one, two = (run_result(tmp_path, study) for study in ("one", "stopped"))
     assert (one["world_size"], two["world_size"]) == (1, 2)
+    assert (one["launch"], two["launch"]) == ("ddp", "fsdp")
     for name in ("run_id", "initial_weights_sha", "batch_order_sha"):
         assert two[name] == one[name]
     assert two["metrics"]["test"] == pytest.approx(one["metrics"]["test"])

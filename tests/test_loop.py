@@ -371,7 +371,7 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path: Path) 
             ("--recipe.global-batch", "63", "--recipe.micro-batch", "32"),
             "63 / 1 ranks = 63; 21 does",
         ),
-        (("--recipe.global-batch", "2000"), "the training split has 1280 samples"),
+        (("--recipe.global-batch", "2000"), "the training split has 1,280 samples"),
         (("--recipe.epochs", "0.01", "--study", "x"), "is less than an update: an epoch has 20"),
     ],
 )

@@ -68,7 +68,7 @@ def expected_rows(folder: Path) -> list[dict[str, Any]]:
                 rows.append(axes | {k: v for k, v in named.items() if v is not None})
             case "evaluation" | "timing" as kind:
                 prefix = event.get("split", kind)
-                skipped = ("kind", "split", "t", *axes)
+                skipped = ("kind", "split", "t", "lower_is_better", *axes)
                 rest = {f"{prefix}/{k}": v for k, v in event.items() if k not in skipped}
                 rows.append(axes | rest)
     return rows
@@ -339,6 +339,18 @@ def test_the_schedule_is_stored_by_name() -> None:
     told = describe({"target": "a/b@c", "recipe": {"lr": 1}, "schedule": stored, "seed": 2})
     assert (told["schedule"], told["schedule_config"]) == ("cosine", {"warmup": 0.1})
     assert (told["recipe_settings"], told["base_lr"], told["seed"]) == ({"lr": 1}, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("budget", "extended"),
+    [({"updates": 20}, {"updates": 40}), ({"updates": None, "epochs": 2.0}, {"epochs": 40.0})],
+)
+def test_the_budget_of_an_extended_run_is_told_as_carried_out(
+    budget: dict[str, Any], extended: dict[str, Any]
+) -> None:
+    stored = {"target": "a/b@c", "schedule": {"name": "cosine", "fields": {}}, "seed": 2}
+    told = describe({**stored, "recipe": {"lr": 1, **budget}, "extend": [30.0, 40.0]})
+    assert told["recipe_settings"] == {"lr": 1, **budget, **extended}
 
 
 def made_up(tmp_path: Path, schedule: str, seed: int, **changes: Any) -> Path:

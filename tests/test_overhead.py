@@ -205,8 +205,8 @@ import turns
 
 def play(side, workload, seed, root, connection):
     turns.end_with_parent()
-    connection.send(turns.Spent(0.0, 0))
     print(os.getpid(), flush=True)
+    connection.send(turns.Spent(0.0, 0))
     connection.recv()
     if sys.argv[1] == "side":
         os._exit(1)

@@ -60,7 +60,13 @@ def test_a_result_says_machine_and_versions() -> None:
 
 
 def test_what_a_run_comes_from_is_of_all_its_parts() -> None:
-    part = {"device": "cpu", "commit": "a", "uncommitted": [], "versions": {"torch": "2"}}
+    part = {
+        "device": "cpu",
+        "ranks": 1,
+        "commit": "a",
+        "uncommitted": [],
+        "versions": {"torch": "2"},
+    }
     part["machine"] = {"cores": 2}
     assert continued(part, part) == part
     assert changes(part) == []
@@ -72,6 +78,9 @@ def test_what_a_run_comes_from_is_of_all_its_parts() -> None:
     assert whole["machine"] == {"cores": 2}
     assert changes(whole) == ["commit a, then b", "torch 2, then 3", "timm None, then 1"]
     assert continued(whole, part)["commit"] == "a, then b, then a"
+    assert changes(continued(part, {**part, "ranks": 2})) == ["ranks 1, then 2"]
+    older = {name: value for name, value in part.items() if name != "ranks"}
+    assert continued(older, part) == part  # of a version that did not note it
 
 
 @pytest.mark.long

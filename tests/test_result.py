@@ -25,6 +25,7 @@ from toolkit.task import Scale
 FILE = Path("runs/mine/1/result.json")
 LATER: dict[str, Any] = {
     "sees": "validation",
+    "launch": "zero-2",
     "data_fields": ["data"],
     "samples": {"train": 100},
     "selected": {

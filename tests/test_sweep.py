@@ -332,6 +332,7 @@ def test_a_cost_is_measured_or_scaled(tmp_path: Path, monkeypatch: pytest.Monkey
         (["demo", "--only", "imdb"], "unknown target 'imdb'"),
         (["demo", "--run", "0123"], "study demo has no run 0123"),
         (["demo", "--log-with", "none", "wandb"], "log_with = none wandb: none stands alone"),
+        (["demo", "--log-with", "wandb", "--project", "a/b"], "project = a/b: the name of a"),
         (["demo", "--slurm", "1", "--slurm-set", "x"], "--slurm-set x: it must be NAME=VALUE"),
     ],
 )

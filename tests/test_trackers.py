@@ -9,7 +9,8 @@ import pytest
 from tests.conftest import Launch
 from toolkit import cli
 from toolkit.config import parse, run_id, to_json
-from toolkit.records.mirror_handle import mirrored_to, trackers, uploaded_to
+from toolkit.errors import ConfigError
+from toolkit.records.mirror_handle import check_trackers, mirrored_to, trackers, uploaded_to
 from toolkit.records.mirror_rows import Row, follow, project_of
 from toolkit.train import main
 
@@ -73,6 +74,21 @@ def test_a_wrong_tracker_is_an_error_in_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["a/b", "a\\b", "a#b", "a?b", "a%b", "a:b", "a" * 129])
+def test_a_project_that_wandb_does_not_take_is_refused_before_the_run(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = ["--project", name]
+    with pytest.raises(ConfigError, match=r"^project = .*at most 128 characters, and none of / "):
+        check_trackers(parse([DIGITS, *named]))
+    check_trackers(parse([DIGITS, *named, "--log-with", "tensorboard"]))  # it has no projects
+    check_trackers(parse([DIGITS, "--project", "mine @field, 2"]))
+    monkeypatch.setenv("WANDB_PROJECT", name)
+    with pytest.raises(ConfigError, match=r"^WANDB_PROJECT = "):
+        check_trackers(parse([DIGITS]))
+    check_trackers(parse([DIGITS, "--project", "mine"]))
 
 
 def test_what_trackers_are_told_is_no_part_of_the_experiment() -> None:

@@ -26,6 +26,7 @@ from toolkit.command_line import Flag, Given, Words
 from toolkit.config import RUNS, RunConfig
 from toolkit.errors import ConfigError, RunError
 from toolkit.process import DONE, FAILED, is_rank_zero, run_command, set_threads, world_size
+from toolkit.records.mirror_handle import check_trackers
 from toolkit.records.result import RESULT, duration
 from toolkit.schedules import SCHEDULES
 from toolkit.studies import costs, stored
@@ -262,6 +263,8 @@ def _carry_out(study: Study, options: Any, command: str) -> tuple[int, Compariso
     """
     runs = sweep.runs_of(options)
     folder = runs / study.name
+    for config in study.configs:  # before anything is measured or written
+        check_trackers(config)
     if is_rank_zero():
         print(*_announcement(study, items(study, runs), runs), sep="\n", flush=True)
     if options.dry_run:

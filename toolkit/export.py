@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 LACKING = "the names of its classes or tokens"
+OF_THE_SCHEDULE = ("sees", "keep_last_checkpoint", "keep_before_anneal", "extend", "rewarm")
+"""Settings of a run that some schedules take and others refuse. The weights do not depend on the
+schedule, whose file need not be there any more, so it is left out, and these with it."""
 
 
 def trained(run: str | Path, task: str | None = None) -> "nn.Module":
@@ -183,7 +186,8 @@ def config_of(run: Path, task: str | None) -> RunConfig:
         target = target._replace(task=task)
     elif task is not None:
         raise ConfigError(f"--task {task}: the run is of the shipped task {target.task}")
-    return from_json({**stored, "target": str(target), "schedule": schedule_to_json(Constant())})
+    kept = {name: value for name, value in stored.items() if name not in OF_THE_SCHEDULE}
+    return from_json({**kept, "target": str(target), "schedule": schedule_to_json(Constant())})
 
 
 if __name__ == "__main__":

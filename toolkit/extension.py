@@ -1,6 +1,7 @@
 """What of a run can be extended, and what is kept for it."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolkit.schedules.extension import REWARM, holds_until
@@ -34,6 +35,20 @@ def check(config: Any) -> None:
     if config.rewarm != REWARM and (from_before or not config.extend):
         raise ValueError(f"rewarm = {config.rewarm:g}: {from_before or 'there is no extend'}")
     _check_budgets(config.extend, config.recipe)
+
+
+def carried_out(recipe: Mapping[str, Any], extend: Sequence[float]) -> dict[str, Any]:
+    """The settings of a recipe as carried out: the budget of an extended run is the new one.
+
+    Args:
+        recipe: setting -> value, of the command.
+        extend: the new budgets, as of ``RunConfig``; empty for a run that extends none.
+    """
+    if not extend:
+        return dict(recipe)
+    new = extend[-1]
+    in_updates = recipe.get("updates") is not None
+    return {**recipe, **({"updates": int(new)} if in_updates else {"epochs": new})}
 
 
 def _check_budgets(budgets: tuple[float, ...], recipe: Any) -> None:

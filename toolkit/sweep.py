@@ -32,7 +32,7 @@ from toolkit.process import (
     world_size,
 )
 from toolkit.records import provenance
-from toolkit.records.mirror_handle import NAMES
+from toolkit.records.mirror_handle import NAMES, check_trackers
 from toolkit.records.result import RESULT, duration
 from toolkit.studies import claims, costs, declaration, forking, pool, run_queue, shipped
 from toolkit.studies.run_queue import Item
@@ -266,9 +266,12 @@ def _as_asked(item: Item, options: argparse.Namespace) -> Item:
     if options.project:
         changes["project"] = options.project
     try:
-        return replace(item, config=replace(item.config, **changes))
+        config = replace(item.config, **changes)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if item.open:
+        check_trackers(config)
+    return replace(item, config=config)
 
 
 def _chosen(items: Sequence[Item], options: argparse.Namespace) -> list[Item]:

@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 
 from toolkit.config import RunConfig
+from toolkit.errors import ConfigError
 from toolkit.extras import check_installed
 from toolkit.process import DONE, FAILED
 from toolkit.records.console import say
 from toolkit.records.mirror_process import STATUS_PREFIX
-from toolkit.records.mirror_rows import project_of
+from toolkit.records.mirror_rows import PROJECT_FROM, project_of
 
 STUCK_SECONDS = 10
 OPEN_AT_END_SECONDS = 1.5
@@ -37,6 +38,8 @@ PACKAGES = {
 """Tracker -> the packages one of which it needs, as they are imported."""
 STAYS_HERE = ("offline", "dryrun")
 """What ``WANDB_MODE`` is where nothing is to be sent."""
+NOT_IN_A_PROJECT, LONGEST_PROJECT = "/\\#?%:", 128
+"""What W&B does not take in the name of a project, and how many characters it does."""
 LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LAUNCHERS = ("ACCELERATE_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
 """Begin the names of what Accelerate's, SLURM's and MPI's launchers tell their ranks: Accelerate
@@ -171,11 +174,19 @@ def check_trackers(config: RunConfig) -> None:
     """Refuse a tracker that cannot be told anything.
 
     Raises:
-        ConfigError: if its package is not installed.
+        ConfigError: if its package is not installed, or W&B does not take the project's name.
     """
-    for name in trackers(config):
+    found = trackers(config)
+    for name in found:
         package, *instead = PACKAGES[name]
         check_installed(package, f"--log-with {name}", *instead)
+    project = project_of({"project": config.project}, WANDB)
+    if WANDB in found and ({*NOT_IN_A_PROJECT} & {*project} or len(project) > LONGEST_PROJECT):
+        given = "project" if config.project else PROJECT_FROM[WANDB]
+        raise ConfigError(
+            f"{given} = {project}: the name of a project at W&B has at most {LONGEST_PROJECT} "
+            f"characters, and none of {' '.join(NOT_IN_A_PROJECT)}"
+        )
 
 
 def mirrored_to(config: RunConfig) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from toolkit.extension import carried_out
 from toolkit.records.events import (
     EVENTS,
     START,
@@ -109,7 +110,7 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in config.items() if name not in ("schedule", "recipe")}
     return {
         **rest,
-        "recipe_settings": config["recipe"],
+        "recipe_settings": carried_out(config["recipe"], config.get("extend", ())),
         "base_lr": config["recipe"]["lr"],
         "schedule": entrant(schedule["name"], config.get("sees", "training"), optimizer),
         "schedule_config": schedule["fields"],

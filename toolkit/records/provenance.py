@@ -1,4 +1,4 @@
-"""Where a result comes from: versions of packages, the machine, the commit of the toolkit."""
+"""Where a result comes from: packages, the machine, the ranks, the commit of the toolkit."""
 
 import os
 import platform
@@ -45,15 +45,17 @@ THEN = ", then "
 """Between what the parts of a run, which was stopped and continued, came from."""
 
 
-def origin(device: str) -> dict[str, Any]:
+def origin(device: str, ranks: int) -> dict[str, Any]:
     """What a part of a run comes from, as JSON.
 
     Args:
         device: cpu or cuda.
+        ranks: how many processes.
     """
     found = code()
     return {
         "device": device,
+        "ranks": ranks,
         "commit": found.commit,
         "uncommitted": list(found.uncommitted),
         "versions": versions(),
@@ -65,14 +67,19 @@ def continued(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, A
     """What a run comes from that goes on: where it is the same, that; else one, then the other.
 
     Args:
-        earlier: ``origin`` of what there was, or what this returned.
+        earlier: ``origin`` of what there was, or what this returned. What it lacks, as it does that
+            is of an earlier version, is taken to have been the same.
         now: ``origin`` of the part that begins.
     """
+    return _joined({**now, **earlier}, now)
+
+
+def _joined(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     for name in {**now, **earlier}:
         a, b = earlier.get(name), now.get(name)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            whole[name] = continued(a, b)
+            whole[name] = _joined(a, b)
         elif isinstance(a, list) and isinstance(b, list):
             whole[name] = [*dict.fromkeys([*a, *b])]
         else:
@@ -83,7 +90,7 @@ def continued(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, A
 
 def changes(whole: Mapping[str, Any]) -> list[str]:
     """What is not of one kind in what ``continued`` returned, in words."""
-    flat = {"device": whole["device"], "commit": whole["commit"]}
+    flat = {name: whole[name] for name in ("device", "ranks", "commit")}
     flat |= {**whole["versions"], **whole["machine"]}
     return [f"{name} {value}" for name, value in flat.items() if THEN in str(value)]
 

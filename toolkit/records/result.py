@@ -129,7 +129,10 @@ class Result:
         updates: optimizer updates made.
         epoch: passes over the training split.
         samples: split -> its size.
-        world_size, micro_batch, precision: how it was carried out.
+        world_size, micro_batch, precision: how it was carried out; of a run that went on with
+            another number of ranks the last, which a note says.
+        launch: what the ranks had: ``ddp`` all weights, also in one process; ``fsdp`` a part of
+            them, under FSDP2; ``zero-STAGE`` a part, under DeepSpeed. None in older versions.
         metrics: the scores.
         scales: metric -> how it is to be read, the headline first; empty where the task did not
             declare it: then all are scores in per cent.
@@ -173,6 +176,7 @@ class Result:
     epoch: float
     samples: Mapping[str, int] = field(default_factory=dict)
     world_size: int
+    launch: str | None = None
     micro_batch: int
     precision: str
     metrics: Metrics
@@ -340,7 +344,7 @@ _KINDS: Mapping[str, Any] = {
     "snapshots": TypedDict("_Snapshots", get_type_hints(Snapshots), total=False),  # type: ignore
     "found": _Found | None,
     "selected": TypedDict("_Selected", get_type_hints(Selected)) | None,  # type: ignore
-    **dict.fromkeys(("data", "parent"), str | None),
+    **dict.fromkeys(("data", "parent", "launch"), str | None),
     "parent_update": int | None,
     **dict.fromkeys(("argv", "notes", "data_fields"), list[str]),
 }

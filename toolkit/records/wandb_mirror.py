@@ -34,7 +34,9 @@ from toolkit.records.mirror_rows import (
 )
 from toolkit.records.result import RESULT, read_result
 
-CONFIG_FIELDS = ("world_size", "micro_batch", "precision", "init", "device", "versions", "argv")
+CONFIG_FIELDS = (
+    *("world_size", "launch", "micro_batch", "precision", "init", "device", "versions", "argv"),
+)
 SUMMARY_FIELDS = ("status", "updates", "rollbacks", "initial_weights_sha", "batch_order_sha")
 """Fields of a result that W&B has in the run's configuration, and those in its summary."""
 TAG_LENGTH = 64

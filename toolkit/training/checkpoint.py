@@ -66,7 +66,7 @@ def start_or_resume(run: Run) -> None:
         for problem in run.record.problems:
             checkpoint_folder.say(folder, problem)
         run.notes = (*run.notes, *checkpoint_folder.notes(folder))
-    run.origin = origin(str(accelerator.device.type))
+    run.origin = origin(str(accelerator.device.type), accelerator.num_processes)
     if path is None:
         _note_start(run)
         return

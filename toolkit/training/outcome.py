@@ -2,9 +2,9 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from toolkit.config import PARENT, WEIGHTS, RunConfig, schedule_name, to_json
+from toolkit.config import PARENT, WEIGHTS, schedule_name, to_json
+from toolkit.extension import carried_out
 from toolkit.records.result import Code, FoundLR, Metrics, Result, Timing
 from toolkit.records.vocabulary import keep_vocabulary
 from toolkit.task import data_fields, parse_target
@@ -43,7 +43,7 @@ def result_of(
         task=target.task,
         model=target.model,
         recipe=target.recipe,
-        recipe_settings=_recipe_of(config),
+        recipe_settings=carried_out(stored["recipe"], config.extend),
         schedule=schedule_name(config.schedule),
         schedule_config=stored["schedule"]["fields"],
         sees=config.sees,
@@ -54,6 +54,7 @@ def result_of(
         epoch=run.epoch,
         samples={name: len(getattr(run.splits, name)) for name in SPLITS},
         world_size=run.accelerator.num_processes,
+        launch=checkpoint.launch_of(run),
         micro_batch=run.batch_split.micro_batch,
         precision=config.recipe.precision,
         metrics=Metrics(test, run.last_metrics.get("validation", {})),
@@ -77,18 +78,6 @@ def result_of(
         parent=stored.get(PARENT),
         parent_update=None if joint is None else joint.made,
     )
-
-
-def _recipe_of(config: RunConfig) -> dict[str, Any]:
-    """The settings as they were carried out: of an extended run the budget is the new one."""
-    settings: dict[str, Any] = to_json(config)["recipe"]
-    if not config.extend:
-        return settings
-    new = config.extend[-1]
-    return {
-        **settings,
-        **({"epochs": new} if settings["updates"] is None else {"updates": int(new)}),
-    }
 
 
 def _found(run: Run) -> FoundLR | None:

@@ -15,7 +15,7 @@ from toolkit.report.html import svg
 from toolkit.report.numbers.analyse import Analysis
 from toolkit.report.numbers.runs import RunRecord
 
-RUN_FACTS = ("device", "precision", "world_size", "micro_batch", "init")
+RUN_FACTS = ("device", "precision", "world_size", "launch", "micro_batch", "init")
 
 
 def render(analysis: Analysis) -> str:
@@ -105,7 +105,7 @@ def _settings(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
     found = [
         (
             name.replace("_", " "),
-            ", ".join(_distinct(str(getattr(run.result, name)) for run in runs)),
+            ", ".join(_distinct(str(v) for run in runs if (v := getattr(run.result, name)))),
         )
         for name in RUN_FACTS
     ]

@@ -120,7 +120,10 @@ def _differing(runs: Sequence[RunRecord]) -> dict[str, tuple[int, int]]:
     recipes = [_recipe_of(run) for run in runs]
     if differing(recipes):  # tasks are loaded only where it may matter: that takes seconds
         recipes = [_known(run, one) for run, one in zip(runs, recipes, strict=True)]
-    return differing(recipes)
+    found = differing(recipes)
+    if {*CHOSEN} & {*found}:  # of those that nothing was chosen for it is not asked
+        found.pop("eval_every", None)
+    return found
 
 
 def _refuse_other_settings(runs: Sequence[RunRecord]) -> None:
@@ -152,12 +155,16 @@ def _settings_of(run: RunRecord) -> dict[str, Any]:
     if result.sees != "validation":
         settings["read_every"] = run.config.get("read_every", 1)
     if result.sees != "training":
-        settings["eval_every"] = run.config.get("eval_every") or _per_epoch(run)
+        settings["eval_every"] = _eval_every(run)
     return settings
 
 
 def _recipe_of(run: RunRecord) -> dict[str, Any]:
-    """The recipe as it was carried out, its budget in updates, whether it was given so or not."""
+    """The recipe as it was carried out, its budget in updates, whether it was given so or not.
+
+    Where validation chooses, how often it is asked is a part of it: the best of more evaluations is
+    better by chance alone.
+    """
     result = run.result
     budget = result.recipe_settings.get("updates")
     if budget is None and (epochs := result.recipe_settings.get("epochs")) is not None:
@@ -165,7 +172,14 @@ def _recipe_of(run: RunRecord) -> dict[str, Any]:
     left_out = {*NOT_PART_OF_THE_RECIPE, "updates", "epochs", "metric", *result.data_fields}
     recipe = {n: v for n, v in result.recipe_settings.items() if n not in left_out}
     chosen = {name: run.config[name] for name in CHOSEN if run.config.get(name)}
+    if chosen:
+        chosen["eval_every"] = _eval_every(run)
     return {**recipe, **chosen, "budget": budget}
+
+
+def _eval_every(run: RunRecord) -> int:
+    """Updates between evaluations."""
+    return run.config.get("eval_every") or _per_epoch(run)
 
 
 def _per_epoch(run: RunRecord) -> int:

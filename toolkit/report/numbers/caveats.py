@@ -13,8 +13,12 @@ ALIKE: Mapping[str, tuple[Callable[[RunRecord], Any], str]] = {
     "commit": (lambda run: run.result.code.commit, "from one commit"),
     "device": (lambda run: run.result.device, "on one kind of device"),
     "world_size": (lambda run: run.result.world_size, "on as many ranks"),
+    "launch": (lambda run: run.result.launch, "with one launch config"),
 }
-"""What all runs of a study should have in common, and how to repeat those that differ."""
+"""What all runs of a study should have in common, and how to repeat those that differ. DDP, FSDP2
+and ZeRO round otherwise, in half precision most of all."""
+NOT_KNOWN = ("launch",)
+"""Those of them of which older results say nothing, so that nothing can be said of them."""
 
 
 def warnings(study: StudyRecord) -> list[str]:
@@ -24,7 +28,8 @@ def warnings(study: StudyRecord) -> list[str]:
     for what, (of, advice) in ALIKE.items():
         by_value: dict[str, list[RunRecord]] = defaultdict(list)
         for run in study.runs:
-            by_value[str(of(run))].append(run)
+            if (value := of(run)) is not None or what not in NOT_KNOWN:
+                by_value[str(value)].append(run)
         rare = sorted(by_value.values(), key=len)[:-1]
         if rare:
             files = ", ".join(str(runs[0].folder / "result.json") for runs in rare)

@@ -108,7 +108,7 @@ def test_a_run_goes_on_past_a_metric_that_is_nan_and_says_so(
     events = [json.loads(line) for line in (folder / EVENTS).read_text().splitlines()]
     assert [event["f1"] for event in events if event.get("kind") == "evaluation"] == [None] * 3
     analysis = analyse(load_study(tmp_path / "own"))
-    assert any("f1 on test was not" in w for w in analysis.warnings)
+    assert any("1 run counted as diverged, as f1 on test was not" in w for w in analysis.warnings)
     assert summary(analysis)
 
 

@@ -209,6 +209,8 @@ def test_all_ranks_end_with_the_message_of_a_metric_that_fails(
     words = "the metrics of the split validation failed: ZeroDivisionError: no sample of this class"
     assert f"error: {words}; see runs/single/" in done.stderr
     assert f"traceback : error: {words}; see runs/single/" in done.stderr  # the launcher's table
+    of_rank_one = (f"traceback : error: {words}\n", "exitcode  : -15")  # ended for rank 0's sake
+    assert any(said in done.stderr for said in of_rank_one)
     assert "no sample" in next(tmp_path.glob("runs/single/*/error-0.log")).read_text()
 
 

@@ -416,7 +416,7 @@ def test_the_lr_that_searches_found_is_told_by_pair_and_base_lr(tmp_path: Path) 
         *("0.04", "21", "5", "1.5", "3"),
     ]
     assert "| 0.0001 | 0.02 | 0.01 to 0.04 | 0.04 | 21 |" in markdown(analysis)
-    assert "<td>0.01 to 0.04</td>" in render(analysis)
+    assert '<td data-label="range">0.01 to 0.04</td>' in render(analysis)
     runs = run_table(analysis)
     assert list(runs[runs.schedule == "adaptive"].found_lr) == [0.01, 0.02, 0.04]
     assert runs[runs.schedule == "cosine"].found_lr.isna().all()

@@ -316,10 +316,8 @@ def _announcement(study: Study, todo: Sequence[Item], runs: Path) -> Iterator[st
     seeds = {config.seed for config in study.configs}
     lrs = ", ".join(f"{lr:g}" for lr in dict.fromkeys(c.recipe.lr for c in study.configs))
     left = [item for item in todo if item.open]
-    yield (
-        f"{study.question} {counted(len(todo), 'run')}: {counted(len(seeds), 'seed')} at base LR "
-        f"{lrs}"
-    )
+    of = f"{counted(len(todo), 'run')}: {counted(len(seeds), 'seed')}"
+    yield f"{study.question} {of} at base LR {lrs}"
     yield from _decidable(len(study.family), len(seeds), study.rope)
     known = costs.from_finished(runs)
     kinds = {costs.kind(item.config): item.config for item in left}
@@ -343,8 +341,7 @@ def _decidable(family: int, seeds: int, rope: Mapping[str, float]) -> Iterator[s
     if seeds < fewest:
         yield (
             f"note: {counted(seeds, 'seed')} can call nothing better or worse: {fewest} or more "
-            f"can, with "
-            f"{counted(family, 'comparison')}"
+            f"can, with {counted(family, 'comparison')}"
         )
         return
     least = detectable(1.0, seeds, 0.0, family)

@@ -64,8 +64,7 @@ class BatchPlan:
         if size < global_batch:
             raise ConfigError(
                 f"recipe.global_batch = {global_batch}: the training split has "
-                f"{counted(size, 'sample')} "
-                f"(--global-batch {size} or less)"
+                f"{counted(size, 'sample')} (--global-batch {size} or less)"
             )
         self.size, self.global_batch, self.seed = size, global_batch, seed
         self.lengths = lengths

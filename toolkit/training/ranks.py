@@ -106,9 +106,8 @@ def meet_ranks(rank_timeout: float = RANK_TIMEOUT) -> None:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if not no_device and here > torch.cuda.device_count():
         raise ConfigError(
-            f"{here} processes for {counted(torch.cuda.device_count(), 'GPU')}: give accelerate "
-            f"launch "
-            f"--num_processes {torch.cuda.device_count()}"
+            f"{here} processes for {counted(torch.cuda.device_count(), 'GPU')}: give "
+            f"accelerate launch --num_processes {torch.cuda.device_count()}"
         )
     if _under_deepspeed():
         _prepare_deepspeed()

@@ -77,9 +77,8 @@ def _of_the_plan(study: StudyRecord) -> Iterator[str]:
         seeds = f" (seeds {', '.join(map(str, one['seeds']))})" if one["seeds"] else ""
         yield (
             f"{counted(one['runs'], 'run')}{seeds} {agreeing(one['runs'], 'was', 'were')} added "
-            f"to the "
-            f"study when it had {counted(one['after'], 'result')}: its p-values are those of a "
-            f"number of runs chosen before the first result"
+            f"to the study when it had {counted(one['after'], 'result')}: its p-values are those "
+            "of a number of runs chosen before the first result"
         )
     declared = study.plan.get("run_ids")
     if declared is not None:

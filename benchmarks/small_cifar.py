@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolkit import task
+from toolkit.recipe import Recipe
 
 task.names()  # makes the shipped tasks importable as toolkit_tasks
 
@@ -28,7 +29,7 @@ RECIPE = CifarRecipe(
 class SmallCifar(Cifar10):
     """Three residual blocks of 32, 64 and 128 channels, 0.3 million weights."""
 
-    recipes: Mapping[str, Mapping[str, task.Recipe]] = {"resnet": {"field": RECIPE}}
+    recipes: Mapping[str, Mapping[str, Recipe]] = {"resnet": {"field": RECIPE}}
 
     def model(self, name: str, recipe: Any) -> Any:
         shape = {"layers": (1, 1, 1), "channels": (32, 64, 128), "stem_chs": 16}

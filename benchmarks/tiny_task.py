@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.task import Batch, Recipe, Splits, Task
+from toolkit.recipe import Recipe
+from toolkit.task import Batch, Splits, Task
 
 CLASSES, WIDTH, HIDDEN = 4, 16, 128
 TRAIN, REST = 640, 128

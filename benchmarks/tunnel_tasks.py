@@ -28,7 +28,8 @@ from torch.nn import functional as F
 from toolkit import task
 from toolkit.data import load_splits
 from toolkit.errors import unknown
-from toolkit.task import Batch, Recipe, Splits
+from toolkit.recipe import Recipe
+from toolkit.task import Batch, Splits
 
 DATA_SEED = 20_261_127
 DIGITS_TRAINED, DIGITS_TESTED = 1_000, 700

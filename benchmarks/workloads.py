@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toolkit import task
-from toolkit.task import Batch, Recipe, Splits, Task
+from toolkit.recipe import Recipe
+from toolkit.task import Batch, Splits, Task
 
 task.names()  # makes the shipped tasks importable as toolkit_tasks
 

@@ -22,7 +22,8 @@ from toolkit.data import (
 )
 from toolkit.errors import ConfigError, MissingDataError
 from toolkit.fingerprint import of_path
-from toolkit.task import LOSS, POINTS, Scale, Split, Splits, loss_of_classes
+from toolkit.scales import LOSS, POINTS, Scale, loss_of_classes
+from toolkit.task import Split, Splits
 
 from .glove import Glove, read_glove, tokenise
 from .lstm import WordLstm

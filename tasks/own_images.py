@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from toolkit.errors import ConfigError
 from toolkit.fingerprint import files_of, of_path
-from toolkit.task import LOSS, POINTS, Batch, Scale, Split, Splits, loss_of_classes
+from toolkit.scales import LOSS, POINTS, Scale, loss_of_classes
+from toolkit.task import Batch, Split, Splits
 from toolkit.words import counted
 
 from .image_files import (

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from toolkit.errors import ConfigError
 from toolkit.fingerprint import of_path
 from toolkit.predictions import Columns, Predictions
-from toolkit.task import Batch, Scale, Split, Splits, Task, Unseen
+from toolkit.scales import Scale
+from toolkit.task import Batch, Split, Splits, Task, Unseen
 
 from .fine_tuning import as_trained, merged
 from .own_data import files_by_split, files_to_predict, own_path

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from toolkit.errors import ConfigError
 from toolkit.fingerprint import of_path
-from toolkit.task import LOSS, POINTS, Batch, Scale, Split, Splits, loss_of_classes
+from toolkit.scales import LOSS, POINTS, Scale, loss_of_classes
+from toolkit.task import Batch, Split, Splits
 
 from .own_data import check_columns, check_enough, column_of, own_path, rows_of_splits
 from .own_labels import Labels, WithClasses, cells_of, read_labels

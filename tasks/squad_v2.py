@@ -16,7 +16,8 @@ from toolkit.data import check_texts, load_splits, place_of, source_of
 from toolkit.errors import ConfigError
 from toolkit.hints import misfits, shown
 from toolkit.predictions import Columns, Predictions
-from toolkit.task import LOSS, POINTS, Batch, Scale, Split, Splits, Task, Unseen, loss_of_classes
+from toolkit.scales import LOSS, POINTS, Scale, loss_of_classes
+from toolkit.task import Batch, Split, Splits, Task, Unseen
 
 from . import answer_spans
 from .own_questions import questions_to_answer

@@ -14,18 +14,9 @@ from torch.nn import functional as F
 from toolkit.data import hub_reachable
 from toolkit.errors import ConfigError, first_line
 from toolkit.predictions import Columns, cross_entropies, most_likely
-from toolkit.task import (
-    LOSS,
-    POINTS,
-    Batch,
-    Recipe,
-    Scale,
-    Split,
-    Splits,
-    Task,
-    Unseen,
-    loss_of_classes,
-)
+from toolkit.recipe import Recipe
+from toolkit.scales import LOSS, POINTS, Scale, loss_of_classes
+from toolkit.task import Batch, Split, Splits, Task, Unseen
 
 from .image_files import unseen_images
 

@@ -201,7 +201,8 @@ def test_the_headline_is_the_first_that_the_task_declares(tmp_path: Path) -> Non
 
 
 OWN = """
-from toolkit.task import POINTS, Scale, load
+from toolkit.scales import POINTS, Scale
+from toolkit.task import load
 
 class Mine(type(load("digits"))):
     def scales(self, recipe, splits):

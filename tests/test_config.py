@@ -25,9 +25,10 @@ from toolkit.config import (
     to_json,
 )
 from toolkit.errors import ConfigError, OlderVersionError
+from toolkit.recipe import Recipe
 from toolkit.records.config_file import check_folder
 from toolkit.schedules import Cosine, GreedyPaper, Plan
-from toolkit.task import Recipe, Target, parse_target
+from toolkit.task import Target, parse_target
 
 DIGITS = "digits/vit_micro"
 

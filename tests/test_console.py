@@ -21,8 +21,8 @@ from toolkit.config import parse
 from toolkit.records import console
 from toolkit.records.console import Console, beside, came_to, scores
 from toolkit.records.result import FoundLR, Metrics, Result
+from toolkit.scales import Scale
 from toolkit.schedules.reading import NO_ACTION, Decision, Reading
-from toolkit.task import Scale
 from toolkit.train import _announce
 from toolkit.training.build import build
 

@@ -21,9 +21,9 @@ from toolkit.report.numbers.analyse import Analysis, analyse
 from toolkit.report.numbers.load import load_study
 from toolkit.report.tables import family, schedules, seeds
 from toolkit.report.text import findings, summary
+from toolkit.scales import Scale
 from toolkit.stats import best_rate, compare, first_reaching, judge, sensitivity, tuning_cost
 from toolkit.studies.study import Contrast, Study
-from toolkit.task import Scale
 from toolkit.training.build import build
 from toolkit.training.loop import evaluate, fit, release
 
@@ -170,7 +170,7 @@ from dataclasses import replace
 
 import numpy as np
 from toolkit import task
-from toolkit.task import Scale
+from toolkit.scales import Scale
 
 digits = task.load("digits")
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.pages import LANGUAGES, NEEDS, Block, blocks_of, name_of, pages, run
-from toolkit import comparison, finding, sweep
+from toolkit import comparison, finding, sweep_options
 from toolkit.cli import VERBS
 from toolkit.config import parse_command
 from toolkit.errors import MissingDataError
@@ -167,7 +167,7 @@ def _parse(verb: str, words: list[str]) -> None:
         case "find":
             finding.parse(words)
         case "sweep":
-            sweep._parser().parse_args(words)
+            sweep_options.parser_of().parse_args(words)
         case "launch-config":
             path_of(*words)
 

@@ -17,8 +17,8 @@ from tests.conftest import Launch
 from tests.runs import built
 from toolkit.config import RunConfig, parse, run_id
 from toolkit.errors import ConfigError
+from toolkit.recipe import Recipe
 from toolkit.records.result import Result
-from toolkit.task import Recipe
 from toolkit.training import loop
 from toolkit.training.batches import MicroBatches
 from toolkit.training.build import build

@@ -40,7 +40,8 @@ CODE_OF_OTHERS = {
 }
 """Who calls ``outcome``, and for what."""
 TASK = """
-from toolkit.task import Recipe, load
+from toolkit.recipe import Recipe
+from toolkit.task import load
 TASK = load("digits")
 class Own(type(TASK)):
     def {name}(self, name, recipe):

@@ -11,7 +11,7 @@ from torch import nn
 
 from toolkit.config import parse
 from toolkit.errors import ConfigError
-from toolkit.task import Recipe
+from toolkit.recipe import Recipe
 from toolkit.training import loop
 from toolkit.training.build import build
 from toolkit.training.optim import build_optimizer, parameter_groups

@@ -79,7 +79,7 @@ def test_a_turn_is_so_many_updates_and_is_told_when_it_is_over() -> None:
 def test_a_side_that_is_a_batch_ahead_has_trained_on_the_same_texts() -> None:
     from turns import Gate, Gated, Workload, batches_of_turns
 
-    from toolkit.task import Recipe
+    from toolkit.recipe import Recipe
 
     workload = Workload("", 2, 3, False, {"max_length": 128})
     ids = batches_of_turns(Texts(), workload, Recipe(lr=1, updates=9, global_batch=4), seed=0)

@@ -20,7 +20,7 @@ from toolkit.records.events import (
 )
 from toolkit.records.json_files import parse_object, read_json, write_json
 from toolkit.records.result import Code, Metrics, Result, Snapshots, duration, read_result
-from toolkit.task import Scale
+from toolkit.scales import Scale
 
 FILE = Path("runs/mine/1/result.json")
 LATER: dict[str, Any] = {

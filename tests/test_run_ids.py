@@ -20,9 +20,9 @@ from toolkit.config import (
     to_json,
 )
 from toolkit.errors import ConfigError
+from toolkit.recipe import INTRODUCED_AT, Recipe
 from toolkit.records.config_file import check_folder
 from toolkit.schedules import Cosine
-from toolkit.task import INTRODUCED_AT, Recipe
 
 DIGITS = "digits/vit_micro"
 EARLIER = {

@@ -19,7 +19,7 @@ from toolkit.config import RunConfig, parse, run_id
 from toolkit.errors import ConfigError
 from toolkit.records.result import Result, read_result
 from toolkit.records.selected import Selected
-from toolkit.task import Scale
+from toolkit.scales import Scale
 from toolkit.training import loop
 from toolkit.training.build import build, weights_sha
 from toolkit.training.extension import kept_by_parent

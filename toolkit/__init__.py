@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from toolkit.finding import find_lr
     from toolkit.hf import FeedLoss, ScheduledTrainer, ScheduleMixin
     from toolkit.prediction import predict
+    from toolkit.recipe import Recipe
     from toolkit.schedules import (
         WSD,
         Adaptive,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     )
     from toolkit.schedules.reading import Decision, Facts, Reading
     from toolkit.studies.study import Study
-    from toolkit.task import Recipe, Splits, Task
+    from toolkit.task import Splits, Task
     from toolkit.training.loss_meter import LossMeter
     from toolkit.training.lr import ScheduledLR
 
@@ -111,7 +112,7 @@ _HOMES = {
     "FeedLoss": "toolkit.hf",
     "LossMeter": "toolkit.training.loss_meter",
     "Reading": "toolkit.schedules.reading",
-    "Recipe": "toolkit.task",
+    "Recipe": "toolkit.recipe",
     "Schedule": "toolkit.schedules",
     "ScheduleMixin": "toolkit.hf",
     "ScheduledLR": "toolkit.training.lr",

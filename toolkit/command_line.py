@@ -33,8 +33,8 @@ from typing import (
 
 from toolkit.errors import ConfigError, one_line, unknown
 from toolkit.hints import described
+from toolkit.recipe import Recipe
 from toolkit.schedules import SCHEDULES
-from toolkit.task import Recipe
 
 PREFIX = "schedule:"
 SWITCHES = ("fresh", "dry-run", "help", "help-all")

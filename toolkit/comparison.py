@@ -21,18 +21,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toolkit import command_line, run_arguments, sweep, user_schedule, userfile
+from toolkit import command_line, run_arguments, sweep, sweep_options, user_schedule, userfile
 from toolkit.command_line import Flag, Given, Words
 from toolkit.config import RUNS, RunConfig
 from toolkit.errors import ConfigError, RunError
 from toolkit.process import DONE, FAILED, is_rank_zero, run_command, set_threads, world_size
+from toolkit.recipe import Recipe
 from toolkit.records.mirror_handle import check_trackers
 from toolkit.records.result import RESULT, duration
 from toolkit.schedules import SCHEDULES
 from toolkit.studies import costs, stored
 from toolkit.studies.run_queue import Item, items
 from toolkit.studies.study import GRID, Study
-from toolkit.task import Recipe
 from toolkit.words import counted
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def compare_schedules(
     if world_size() > 1:
         raise ConfigError("compare_schedules is for one process: launch -m toolkit.comparison")
     study = Study.grid(target, schedules, lrs, seeds, recipe=recipe, **settings)
-    options = sweep.options_of(
+    options = sweep_options.options_of(
         f"{RUNS}/{study.name}",
         output_dir=Path(output_dir),
         slots_per_device=slots_per_device,
@@ -155,7 +155,9 @@ def compare_schedules(
     )
     code, found = _carry_out(study, options, "")
     if code == FAILED:
-        raise RunError(f"runs of {sweep.runs_of(options) / study.name} were given up: see there")
+        raise RunError(
+            f"runs of {sweep_options.runs_of(options) / study.name} were given up: see there"
+        )
     if found is None:
         raise RunError(f"{study.name} was stopped: the same call continues")
     return found
@@ -203,7 +205,7 @@ def parse(argv: Sequence[str], prog: str = "toolkit compare") -> tuple[Study, An
         name="" if single == RunConfig.study else single,
         **settings,
     )
-    return study, sweep.options_of(
+    return study, sweep_options.options_of(
         f"{RUNS}/{study.name}",
         output_dir=Path(own["output_dir"]),
         slots_per_device=own["slots_per_device"],
@@ -261,7 +263,7 @@ def _carry_out(study: Study, options: Any, command: str) -> tuple[int, Compariso
     Returns:
         The exit code, and what was found; None if it was stopped, or nothing was to be run.
     """
-    runs = sweep.runs_of(options)
+    runs = sweep_options.runs_of(options)
     folder = runs / study.name
     for config in study.configs:  # before anything is measured or written
         check_trackers(config)

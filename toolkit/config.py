@@ -13,10 +13,10 @@ from toolkit import command_line, extension, run_arguments, task, user_schedule
 from toolkit.errors import ConfigError, OlderVersionError
 from toolkit.extras import OPTIMIZERS, check_adapters, check_installed
 from toolkit.hints import misfits
+from toolkit.recipe import INTRODUCED_AT, Recipe, data_fields
 from toolkit.schedules import SCHEDULES, Cosine, Schedule
 from toolkit.schedules.extension import REWARM
 from toolkit.schedules.simulate import check_schedule, needs_of
-from toolkit.task import INTRODUCED_AT, Recipe
 
 DEFAULT_SCHEDULE = Cosine()
 RANK_TIMEOUT = 600.0
@@ -342,7 +342,7 @@ def experiment(data: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
     if (kept.get("data") or PUBLISHED).startswith(PUBLISHED):
         kept.pop("data", None)
     else:  # the fingerprint says what the data are, wherever they lie
-        unnamed = (*unnamed, *task.data_fields(config.recipe))
+        unnamed = (*unnamed, *data_fields(config.recipe))
     recipe = {k: v for k, v in stored["recipe"].items() if k not in unnamed}
     settings = settings_in_id(type(config.schedule), stored["schedule"]["fields"])
     return {

@@ -22,7 +22,8 @@ from toolkit.predictions import Columns, Predictions
 from toolkit.process import DONE, run_command, set_threads, world_size
 from toolkit.records.console import say
 from toolkit.records.prediction_file import check_new, write_rows
-from toolkit.task import Task, Unseen, headline_first, parse_target
+from toolkit.scales import headline_first
+from toolkit.task import Task, Unseen, parse_target
 from toolkit.words import counted
 
 

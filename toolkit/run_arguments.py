@@ -7,8 +7,9 @@ from typing import Any
 from toolkit import command_line, task, user_schedule
 from toolkit.command_line import Flag, Given, Words
 from toolkit.errors import ConfigError, unknown
+from toolkit.recipe import Recipe
 from toolkit.schedules import SCHEDULES, Schedule, summary_of
-from toolkit.task import Recipe, Target
+from toolkit.task import Target
 
 DEFAULT_SCHEDULE = "cosine"
 OF_THE_COMMAND = (

@@ -17,7 +17,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from toolkit.command_line import Parser
 from toolkit.config import RUNS
 from toolkit.errors import ConfigError, unknown
 from toolkit.process import (
@@ -32,11 +31,12 @@ from toolkit.process import (
     world_size,
 )
 from toolkit.records import provenance
-from toolkit.records.mirror_handle import NAMES, check_trackers
+from toolkit.records.mirror_handle import check_trackers
 from toolkit.records.result import RESULT, duration
-from toolkit.studies import claims, costs, declaration, forking, pool, run_queue, shipped
+from toolkit.studies import costs, declaration, forking, pool, run_queue, shipped
 from toolkit.studies.run_queue import Item
 from toolkit.studies.study import Study
+from toolkit.sweep_options import parser_of, place_of, runs_of, slurm_settings, worker_flags
 from toolkit.words import agreeing, counted
 
 SECONDS_BETWEEN_LINES = 15
@@ -52,7 +52,7 @@ def demo(argv: Sequence[str]) -> int:
     """Run the study ``demo`` and write its report; the flags are those of a sweep."""
 
     def command() -> int:
-        options = _parser("toolkit demo", "demo").parse_args(argv)
+        options = parser_of(demo.__doc__, "toolkit demo", "demo").parse_args(argv)
         code = carry_out(shipped.load("demo"), options)
         from toolkit.report.__main__ import write_report
 
@@ -63,20 +63,8 @@ def demo(argv: Sequence[str]) -> int:
     return run_command(command)
 
 
-def options_of(source: str, **changes: Any) -> argparse.Namespace:
-    """The options of a sweep at their defaults, but for some."""
-    options = _parser().parse_args([source])
-    vars(options).update(changes)
-    return options
-
-
-def runs_of(options: argparse.Namespace) -> Path:
-    """The folder that holds the folders of studies."""
-    return Path(options.output_dir) / RUNS
-
-
 def _command(argv: Sequence[str] | None) -> int:
-    options = _parser().parse_args(argv)
+    options = parser_of(__doc__).parse_args(argv)
     study = shipped.load(options.study, options.output_dir, options.files)
     code = carry_out(study, options)
     elsewhere = (options.worker, options.run, options.slurm, options.wandb_sweep)
@@ -140,8 +128,8 @@ def _sweep(
         return pool.submit(
             options.slurm,
             options.cluster,
-            _worker_flags(options),
-            _slurm(options),
+            worker_flags(options),
+            slurm_settings(options),
             runs_of(options) / "slurm",
         )
     workers, forked = _workers(options, left)
@@ -154,7 +142,7 @@ def _sweep(
             bar.update(sum(item.finished for item in items) - bar.n)
 
         if workers:
-            flags, logs = _worker_flags(options), runs_of(options) / study.name / "workers"
+            flags, logs = worker_flags(options), runs_of(options) / study.name / "workers"
             fork = partial(run_queue.work, items, lease=options.lease, wait=False)
             code = pool.run(
                 workers, items, flags, logs, done, options.lease, fork if forked else None
@@ -176,81 +164,6 @@ def _workers(options: argparse.Namespace, left: Sequence[Item]) -> tuple[int, bo
     if forked and options.slots_per_device is None:
         print(f"{workers} at a time, as the models are tiny", flush=True)
     return workers, forked
-
-
-def _parser(prog: str = "toolkit sweep", study: str = "") -> Parser:
-    """The flags of a sweep; with ``study`` of a command that is about this one."""
-    about = demo.__doc__ if study else __doc__
-    parser = Parser(prog=prog, description=about, formatter_class=argparse.RawTextHelpFormatter)
-    add = parser.add_argument
-    if study:
-        parser.set_defaults(study=study)
-    else:
-        names = f"{', '.join(shipped.STUDIES)}; a function, path/file.py:function; "
-        add("study", help=f"{names}or the folder of a comparison, runs/NAME")
-    add(
-        "--files", nargs="+", metavar="FILE", default=[], help="your own files that runs/NAME is of"
-    )
-    add("--output-dir", type=Path, metavar="DIR", default=Path(), help="where runs/ lies")
-    add("--only", metavar="TEXT", help="only runs whose target has this in it")
-    add("--run", metavar="ID", help="only this run")
-    add("--no-progress", dest="progress", action="store_false", help="show no bar of the runs")
-    add(
-        "--save-predictions",
-        action="store_true",
-        help="leave the predictions of the test split in the folder of each run",
-    )
-    add(
-        "--log-with",
-        nargs="+",
-        choices=[*NAMES, "none"],
-        metavar="TRACKER",
-        default=[],
-        help=f"trackers that all runs are mirrored to: {', '.join(NAMES)}, none; by default as the "
-        "study says",
-    )
-    add("--project", help="what trackers keep the runs under")
-    add("--dry-run", action="store_true", help="print the commands and what they will cost")
-    add(
-        "--measure",
-        type=_count,
-        metavar="UPDATES",
-        default=0,
-        help="as --dry-run, after so many updates of each kind of run that has no finished one",
-    )
-    add(
-        "--slots-per-device",
-        type=_whole,
-        metavar="N",
-        help="start N workers on each GPU, or on the CPU, or 0: this process makes the runs; by "
-        "default one a core where all models are tiny, else 0",
-    )
-    add(
-        "--slurm",
-        type=_count,
-        metavar="N",
-        default=0,
-        help="submit an array of N workers through submitit (the extra slurm)",
-    )
-    add(
-        "--slurm-set",
-        nargs="*",
-        metavar="NAME=VALUE",
-        default=[],
-        help="parameters of submitit, such as timeout_min=240 gpus_per_node=1",
-    )
-    add("--cluster", choices=("slurm", "local", "debug"), default="slurm", help="for --slurm")
-    add("--wandb-sweep", metavar="FILE", help="write a W&B sweep over the runs that are left")
-    add("--retry-failed", action="store_true", help="give runs that were given up another chance")
-    add(
-        "--lease",
-        type=_lease,
-        metavar="SECONDS",
-        default=claims.LEASE,
-        help="after which the run of a worker that shows no sign of life is free: %(default)g",
-    )
-    add("--worker", action="store_true", help="show no bar, and end when others are at the rest")
-    return parser
 
 
 def _as_asked(item: Item, options: argparse.Namespace) -> Item:
@@ -322,23 +235,6 @@ def _bar(study: Study, items: Sequence[Item], shown: bool, workers: bool) -> Any
     )
 
 
-def _whole(text: str, least: int = 0) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text}: it must be a whole number, at least {least}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _lease(text: str) -> float:
-    try:
-        return claims.check_lease(float(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
 def _undecidable(study: Study) -> Iterator[str]:
     """What no result can decide, said before the first run."""
     from toolkit.stats.verdicts import fewest_pairs
@@ -401,17 +297,7 @@ def _at_a_time(options: argparse.Namespace, left: int) -> str:
 
 def _command_of(options: argparse.Namespace, item: Item) -> str:
     words = ["python", "-m", "toolkit.sweep", options.study, "--run", item.folder.name]
-    return shlex.join([*words, *_place(options)])
-
-
-def _place(options: argparse.Namespace) -> list[str]:
-    """The flags that say where the study lies, of which files it is, and what its runs leave and
-    tell."""
-    flags = [] if options.output_dir == Path() else ["--output-dir", str(options.output_dir)]
-    flags += ["--save-predictions"] * options.save_predictions
-    flags += ["--log-with", *options.log_with] if options.log_with else []
-    flags += ["--project", options.project] if options.project else []
-    return [*flags, *(["--files", *options.files] if options.files else [])]
+    return shlex.join([*words, *place_of(options)])
 
 
 def _write_wandb_sweep(options: argparse.Namespace, study: Study, items: Sequence[Item]) -> int:
@@ -424,7 +310,7 @@ def _write_wandb_sweep(options: argparse.Namespace, study: Study, items: Sequenc
         "method": "grid",
         "command": [
             *("${env}", "python", "-m", "toolkit.sweep", options.study),
-            *(*_place(options), "${args}"),
+            *(*place_of(options), "${args}"),
         ],
         "parameters": {"run": {"values": left}},
     }
@@ -433,21 +319,6 @@ def _write_wandb_sweep(options: argparse.Namespace, study: Study, items: Sequenc
         f"{counted(len(left), 'run')}: wandb sweep {options.wandb_sweep}, then wandb agent SWEEP_ID"
     )
     return DONE
-
-
-def _worker_flags(options: argparse.Namespace) -> list[str]:
-    flags = [options.study, "--worker", "--lease", str(options.lease), *_place(options)]
-    return [*flags, "--only", options.only] if options.only else flags
-
-
-def _slurm(options: argparse.Namespace) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for text in options.slurm_set:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--slurm-set {text}: it must be NAME=VALUE")
-        settings[name] = int(value) if value.lstrip("-").isdigit() else value
-    return settings
 
 
 if __name__ == "__main__":

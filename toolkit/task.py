@@ -1,11 +1,8 @@
 """What a task is: data, model, loss and metrics of one data set, and the recipes to train on it."""
 
 import importlib
-import math
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
@@ -14,6 +11,8 @@ from toolkit import userfile
 from toolkit.errors import ConfigError, unknown
 from toolkit.hints import shown
 from toolkit.predictions import Columns, Predictions, plain_rows
+from toolkit.recipe import Recipe
+from toolkit.scales import Scale
 from toolkit.vision_compat import repair_torchvision
 
 if TYPE_CHECKING:
@@ -22,195 +21,6 @@ if TYPE_CHECKING:
 
 Batch: TypeAlias = "dict[str, Tensor]"
 """One batch: tensors by name, the first axis counts the samples."""
-INTRODUCED_AT = "introduced_at"
-"""Key in the metadata of a dataclass field of a recipe, a schedule or ``RunConfig`` that came after
-runs had been stored without it: ``field(default=x, metadata={"introduced_at": x})``. Its value is
-the default that the field was introduced with, at which it changes nothing. At that value it is not
-in a run id, so earlier ids stay valid, whatever its default is today."""
-
-
-OPTIMIZERS: Mapping[str, tuple[str, ...]] = {
-    "adam": ("betas", "eps"),
-    "adamw": ("betas", "eps"),
-    "sgd": ("nesterov",),
-    "muon": ("betas", "eps"),
-    "schedule-free": ("betas", "eps"),
-    "prodigy": ("betas", "eps"),
-}
-"""The optimizers that have a name of their own -> those of a recipe's optional settings that each
-takes. Those of muon are of the AdamW in it."""
-
-
-class Scale(NamedTuple):
-    """How the numbers of a metric are to be read.
-
-    Attributes:
-        higher_is_better: its direction; False for an error, a loss or a perplexity.
-        diverged: what a run counts with whose weights were lost: as good as no training at all,
-            e.g. 0 for an accuracy, the size of the vocabulary for a perplexity.
-        decimals: digits after the point in reports.
-    """
-
-    higher_is_better: bool = True
-    diverged: float = 0.0
-    decimals: int = 2
-
-    def best(self, values: Iterable[float]) -> float:
-        """The best of one value or more."""
-        return max(values) if self.higher_is_better else min(values)
-
-    def worst(self, values: Iterable[float]) -> float:
-        """The worst of one value or more."""
-        return min(values) if self.higher_is_better else max(values)
-
-
-POINTS = Scale()
-"""A score in per cent. Whatever a task does not declare is read as one, but for a loss."""
-LOSS = "loss"
-"""The metric that is the mean of the losses of ``Task.predict``."""
-
-
-def loss_of_classes(classes: int) -> Scale:
-    """How a cross-entropy over so many classes is read: no training is as good as guessing."""
-    return Scale(False, math.log(classes), 4)
-
-
-def scale_of(scales: Mapping[str, Scale], metric: str) -> Scale:
-    """How a metric is to be read, by what the task declares, if it does."""
-    return scales.get(metric, Scale(False, math.inf, 4) if metric == LOSS else POINTS)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The settings of a pair that all its schedules share.
-
-    Raises:
-        ValueError: naming the field, for a value that cannot be trained with.
-    """
-
-    optimizer: str = "adamw"
-    """adam, adamw, sgd, muon, schedule-free, prodigy, or any other as module:Class. adam couples
-    weight decay with the gradient, adamw does not; sgd has momentum; muon is torch's for matrices,
-    and AdamW for all else. schedule-free (AdamWScheduleFree, with schedule:constant) and prodigy
-    need the extra rivals. adaptive takes one that it does not know for one that normalises each
-    coordinate, as Adam's family does."""
-    lr: float = 1e-3
-    """The base LR: what a schedule's factor multiplies. prodigy multiplies it by an estimate of its
-    own; its authors leave it at 1."""
-    weight_decay: float = 1e-4
-    """How strongly weights are drawn to 0, in the way of the optimizer."""
-    momentum: float = 0.9
-    """Momentum of sgd; the others have their own."""
-    decay: Literal["all", "matrices"] = "all"
-    """Which parameters decay: all, or only those with two or more axes (no bias, no norm)."""
-    epochs: float | None = None
-    """The budget in passes over the training split; give this or updates."""
-    updates: int | None = None
-    """The budget in optimizer updates; give this or epochs."""
-    global_batch: int = 64
-    """Examples per update, over all ranks and micro-batches."""
-    micro_batch: int | None = None
-    """Examples per forward pass on one rank; by default global_batch / ranks."""
-    eval_batch: int = 256
-    """Examples per forward pass in evaluation, on one rank."""
-    clip: float | None = None
-    """Largest L2 norm of the gradient; no clipping by default."""
-    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "fp64"] = "fp32"
-    """bf16 is autocast; fp16, too, with a gradient scaler, on GPUs alone; auto is bf16 where the
-    hardware has it; tf32 is fp32 whose matrix products round their factors to 10 bits, on GPUs that
-    know it; fp64 is for exactness tests."""
-    init: Literal["random", "pretrained"] = "random"
-    """Where the first weights come from."""
-    metric: str | None = field(default=None, metadata={INTRODUCED_AT: None})
-    """The headline metric, of those that the task declares; by default its first."""
-    betas: tuple[float, float] | None = field(default=None, metadata={INTRODUCED_AT: None})
-    """Decay rates of the moments of the gradient, of optimizers that have them; by default the
-    optimizer's own."""
-    eps: float | None = field(default=None, metadata={INTRODUCED_AT: None})
-    """What the optimizer adds to its denominator; by default the optimizer's own."""
-    nesterov: bool = field(default=False, metadata={INTRODUCED_AT: False})
-    """Nesterov's momentum, of sgd and of optimizers that have the setting; muon has it always."""
-    compile: bool = field(default=False, metadata={INTRODUCED_AT: False})
-    """torch.compile for the model's passes: faster after a minute or so, other rounding. The LR is
-    no part of what is compiled."""
-    ema_decay: float | None = field(default=None, metadata={INTRODUCED_AT: None})
-    """Evaluate, and keep, an exponential moving average of the weights over the updates with this
-    decay, e.g. 0.999; by default, and at 0, the weights themselves."""
-
-    def __post_init__(self) -> None:
-        for item in fields(self):  # 20 epochs are 20.0: the same run, the same id
-            value = getattr(self, item.name)
-            if type(value) is int and item.type in (float, float | None):
-                object.__setattr__(self, item.name, float(value))
-        self._positive(
-            "lr", "global_batch", "micro_batch", "eval_batch", "epochs", "updates", "clip"
-        )
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"recipe.{item.name} = {value:g}: it must be a finite number")
-        self._below_one("momentum", "ema_decay")
-        if self.ema_decay == 0:
-            object.__setattr__(self, "ema_decay", None)  # the same run
-        if self.weight_decay < 0:
-            raise ValueError(f"recipe.weight_decay = {self.weight_decay}: it must be 0 or above")
-        self._check_optimizer()
-        if self.epochs is not None and self.updates is not None:
-            raise ValueError(
-                f"recipe.epochs = {self.epochs:g} and recipe.updates = {self.updates} contradict: "
-                "give one of them"
-            )
-        if self.epochs is None and self.updates is None:
-            raise ValueError("the recipe has no budget: give recipe.epochs or recipe.updates")
-
-    def _check_optimizer(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            module, colon, name = self.optimizer.partition(":")
-            if not (colon and all(map(str.isidentifier, [*module.split("."), name]))):
-                near = get_close_matches(self.optimizer, OPTIMIZERS, n=1)
-                hint = f"did you mean {near[0]}? " if near else ""
-                raise ValueError(
-                    f"recipe.optimizer = {self.optimizer}: {hint}it must be one of "
-                    f"{', '.join(OPTIMIZERS)}, or module:Class, such as torch.optim:RMSprop"
-                )
-        if self.betas is not None:
-            object.__setattr__(self, "betas", tuple(self.betas))  # JSON has lists
-            if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-                raise ValueError(
-                    f"recipe.betas = {self.betas}: they must be two numbers, at least 0, below 1"
-                )
-        if self.eps is not None and self.eps < 0:
-            raise ValueError(f"recipe.eps = {self.eps:g}: it must be 0 or above")
-        taken = OPTIMIZERS.get(self.optimizer, ("betas", "eps", "nesterov"))
-        for name in ("betas", "eps", "nesterov"):
-            if getattr(self, name) not in (None, False) and name not in taken:
-                raise ValueError(
-                    f"recipe.{name} = {getattr(self, name)}: {self.optimizer} has no such setting"
-                )
-        if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
-            raise ValueError("recipe.nesterov = True: it takes recipe.momentum above 0")
-
-    def _positive(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"recipe.{name} = {value:g}: it must be a number above 0")
-
-    def _below_one(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise ValueError(f"recipe.{name} = {value:g}: it must be at least 0, below 1")
-
-
-NAMES_DATA = "names_data"
-"""Key in the metadata of a field of a recipe that says where data lie: ``field(default="x",
-metadata={"names_data": True})``. In a run id the fingerprint of the data stands for it."""
-
-
-def data_fields(recipe: Recipe) -> tuple[str, ...]:
-    """The fields of a recipe that say where data lie."""
-    return tuple(item.name for item in fields(recipe) if item.metadata.get(NAMES_DATA))
 
 
 class Split(Protocol):
@@ -398,21 +208,6 @@ def scales_of(task: Task, recipe: Recipe, splits: Splits) -> Mapping[str, Scale]
     if chosen not in scales:
         raise unknown("recipe.metric", chosen, scales)
     return {chosen: scales[chosen], **scales}
-
-
-def headline_first(
-    metrics: Mapping[str, float | None], headline: str | None
-) -> dict[str, float | None]:
-    """The metrics with this one first; as they are for None.
-
-    Raises:
-        ValueError: if they lack it.
-    """
-    if headline is None:
-        return dict(metrics)
-    if headline not in metrics:
-        raise ValueError(f"{headline}, the headline metric, is not in {', '.join(metrics)}")
-    return {headline: metrics[headline], **metrics}
 
 
 class Target(NamedTuple):

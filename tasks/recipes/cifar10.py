@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from toolkit.task import Recipe
+from toolkit.recipe import Recipe
 
 from .vision import VisionRecipe
 

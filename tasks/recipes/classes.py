@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from toolkit.task import INTRODUCED_AT, Recipe
+from toolkit.recipe import INTRODUCED_AT, Recipe
 
 
 @dataclass(frozen=True)

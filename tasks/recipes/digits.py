@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from toolkit.task import Recipe
+from toolkit.recipe import Recipe
 
 from .classes import ClassificationRecipe
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from toolkit.task import INTRODUCED_AT, NAMES_DATA, Recipe
+from toolkit.recipe import INTRODUCED_AT, NAMES_DATA, Recipe
 
 from .classes import ClassificationRecipe
 from .text import TextRecipe

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from toolkit.task import NAMES_DATA, Recipe
+from toolkit.recipe import NAMES_DATA, Recipe
 
 from .vision import VisionRecipe
 

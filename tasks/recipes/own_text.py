@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from toolkit.task import NAMES_DATA, Recipe
+from toolkit.recipe import NAMES_DATA, Recipe
 
 from .classes import ClassificationRecipe
 from .text import TextRecipe

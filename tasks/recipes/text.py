@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from toolkit.task import INTRODUCED_AT, Recipe
+from toolkit.recipe import INTRODUCED_AT, Recipe
 
 BERT_LARGE_WWM = "bert-large-uncased-whole-word-masking-finetuned-squad"
 

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from toolkit.task import Recipe, Splits, Task
+from toolkit.recipe import Recipe
+from toolkit.task import Splits, Task
 
 SAMPLES, WIDTH, LONGEST = 24, 3, 5
 

@@ -3,7 +3,8 @@
 import os
 from typing import Any
 
-from toolkit.task import Recipe, Splits, load
+from toolkit.recipe import Recipe
+from toolkit.task import Splits, load
 
 DIGITS: Any = type(load("digits"))
 

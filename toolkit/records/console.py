@@ -16,9 +16,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from toolkit.recipe import Recipe
 from toolkit.records.result import RESULT, Result, duration
+from toolkit.scales import Scale, scale_of
 from toolkit.schedules.reading import Decision, Reading
-from toolkit.task import Recipe, Scale, scale_of
 from toolkit.words import agreeing, counted
 
 CONSOLE = "console.log"

@@ -34,8 +34,8 @@ from toolkit.records.events_file import cut_back, fingerprint
 from toolkit.records.json_files import read_json, write_json
 from toolkit.records.mirror_handle import Mirror, start_mirrors
 from toolkit.records.result import RESULT, SPANS, Result
+from toolkit.scales import Scale
 from toolkit.schedules.reading import Decision, Reading
-from toolkit.task import Scale
 
 NOT_TRAINING = ("evaluation", "checkpoint")
 BLOCK_SECONDS = 1.0

@@ -9,8 +9,8 @@ from toolkit.errors import ConfigError
 from toolkit.hints import LARGEST, misfits
 from toolkit.records.json_files import read_json
 from toolkit.records.selected import Selected
+from toolkit.scales import Scale, scale_of
 from toolkit.schedules.reading import Trial
-from toolkit.task import Scale, scale_of
 from toolkit.words import counted
 
 RESULT = "result.json"

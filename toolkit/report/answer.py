@@ -18,8 +18,8 @@ from toolkit.report.text import (
     pair_label,
     schedule_label,
 )
+from toolkit.scales import POINTS, Scale
 from toolkit.stats import ALPHA, Verdict
-from toolkit.task import POINTS, Scale
 from toolkit.words import agreeing
 
 MOST = 3

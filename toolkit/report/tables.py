@@ -17,8 +17,8 @@ from toolkit.report.text import (
     pair_label,
     schedule_label,
 )
+from toolkit.scales import POINTS, Scale
 from toolkit.schedules import SCHEDULES, summary_of
-from toolkit.task import POINTS, Scale
 from toolkit.words import counted
 
 HIDDEN_SETTINGS = ("lr", "epochs", "updates", "micro_batch", "eval_batch")

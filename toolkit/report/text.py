@@ -11,8 +11,9 @@ from toolkit.records.result import Result, duration
 from toolkit.report.numbers.analyse import Analysis, ContrastRow
 from toolkit.report.numbers.rates import TunedRow
 from toolkit.report.numbers.runs import RunRecord
+from toolkit.scales import POINTS
 from toolkit.stats import ALPHA, Verdict
-from toolkit.task import POINTS, parse_target
+from toolkit.task import parse_target
 from toolkit.words import counted
 
 METRIC_NAMES = {"f1": "F1", "exact": "EM"}

@@ -44,6 +44,7 @@ import numpy as np
 
 from toolkit import task
 from toolkit.config import RunConfig
+from toolkit.recipe import Recipe
 from toolkit.schedules import SCHEDULES, Adaptive, Schedule
 from toolkit.studies.rules import SEARCH_SEEDS, rates
 from toolkit.studies.study import Contrast, Study
@@ -264,7 +265,7 @@ def random_rates(target: str, seed: int) -> tuple[float, ...]:
 def _judged(target: str, seed: int) -> Iterator[RunConfig]:
     """The runs of a workload and a seed."""
 
-    def run(recipe: task.Recipe, schedule: Schedule[Any]) -> RunConfig:
+    def run(recipe: Recipe, schedule: Schedule[Any]) -> RunConfig:
         return _run(NAME, target, recipe, schedule, seed)
 
     for factor in FACTORS:
@@ -277,12 +278,12 @@ def _judged(target: str, seed: int) -> Iterator[RunConfig]:
     yield run(_prodigy(target), SCHEDULES["cosine"]())
 
 
-def _prodigy(target: str) -> task.Recipe:
+def _prodigy(target: str) -> Recipe:
     """Prodigy at 1, its authors' setting."""
     return replace(_recipe(target), optimizer="prodigy", lr=1.0)
 
 
-def _at(target: str, factor: float) -> task.Recipe:
+def _at(target: str, factor: float) -> Recipe:
     return replace(_recipe(target), lr=_rounded(base_lr(target) * factor))
 
 
@@ -290,13 +291,13 @@ def _rounded(lr: float) -> float:
     return float(f"{lr:.6g}")  # 0.1 of 0.003 is 0.0003
 
 
-def _recipe(target: str) -> task.Recipe:
+def _recipe(target: str) -> Recipe:
     parsed = task.parse_target(target)
     recipe = task.declared_recipe(parsed)
     return replace(recipe, **{"epochs": None, **WORKLOADS[target]})
 
 
-def _averaged(target: str) -> task.Recipe:
+def _averaged(target: str) -> Recipe:
     """The workload under schedule-free, which is AdamW's, around an LR of AdamW's."""
     recipe = _recipe(target)
     return replace(recipe, optimizer="schedule-free", lr=AVERAGED_NEAR.get(target, recipe.lr))
@@ -309,9 +310,7 @@ def _warm(name: str) -> Schedule[Any]:
     return schedule
 
 
-def _run(
-    study: str, target: str, recipe: task.Recipe, schedule: Schedule[Any], seed: int
-) -> RunConfig:
+def _run(study: str, target: str, recipe: Recipe, schedule: Schedule[Any], seed: int) -> RunConfig:
     """One run; it is evaluated once, at its end: no table needs more, and each costs seconds."""
     return RunConfig(
         target=target,

@@ -1,6 +1,6 @@
 """The rules of comparison as numbers: seeds and grids of tuning halves."""
 
-from toolkit.task import Recipe
+from toolkit.recipe import Recipe
 
 SEARCH_SEEDS = (1000, 1001)
 """Seeds of tuning halves; judging seeds count from 0, so the two never meet."""

@@ -9,6 +9,7 @@ from typing import Any
 from toolkit import task, userfile
 from toolkit.config import RunConfig
 from toolkit.errors import ConfigError, unknown
+from toolkit.recipe import Recipe
 from toolkit.schedules import SCHEDULES, Schedule
 from toolkit.studies import robustness, stored
 from toolkit.studies.rules import SEARCH_SEEDS, rates
@@ -173,7 +174,7 @@ def load(name: str, output_dir: Path = Path(), files: Collection[str] = ()) -> S
     return STUDIES[name]()
 
 
-Recipes = Mapping[tuple[str, float], task.Recipe]
+Recipes = Mapping[tuple[str, float], Recipe]
 """(target, base LR) -> recipe."""
 _HEADLINE = "Does adaptive beat cosine, linear and greedy, at the base LR tuned for cosine?"
 
@@ -292,7 +293,7 @@ def _grid(
     )
 
 
-def _acts_on_evaluations(name: str, recipe: task.Recipe) -> bool:
+def _acts_on_evaluations(name: str, recipe: Recipe) -> bool:
     """Whether a rule with a patience can cut before its last evaluation, of one an epoch or 5."""
     evaluations = 5 if recipe.epochs is None else int(recipe.epochs)
     patience: int = SCHEDULES[name]().patience  # type: ignore[attr-defined]
@@ -324,7 +325,7 @@ def _at_own_rate(targets: Iterable[str]) -> Recipes:
     return {(target, recipe.lr): recipe for target, recipe in recipes.items()}
 
 
-def _recipe(target: str) -> task.Recipe:
+def _recipe(target: str) -> Recipe:
     parsed = task.parse_target(target)
     return task.declared_recipe(parsed)
 

@@ -10,10 +10,11 @@ from typing import Any
 from toolkit.config import RunConfig, resolve, run_id, schedule_name
 from toolkit.errors import ConfigError, unknown
 from toolkit.identity import with_fingerprint
+from toolkit.recipe import Recipe, data_fields
 from toolkit.records.comparable import differing
 from toolkit.records.events import entrant
 from toolkit.schedules import OpenEnded
-from toolkit.task import Recipe, data_fields, declared_recipe, load, parse_target
+from toolkit.task import declared_recipe, load, parse_target
 from toolkit.user_schedule import as_schedule
 
 GRID: Mapping[str, Any] = {"keep_weights": False, "wandb": "off"}

@@ -23,18 +23,10 @@ from toolkit.config import RUNS, RunConfig, parent_of, resolve, run_folder
 from toolkit.errors import ConfigError
 from toolkit.identity import check_data, check_task_file, with_fingerprint
 from toolkit.process import keep_memory, set_threads, world_size
+from toolkit.recipe import Recipe
 from toolkit.records.mirror_handle import check_trackers
 from toolkit.records.provenance import code
-from toolkit.task import (
-    Batch,
-    Recipe,
-    Splits,
-    Target,
-    Task,
-    load,
-    parse_target,
-    scales_of,
-)
+from toolkit.task import Batch, Splits, Target, Task, load, parse_target, scales_of
 from toolkit.training.batches import BatchPlan, derive_seed, evaluation_loader
 from toolkit.training.extension import last_held
 from toolkit.training.fsdp import return_fp32

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from toolkit.predictions import Predictions
 from toolkit.records.prediction_file import PREDICTIONS, write_rows
+from toolkit.scales import LOSS
 from toolkit.schedules.reading import Reading
-from toolkit.task import LOSS, Batch, Split, Task
+from toolkit.task import Batch, Split, Task
 from toolkit.training import checkpoint_folder
 from toolkit.training.batches import batches_of, evaluation_shards
 from toolkit.training.batchnorm import has_batch_statistics, recomputed_statistics

@@ -9,7 +9,7 @@ from accelerate.utils import DistributedType, convert_outputs_to_fp32
 from torch import nn
 
 from toolkit.errors import ConfigError
-from toolkit.task import Recipe
+from toolkit.recipe import Recipe
 
 if TYPE_CHECKING:
     from accelerate.utils import FullyShardedDataParallelPlugin

@@ -22,9 +22,10 @@ from toolkit.config import schedule_name
 from toolkit.errors import RunError, error_text, outcome
 from toolkit.predictions import Predictions
 from toolkit.records.result import Result
+from toolkit.scales import LOSS, headline_first, scale_of
 from toolkit.schedules.reading import NO_ACTION, Decision
 from toolkit.signals import stop_on_signal
-from toolkit.task import LOSS, Batch, Split, headline_first, scale_of
+from toolkit.task import Batch, Split
 from toolkit.training import checkpoint, checkpoint_folder, divergence
 from toolkit.training.batches import training_batches
 from toolkit.training.evaluation import (

@@ -11,7 +11,7 @@ from torch import nn, optim
 
 from toolkit.errors import ConfigError, error_text
 from toolkit.extras import OPTIMIZERS, check_installed
-from toolkit.task import Recipe
+from toolkit.recipe import Recipe
 from toolkit.training.averaged import AveragedWeights
 
 MUON = "muon"

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from toolkit.config import PARENT, WEIGHTS, schedule_name, to_json
 from toolkit.extension import carried_out
+from toolkit.recipe import data_fields
 from toolkit.records.result import Code, FoundLR, Metrics, Result, Timing
 from toolkit.records.vocabulary import keep_vocabulary
-from toolkit.task import data_fields, parse_target
+from toolkit.task import parse_target
 from toolkit.training import checkpoint, divergence
 from toolkit.training.build import weights_sha
 from toolkit.training.evaluation import evaluation_mode

@@ -36,7 +36,8 @@ from toolkit.errors import ConfigError, RunError, error_text, outcome
 from toolkit.extras import check_installed
 from toolkit.launch_files import find_deepspeed_file
 from toolkit.process import is_rank_zero
-from toolkit.task import Batch, Recipe
+from toolkit.recipe import Recipe
+from toolkit.task import Batch
 from toolkit.training.fsdp import make_plugin, shard_over_gloo, under_fsdp
 from toolkit.words import counted
 

@@ -17,7 +17,8 @@ from toolkit import signals
 from toolkit.config import RunConfig
 from toolkit.records.recorder import Recorder
 from toolkit.records.result import Snapshots
-from toolkit.task import Batch, Scale, Splits, Task
+from toolkit.scales import Scale
+from toolkit.task import Batch, Splits, Task
 from toolkit.training.batches import BatchPlan
 from toolkit.training.loss_meter import LossMeter
 from toolkit.training.lr import ScheduledLR

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from toolkit.records.selected import Selected, spent
-from toolkit.task import scale_of
+from toolkit.scales import scale_of
 from toolkit.training.divergence import not_finite
 from toolkit.training.ranks import from_rank_zero
 

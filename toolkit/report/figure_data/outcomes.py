@@ -20,8 +20,8 @@ from toolkit.report.numbers.aggregate import Overall, Race
 from toolkit.report.numbers.analyse import Analysis, ContrastRow, GroupRow
 from toolkit.report.numbers.rates import RateRow
 from toolkit.report.text import contrast_label, metric_of, pair_label
+from toolkit.scales import POINTS
 from toolkit.stats import Estimate
-from toolkit.task import POINTS
 
 TUNING = "cost of tuning"
 LEAST_PROBLEMS = 10

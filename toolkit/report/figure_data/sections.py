@@ -5,7 +5,7 @@ from toolkit.report.figure_data.panels import Legend, Section
 from toolkit.report.marks import legend
 from toolkit.report.numbers.analyse import Analysis
 from toolkit.report.text import metric_of
-from toolkit.task import POINTS
+from toolkit.scales import POINTS
 
 
 def legend_of(analysis: Analysis) -> Legend:

@@ -15,7 +15,7 @@ import numpy as np
 
 from toolkit import stats
 from toolkit.report.numbers.runs import Group, RunRecord, scale_of_all
-from toolkit.task import POINTS, Scale
+from toolkit.scales import POINTS, Scale
 
 Members = Mapping[Group, Sequence[RunRecord]]
 """The runs of every group, by seed."""

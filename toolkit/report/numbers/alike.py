@@ -13,6 +13,7 @@ from typing import Any
 from toolkit import task
 from toolkit.config import NOT_PART_OF_THE_RECIPE, introduced_settings
 from toolkit.errors import ConfigError
+from toolkit.recipe import data_fields
 from toolkit.records.comparable import differing
 from toolkit.report.numbers.runs import Group, RunRecord
 from toolkit.schedules import SCHEDULES
@@ -203,7 +204,7 @@ def _known(run: RunRecord, settings: Mapping[str, Any]) -> dict[str, Any]:
         target = task.parse_target(result.pair)
         recipe = task.declared_recipe(target)
         kinds[""] = type(recipe)
-        left_out = task.data_fields(recipe) if result.data is not None else ()
+        left_out = data_fields(recipe) if result.data is not None else ()
     introduced = {
         f"{prefix}{name}": value
         for prefix, kind in kinds.items()

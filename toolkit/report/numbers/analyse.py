@@ -15,7 +15,8 @@ from toolkit.report.numbers.aggregate import Members, Overall, TargetRow, overal
 from toolkit.report.numbers.caveats import warnings
 from toolkit.report.numbers.rates import RateRow, TunedRow, rate_rows, tuned_rows
 from toolkit.report.numbers.runs import Group, RunRecord, StudyRecord, scale_of_all
-from toolkit.task import POINTS, Scale, parse_target
+from toolkit.scales import POINTS, Scale
+from toolkit.task import parse_target
 from toolkit.words import counted
 
 DEFAULT_ROPE = 0.5

@@ -9,7 +9,7 @@ import numpy as np
 from toolkit import stats
 from toolkit.report.numbers.aggregate import Members
 from toolkit.report.numbers.runs import RunRecord, scale_of_all
-from toolkit.task import POINTS, Scale
+from toolkit.scales import POINTS, Scale
 
 LEAST_RATES = 3
 

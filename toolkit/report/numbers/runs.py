@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from toolkit.records.events import entrant
 from toolkit.records.result import Result
-from toolkit.task import POINTS, Scale
+from toolkit.scales import POINTS, Scale
 
 
 class Group(NamedTuple):

@@ -187,7 +187,7 @@ def test_the_start_says_what_is_beside_and_how_the_weights_are_shared_out(
     lines = capsys.readouterr().out.splitlines()
     assert lines[4] == "  with: label smoothing 0.1"
     assert re.fullmatch(r"  on: cpu, bf16, \d+ threads? a rank", lines[5])
-    kinds = {DistributedType.FSDP: "FSDP2", DistributedType.DEEPSPEED: "DeepSpeed ZeRO 3"}
+    kinds = {DistributedType.FSDP: "FSDP2", DistributedType.DEEPSPEED: "DeepSpeed's ZeRO-3"}
     for kind, words in kinds.items():
         state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3))
         shared = SimpleNamespace(distributed_type=kind, state=state, device=torch.device("cpu"))

@@ -209,7 +209,7 @@ def test_it_is_refused_where_it_cannot_be_and_0_is_none(tmp_path: Path) -> None:
         build_optimizer(nn.Linear(1, 1), twice)
     state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=2))
     for kind, name in (
-        (DistributedType.DEEPSPEED, "DeepSpeed ZeRO 2"),
+        (DistributedType.DEEPSPEED, "DeepSpeed's ZeRO-2"),
         (DistributedType.FSDP, "FSDP2"),
     ):
         sharded: Any = SimpleNamespace(distributed_type=kind, state=state)

@@ -279,8 +279,9 @@ def _announce(run: Any) -> None:
     import torch
 
     from toolkit.records.mirror_handle import mirrored_to, uploaded_to
+    from toolkit.training import manifest
     from toolkit.training.outcome import SPLITS
-    from toolkit.training.ranks import sharing_of
+    from toolkit.training.ranks import launch_of
 
     config, recipe, split = run.config, run.config.recipe, run.batch_split
     sizes = ", ".join(f"{name} {len(getattr(run.splits, name)):,}" for name in SPLITS)
@@ -290,7 +291,8 @@ def _announce(run: Any) -> None:
     trained = f", {run.trained_parameters:,} of them trained" * some
     if (rank := getattr(recipe, "lora_rank", None)) is not None:
         trained += f" (LoRA of rank {rank})"
-    shared, also = sharing_of(run.accelerator), beside(recipe)
+    launch, also = launch_of(run.accelerator), beside(recipe)
+    shared = f"{manifest.name_of(launch)}, " * (launch != manifest.DDP)
     start, name, parent = run.lr.decision, schedule_name(config.schedule), parent_of(config)
     say(
         f"{config.target}, seed {config.seed}: {name} from base LR "
@@ -302,8 +304,7 @@ def _announce(run: Any) -> None:
         f"{counted(split.ranks, 'rank')} x {counted(split.accumulation, 'micro-batch')} x "
         f"{split.micro_batch}",
         *([f"  with: {', '.join(also)}"] if also else []),
-        f"  on: {run.accelerator.device.type}, {recipe.precision}, "
-        f"{f'{shared}, ' if shared else ''}{threads} a rank",
+        f"  on: {run.accelerator.device.type}, {recipe.precision}, {shared}{threads} a rank",
         f"  in: {run.folder}, {mirrored_to(config)}",
         *([f"  extends: {run.folder.with_name(run_id(parent))}"] if parent is not None else []),
         *([f"  {name}: {start.reason}"] if start.action == "snapshot" and parent is None else []),

@@ -41,6 +41,7 @@ from toolkit.training import checkpoint_folder, extension, manifest
 from toolkit.training.build import budget_of, weights_sha
 from toolkit.training.checkpoint_folder import BEFORE_ANNEAL, CHECKPOINTS, KEPT, STATE
 from toolkit.training.random_state import random_state, set_random_state
+from toolkit.training.ranks import launch_of
 from toolkit.training.run import Run
 from toolkit.training.sharding import load_shards, shards
 
@@ -168,13 +169,6 @@ def keep_weights(state: dict[str, torch.Tensor], file: Path) -> None:
     sync(file.parent)
 
 
-def launch_of(run: Run) -> str:
-    """The kind of launch, as a manifest states it: checkpoints are of one kind."""
-    if _has_engine(run):
-        return f"zero-{run.model.zero_optimization_stage()}"  # type: ignore[operator]
-    return "fsdp" if run.accelerator.is_fsdp2 else "ddp"
-
-
 class Choice(NamedTuple):
     """What a run begins with.
 
@@ -199,14 +193,15 @@ def _choose(run: Run) -> Choice:
     told: list[Any] = [None]
     if run.accelerator.is_main_process:
         folder, ranks = run.folder / CHECKPOINTS, run.batch_split.ranks
+        launch = launch_of(run.accelerator)
         keeps = run.config.keep_before_anneal and not (run.folder / KEPT / BEFORE_ANNEAL).exists()
         try:
-            path = checkpoint_folder.newest(folder, run.folder.name, launch_of(run), ranks)
+            path = checkpoint_folder.newest(folder, run.folder.name, launch, ranks)
             parent = None if path else parent_of(run.config)
             if parent is not None:
                 path = extension.kept_by_parent(run.config, run.folder.parents[1])
                 end = None if holds_until(parent.schedule) else budget_of(parent, run.batch_plan)
-                checkpoint_folder.check_kept(path, end, run_id(parent), launch_of(run), ranks)
+                checkpoint_folder.check_kept(path, end, run_id(parent), launch, ranks)
             state = {} if path is None else read_json(path / STATE)
             told = [Choice(path, state, keeps, parent is not None)]
         except (RunError, ConfigError) as error:
@@ -246,7 +241,7 @@ def _complete(run: Run, partial: Path, state: dict[str, Any]) -> None:
                 f"that {run.folder} is on"
             )
     write_json(partial / STATE, {**state, "events": run.record.events_state()})
-    manifest.write(partial, run.folder.name, run.update, launch_of(run), ranks)
+    manifest.write(partial, run.folder.name, run.update, launch_of(run.accelerator), ranks)
 
 
 def _state(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -251,23 +251,16 @@ def _check_launch(path: Path, stated: manifest.Manifest, launch: str, ranks: int
     """With DDP every rank has all of everything, so the world size may change; else it may not."""
     if stated.launch != launch:
         raise RunError(
-            f"{path} was written under {_words(stated.launch)}, this is {_words(launch)}: use "
-            "the launch config that the run was started with, or start over with --fresh"
+            f"{path} was written under {manifest.name_of(stated.launch)}, this is "
+            f"{manifest.name_of(launch)}: use the launch config that the run was started with, or "
+            "start over with --fresh"
         )
-    if launch != "ddp" and stated.ranks != ranks:
+    if launch != manifest.DDP and stated.ranks != ranks:
         raise RunError(
             f"{path} is of {counted(stated.ranks, 'rank')}, not of {ranks}: checkpoints of "
-            f"{_words(launch)} continue on as many as wrote them; use {stated.ranks}, or start "
-            "over with --fresh"
+            f"{manifest.name_of(launch)} continue on as many as wrote them; use {stated.ranks}, or "
+            "start over with --fresh"
         )
-
-
-def _words(launch: str) -> str:
-    if launch == "ddp":
-        return "DDP or one process"
-    if launch == "fsdp":
-        return "FSDP2"
-    return f"DeepSpeed's ZeRO-{launch.removeprefix('zero-')}"
 
 
 def _set_aside(folder: Path, damaged: list[tuple[Path, str]], then: str) -> str:

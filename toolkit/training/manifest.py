@@ -21,6 +21,8 @@ from toolkit.records.json_files import sync
 MANIFEST = "manifest.json"
 FORMAT = 1
 """Of checkpoints; another one is refused."""
+DDP, FSDP, ZERO = "ddp", "fsdp", "zero-"
+"""The kinds of launch; the last is followed by the stage."""
 READERS = 4
 """Threads that hash files; hashing does not hold the interpreter's lock."""
 
@@ -41,6 +43,13 @@ class Manifest(NamedTuple):
     launch: str
     ranks: int
     files: Mapping[str, list[Any]]
+
+
+def name_of(launch: str) -> str:
+    """A kind of launch in words."""
+    if launch.startswith(ZERO):
+        return f"DeepSpeed's ZeRO-{launch.removeprefix(ZERO)}"
+    return {DDP: "DDP or one process", FSDP: "FSDP2"}[launch]
 
 
 def write(folder: Path, run_id: str, update: int, launch: str, ranks: int) -> None:

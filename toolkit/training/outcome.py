@@ -12,6 +12,7 @@ from toolkit.task import parse_target
 from toolkit.training import checkpoint, divergence
 from toolkit.training.build import weights_sha
 from toolkit.training.evaluation import evaluation_mode
+from toolkit.training.ranks import launch_of
 from toolkit.training.run import Run
 from toolkit.words import agreeing, counted
 
@@ -55,7 +56,7 @@ def result_of(
         epoch=run.epoch,
         samples={name: len(getattr(run.splits, name)) for name in SPLITS},
         world_size=run.accelerator.num_processes,
-        launch=checkpoint.launch_of(run),
+        launch=launch_of(run.accelerator),
         micro_batch=run.batch_split.micro_batch,
         precision=config.recipe.precision,
         metrics=Metrics(test, run.last_metrics.get("validation", {})),

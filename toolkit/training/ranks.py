@@ -38,6 +38,7 @@ from toolkit.launch_files import find_deepspeed_file
 from toolkit.process import is_rank_zero
 from toolkit.recipe import Recipe
 from toolkit.task import Batch
+from toolkit.training import manifest
 from toolkit.training.fsdp import make_plugin, shard_over_gloo, under_fsdp
 from toolkit.words import counted
 
@@ -233,13 +234,11 @@ def make_accelerator(recipe: Recipe, batch_split: BatchSplit) -> Accelerator:
     return accelerator
 
 
-def sharing_of(accelerator: Accelerator) -> str:
-    """What shares the weights, or the optimizer's state, out over the ranks; empty if nothing."""
-    if accelerator.distributed_type == DistributedType.FSDP:
-        return "FSDP2"
+def launch_of(accelerator: Accelerator) -> str:
+    """The kind of launch, as a manifest and a result state it; see ``Manifest.launch``."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        return f"DeepSpeed ZeRO {accelerator.state.deepspeed_plugin.zero_stage}"
-    return ""
+        return f"{manifest.ZERO}{accelerator.state.deepspeed_plugin.zero_stage}"
+    return manifest.FSDP if accelerator.distributed_type == DistributedType.FSDP else manifest.DDP
 
 
 def check_whole_weights(accelerator: Accelerator, config: RunConfig) -> None:
@@ -248,13 +247,13 @@ def check_whole_weights(accelerator: Accelerator, config: RunConfig) -> None:
     Raises:
         ConfigError: naming the setting.
     """
-    launcher, decay = sharing_of(accelerator), config.recipe.ema_decay
+    launch, decay = launch_of(accelerator), config.recipe.ema_decay
     asked = {f"recipe.ema_decay = {decay}": decay, "keep_best = True": config.keep_best}
     for setting, value in asked.items():
-        if launcher and value:
+        if launch != manifest.DDP and value:
             raise ConfigError(
-                f"{setting}: that takes all weights on each rank, and under {launcher} it has a "
-                "part of them; use a launch config of DDP"
+                f"{setting}: that takes all weights on each rank, and under "
+                f"{manifest.name_of(launch)} it has a part of them; use a launch config of DDP"
             )
 
 

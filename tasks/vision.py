@@ -71,7 +71,7 @@ class ImageClassification(Task):
         )
         return total, len(logits)
 
-    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor | None, ...]:
         logits = model(self.normalise(batch["image"], model))
         found, probability = most_likely(logits)
         return found, batch["label"], probability, cross_entropies(logits, batch["label"])

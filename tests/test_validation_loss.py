@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tests.conftest import Launch
 from tests.own import config_of, tiny_encoder, train
 from toolkit.config import parse
 from toolkit.errors import RunError
+from toolkit.predictions import cross_entropies
 from toolkit.records.events import EVENTS
 from toolkit.records.result import Result, read_result
 from toolkit.training.run import Run
@@ -136,6 +138,17 @@ def test_the_predictions_of_a_block_do_not_know_the_loss_of_a_task_made_from_it(
     assert list(result.metrics.test) == ["mine"]
     run, result = evaluated(tmp_path, LOSS + PREDICT.replace("LOSSES", "10 * losses"))
     assert result.metrics.test["loss"] == pytest.approx(mean_loss(run, "test"), rel=1e-5)
+
+
+def test_labels_that_are_no_classes_have_no_cross_entropy() -> None:
+    """A task with several classes a sample has a loss of its own, and a block's predictions."""
+    logits, number = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([1, 0])
+    hot = F.one_hot(number, 2)
+    found, same = cross_entropies(logits, number), cross_entropies(logits, hot.float())
+    assert found is not None
+    assert found.tolist() == pytest.approx([0.31326, 3.04859], abs=1e-5)
+    torch.testing.assert_close(same, found)
+    assert cross_entropies(logits, hot) is None
 
 
 @pytest.mark.parametrize(

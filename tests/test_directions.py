@@ -238,6 +238,13 @@ def test_a_run_writes_its_direction_down_and_takes_the_metric_it_is_told(tmp_pat
         build(config_of(file, "--recipe.metric", "acuracy"), tmp_path)
 
 
+def test_an_error_in_what_a_task_declares_names_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "errors.py"
+    file.write_text(OWN.replace('"accuracy": Scale()', '"accuracy": Scael()'))
+    with pytest.raises(ConfigError, match=r"scales of '.*errors.py', line 16: NameError: .*Scael"):
+        build(config_of(file), tmp_path)
+
+
 def evaluate_once(run: Any) -> Any:
     from toolkit.training import checkpoint
 

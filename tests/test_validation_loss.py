@@ -1,6 +1,7 @@
 """The mean loss of an evaluation: of every task, with the metrics, on any number of ranks."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,14 @@ def test_labels_that_are_no_classes_have_no_cross_entropy() -> None:
     assert found.tolist() == pytest.approx([0.31326, 3.04859], abs=1e-5)
     torch.testing.assert_close(same, found)
     assert cross_entropies(logits, hot) is None
+
+
+def test_a_task_may_have_the_names_of_its_classes_alone(tmp_path: Path) -> None:
+    named = TASK.replace("    classes,", '    class_names = ("dark", "light")\n   ')
+    named = named.replace("= 2, (1,", "= (1,").replace(", **OTHER", "")
+    (tmp_path / "own.py").write_text(named)
+    _, result = train(parse([f"{tmp_path}/own.py/linear", *FLAGS]), tmp_path / "runs")
+    assert result.scale_of("loss").diverged == pytest.approx(math.log(2))
 
 
 @pytest.mark.parametrize(

@@ -146,9 +146,9 @@ def _score_the_lost(runs: list[RunRecord]) -> None:
         declared = [scale.diverged] if math.isfinite(scale.diverged) else []
         if not declared and not whole:
             raise ConfigError(
-                f"{several[0].folder}: no run of {several[0].group.pair} has come to its end, and "
-                f"the task does not say what {several[0].metric} is without training: its scales "
-                "must declare it"
+                f"{several[0].folder}: no run of {several[0].group.pair} has a score, and the task "
+                f"does not say what {several[0].metric} is without training: its scales must "
+                "declare it"
             )
         scores = (
             scale.worst([*declared, *(getattr(run, name) for run in whole)])

@@ -141,8 +141,8 @@ def test_what_is_wrong_with_a_command_is_said(
 @pytest.mark.parametrize(
     ("name", "body", "message"),
     [
-        ("splits", "1 / 0", "splits of 'own.py', line 6: ZeroDivisionError: division by zero"),
-        ("model", "[][1]", "model of 'own.py', line 6: IndexError: list index out of range"),
+        ("splits", "1 / 0", "splits of 'own.py', line 7: ZeroDivisionError: division by zero"),
+        ("model", "[][1]", "model of 'own.py', line 7: IndexError: list index out of range"),
         ("model", "3", "model returns int, no nn.Module"),
     ],
 )

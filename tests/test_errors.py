@@ -199,7 +199,7 @@ def test_a_refused_run_counts_as_failed_and_the_sweep_goes_on(
     monkeypatch.chdir(tmp_path)
     assert sweep.main([f"{STUDIES}:refusing"]) == 1
     said = capsys.readouterr().out
-    assert said.count("line 16: LookupError: row 3 has no label; see runs/refusing/") == 3
+    assert said.count("line 17: LookupError: row 3 has no label; see runs/refusing/") == 3
     check_refused()
 
 

@@ -74,7 +74,7 @@ class TextClassification(Task):
         )
         return total, len(logits)
 
-    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor | None, ...]:
         logits = logits_of(model, batch).float()
         found, probability = most_likely(logits)
         return found, batch["label"], probability, cross_entropies(logits, batch["label"])

@@ -46,8 +46,8 @@ class ImageSplit:
 class ImageClassification(Task):
     """The part of a task that any image-classification data set has in common.
 
-    Subclasses set ``classes``, ``shape`` (channels, height, width), ``mean`` and ``std`` (per
-    channel, of pixels in [0, 1]); and ``class_names``, where these are not numbers.
+    Subclasses set ``classes``, how many, or ``class_names``, where these are not numbers; ``shape``
+    (channels, height, width), ``mean`` and ``std`` (per channel, of pixels in [0, 1]).
     """
 
     classes: int
@@ -60,7 +60,7 @@ class ImageClassification(Task):
     recipes: Mapping[str, Mapping[str, Recipe]]
 
     def scales(self, recipe: Any, splits: Splits) -> Mapping[str, Scale]:
-        return {"accuracy": POINTS, LOSS: loss_of_classes(self.classes)}
+        return {"accuracy": POINTS, LOSS: loss_of_classes(len(self.classes_of(recipe)))}
 
     def loss(
         self, model: nn.Module, batch: Batch, label_smoothing: float = 0.0
@@ -71,7 +71,7 @@ class ImageClassification(Task):
         )
         return total, len(logits)
 
-    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+    def predict(self, model: nn.Module, batch: Batch) -> tuple[Tensor | None, ...]:
         logits = model(self.normalise(batch["image"], model))
         found, probability = most_likely(logits)
         return found, batch["label"], probability, cross_entropies(logits, batch["label"])

@@ -160,7 +160,7 @@ def test_a_study_of_a_function_is_called_like_it_and_is_found_by_it(
         assert {config.study for config in shipped.load(name).configs} == {"short"}
     assert cli.main(["sweep", "mine.py:short", "--slots-per-device", "0", "--no-progress"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "report: toolkit report runs/short"
-    for name in ("runs/short", "mine.py:short", "./mine.py:short"):
+    for name in ("runs/short", "mine.py:short", "./mine.py:short", f"{Path.cwd()}/mine.py:short"):
         assert cli.main(["report", name]) == 0
         assert capsys.readouterr().out.splitlines()[-1] == "runs/short/report/index.html"
 

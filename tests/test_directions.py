@@ -5,6 +5,7 @@ same verdicts, with the other sign; the same numbers with the other direction al
 """
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from toolkit.config import RunConfig, parse, run_id
 from toolkit.errors import ConfigError
 from toolkit.report.figure_data import sections
 from toolkit.report.numbers.analyse import Analysis, analyse
+from toolkit.report.numbers.caveats import warnings
 from toolkit.report.numbers.load import load_study
 from toolkit.report.tables import family, schedules, seeds
 from toolkit.report.text import findings, summary
@@ -126,6 +128,29 @@ def test_a_diverged_run_is_behind_every_other(tmp_path: Path) -> None:
             assert run.score == counted
 
 
+def test_a_diverged_run_counts_as_the_worst_where_its_loss_has_no_declared_value(
+    tmp_path: Path,
+) -> None:
+    """A loss that a task does not declare is known to fall, and no more."""
+    test: dict[str, Any] = {
+        "scales": {},
+        "metrics": {"test": {"loss": 0.5}, "validation": {"loss": 0.7}},
+    }
+    write_run(tmp_path / "study", "plan", 0, 0, **test)
+    lost: dict[str, Any] = {"scales": {}, "metrics": {"test": {}, "validation": {"loss": None}}}
+    folder = write_run(tmp_path / "study", "cosine", 0, 0, status="diverged", **lost)
+    study = load_study(tmp_path / "study")
+    assert {run.score for run in study.runs} == {0.5}
+    assert {run.validation_score for run in study.runs} == {0.7}
+    (said,) = [one for one in warnings(study) if "diverged" in one]
+    assert "1 run diverged and scores as the worst of their pair's others" in said
+    for other in (tmp_path / "study").iterdir():
+        if other != folder:
+            shutil.rmtree(other)
+    with pytest.raises(ConfigError, match="does not say what loss is without training"):
+        load_study(tmp_path / "study")
+
+
 def test_without_a_rope_there_are_intervals_and_no_verdict(tmp_path: Path) -> None:
     analysis = write_mirrored(tmp_path / "study", 1, higher=True, rope={})
     for row in analysis.family:
@@ -211,6 +236,13 @@ def test_a_run_writes_its_direction_down_and_takes_the_metric_it_is_told(tmp_pat
     assert next(iter(evaluate_once(chosen))) == "accuracy"
     with pytest.raises(ConfigError, match=r"unknown recipe.metric 'acuracy'.*accuracy"):
         build(config_of(file, "--recipe.metric", "acuracy"), tmp_path)
+
+
+def test_an_error_in_what_a_task_declares_names_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "errors.py"
+    file.write_text(OWN.replace('"accuracy": Scale()', '"accuracy": Scael()'))
+    with pytest.raises(ConfigError, match=r"scales of '.*errors.py', line 16: NameError: .*Scael"):
+        build(config_of(file), tmp_path)
 
 
 def evaluate_once(run: Any) -> Any:

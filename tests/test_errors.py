@@ -141,8 +141,8 @@ def test_what_is_wrong_with_a_command_is_said(
 @pytest.mark.parametrize(
     ("name", "body", "message"),
     [
-        ("splits", "1 / 0", "splits of 'own.py', line 6: ZeroDivisionError: division by zero"),
-        ("model", "[][1]", "model of 'own.py', line 6: IndexError: list index out of range"),
+        ("splits", "1 / 0", "splits of 'own.py', line 7: ZeroDivisionError: division by zero"),
+        ("model", "[][1]", "model of 'own.py', line 7: IndexError: list index out of range"),
         ("model", "3", "model returns int, no nn.Module"),
     ],
 )
@@ -199,7 +199,7 @@ def test_a_refused_run_counts_as_failed_and_the_sweep_goes_on(
     monkeypatch.chdir(tmp_path)
     assert sweep.main([f"{STUDIES}:refusing"]) == 1
     said = capsys.readouterr().out
-    assert said.count("line 16: LookupError: row 3 has no label; see runs/refusing/") == 3
+    assert said.count("line 17: LookupError: row 3 has no label; see runs/refusing/") == 3
     check_refused()
 
 

@@ -171,6 +171,8 @@ def test_a_metric_that_never_was_a_number_is_said_so() -> None:
     selection.stop_if_due(run, reading_due=True)
     assert selection.result() == Selected("accuracy", None, 0, False, True)
     assert str(selection.result()) == f"stopped early; {never}"
+    older = Selected("", None, 0, False, True)
+    assert str(older) == "stopped early; the metric" + never.removeprefix("accuracy")
 
 
 def test_patience_that_is_spent_at_the_end_of_the_budget_stops_nothing(tmp_path: Path) -> None:

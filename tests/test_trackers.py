@@ -12,6 +12,7 @@ from toolkit.config import parse, run_id, to_json
 from toolkit.errors import ConfigError
 from toolkit.records.mirror_handle import check_trackers, mirrored_to, trackers, uploaded_to
 from toolkit.records.mirror_rows import Row, follow, project_of
+from toolkit.studies.study import Study
 from toolkit.train import main
 
 DIGITS = "digits/vit_micro"
@@ -74,6 +75,20 @@ def test_a_wrong_tracker_is_an_error_in_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"log_with": ("comet",)}, r"log_with\[0\] = 'comet' is not one of wandb, tensorboard"),
+        ({"log_with": "mlflow"}, "log_with = 'mlflow' is not a list"),
+        ({"tags": "mine"}, "tags = 'mine' is not a list"),
+        ({"wandb": "on"}, "wandb = 'on' is not one of auto, off"),
+    ],
+)
+def test_python_is_told_what_trackers_are(told: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Study.grid(DIGITS, ["cosine"], **told)
 
 
 @pytest.mark.parametrize("name", ["a/b", "a\\b", "a#b", "a?b", "a%b", "a:b", "a" * 129])

@@ -1,18 +1,22 @@
 """The mean loss of an evaluation: of every task, with the metrics, on any number of ranks."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tests.conftest import Launch
 from tests.own import config_of, tiny_encoder, train
 from toolkit.config import parse
+from toolkit.errors import RunError
+from toolkit.predictions import cross_entropies
 from toolkit.records.events import EVENTS
-from toolkit.records.result import read_result
+from toolkit.records.result import Result, read_result
 from toolkit.training.run import Run
 
 EXAMPLES = Path(__file__).parents[1] / "tasks/examples"
@@ -108,6 +112,86 @@ def test_a_task_with_metrics_of_its_own_keeps_its_headline_and_its_loss(
     assert result.headline == read_result(run.folder).headline == "mine"
     expected = mean_loss(run, "test") if loss is None else loss
     assert result.metrics.test["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+LOSS = """
+    def loss(self, model, batch):
+        total, count = super().loss(model, batch)
+        return 10 * total, count
+"""
+PREDICT = """
+    def predict(self, model, batch):
+        *found, losses = super().predict(model, batch)
+        return *found, LOSSES
+"""
+
+
+def evaluated(tmp_path: Path, methods: str) -> tuple[Run, Result]:
+    text = TASK.replace("    def metrics", f"{methods}    def metrics").replace(", **OTHER", "")
+    (tmp_path / "own.py").write_text(text)
+    return train(parse([f"{tmp_path}/own.py/linear", *FLAGS]), tmp_path / "runs")
+
+
+def test_the_predictions_of_a_block_do_not_know_the_loss_of_a_task_made_from_it(
+    tmp_path: Path,
+) -> None:
+    _, result = evaluated(tmp_path, LOSS)
+    assert list(result.metrics.test) == ["mine"]
+    run, result = evaluated(tmp_path, LOSS + PREDICT.replace("LOSSES", "10 * losses"))
+    assert result.metrics.test["loss"] == pytest.approx(mean_loss(run, "test"), rel=1e-5)
+
+
+def test_labels_that_are_no_classes_have_no_cross_entropy() -> None:
+    """A task with several classes a sample has a loss of its own, and a block's predictions."""
+    logits, number = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([1, 0])
+    hot = F.one_hot(number, 2)
+    found, same = cross_entropies(logits, number), cross_entropies(logits, hot.float())
+    assert found is not None
+    assert found.tolist() == pytest.approx([0.31326, 3.04859], abs=1e-5)
+    torch.testing.assert_close(same, found)
+    assert cross_entropies(logits, hot) is None
+
+
+def test_a_task_may_have_the_names_of_its_classes_alone(tmp_path: Path) -> None:
+    named = TASK.replace("    classes,", '    class_names = ("dark", "light")\n   ')
+    named = named.replace("= 2, (1,", "= (1,").replace(", **OTHER", "")
+    (tmp_path / "own.py").write_text(named)
+    _, result = train(parse([f"{tmp_path}/own.py/linear", *FLAGS]), tmp_path / "runs")
+    assert result.scale_of("loss").diverged == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ("losses.mean()", r"float32 of shape \(\): they must be a tensor of one floating"),
+        ("losses[:, None].expand(-1, 5)", r"float32 of shape \(21, 5\): they must be"),
+        ("losses.repeat_interleave(5)", r"tensor of shape \(105,\) for a batch of 21 samples"),
+        ("losses.long()", "int64 of shape"),
+        ("losses.tolist()", "returns as losses list: they must be"),
+    ],
+)
+def test_losses_that_are_not_one_of_each_sample_are_refused(
+    tmp_path: Path, losses: str, said: str
+) -> None:
+    """The loss of each token of a batch, one after the other, would be taken for those of some."""
+    with pytest.raises(RunError, match=said):
+        evaluated(tmp_path, PREDICT.replace("LOSSES", losses))
+
+
+def test_losses_in_half_precision_are_averaged_in_double(tmp_path: Path) -> None:
+    run, result = evaluated(tmp_path, PREDICT.replace("LOSSES", "losses.bfloat16()"))
+    assert result.metrics.test["loss"] == pytest.approx(mean_loss(run, "test"), rel=1e-2)
+
+
+def test_a_loss_that_alone_is_declared_is_the_headline_of_all(tmp_path: Path) -> None:
+    """Of what a run goes back to, and of what it is compared by."""
+    scales = """
+    def scales(self, recipe, splits):
+        from toolkit.scales import Scale
+        return {"loss": Scale(False, 0.7, 4)}
+"""
+    _, result = evaluated(tmp_path, scales)
+    assert next(iter(result.metrics.validation)) == result.headline == "loss"
 
 
 def test_the_best_weights_can_be_those_of_the_lowest_loss(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_type_hints
 
@@ -19,6 +20,8 @@ from toolkit.schedules.extension import REWARM
 from toolkit.schedules.simulate import check_schedule, needs_of
 
 DEFAULT_SCHEDULE = Cosine()
+TOLD_TRACKERS = ("wandb", "log_with", "project", "entity", "tags", "notes")
+"""Settings of a run that nothing but trackers is told."""
 RANK_TIMEOUT = 600.0
 """Seconds in which a rank gets somewhere unless it hangs; as long as NCCL waits by default."""
 RUNS = Path("runs")
@@ -118,12 +121,7 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"{name} = {value}: it must be {bound} or above")
-        object.__setattr__(self, "log_with", tuple(self.log_with))  # JSON has lists
-        object.__setattr__(self, "tags", tuple(self.tags))
-        if "none" in self.log_with and len(self.log_with) > 1:
-            raise ValueError(f"log_with = {' '.join(self.log_with)}: none stands alone")
-        if "wandb" in self.log_with and self.wandb == "off":
-            raise ValueError("log_with = wandb and wandb = off contradict: give one of them")
+        self._check_trackers()
         if not 0 < self.rank_timeout < math.inf:
             raise ValueError(
                 f"rank_timeout = {self.rank_timeout:g}: it must be above 0, and finite"
@@ -150,11 +148,27 @@ class RunConfig:
                 f"{LONGEST_NAME} bytes, without / and not . or .."
             )
 
+    def _check_trackers(self) -> None:
+        for name in TOLD_TRACKERS:  # a text is a sequence, too: of letters
+            if wrong := next(misfits(getattr(self, name), _hints()[name], name), None):
+                raise ValueError(wrong)
+        object.__setattr__(self, "log_with", tuple(self.log_with))  # JSON has lists
+        object.__setattr__(self, "tags", tuple(self.tags))
+        if "none" in self.log_with and len(self.log_with) > 1:
+            raise ValueError(f"log_with = {' '.join(self.log_with)}: none stands alone")
+        if "wandb" in self.log_with and self.wandb == "off":
+            raise ValueError("log_with = wandb and wandb = off contradict: give one of them")
+
 
 def is_folder_name(name: str) -> bool:
     """Whether a file system takes a name as that of a folder, and of no other than a new one."""
     plain = name.isprintable() and not set(name) & set("/\\") and name not in ("", ".", "..")
     return plain and len(os.fsencode(name)) <= LONGEST_NAME
+
+
+@cache
+def _hints() -> Mapping[str, Any]:
+    return get_type_hints(RunConfig)
 
 
 NOT_PART_OF_THE_EXPERIMENT = (

@@ -52,16 +52,20 @@ def most_likely(logits: "Tensor") -> "tuple[Tensor, Tensor]":
     return found, logits.float().softmax(-1).gather(-1, found[:, None])[:, 0]
 
 
-def cross_entropies(logits: "Tensor", labels: "Tensor") -> "Tensor":
+def cross_entropies(logits: "Tensor", labels: "Tensor") -> "Tensor | None":
     """The loss of each sample, float32 or float64, shape (batch,); 0 for ``NO_LABEL``.
 
     Args:
         logits: shape (batch, classes).
-        labels: numbers of classes, shape (batch,).
+        labels: numbers of classes, shape (batch,), or a probability of each, float, (batch,
+            classes). For others, as of a sample that is of several classes, there is None.
     """
     import torch
     from torch.nn import functional as F
 
+    expected = logits.shape if labels.is_floating_point() else logits.shape[:1]
+    if labels.shape != expected:
+        return None
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits, labels, reduction="none", ignore_index=NO_LABEL)
 

@@ -139,7 +139,8 @@ class Task(Protocol):
         They may be followed by the probability of each prediction, or None, and by the loss of each
         sample, shape (batch,), of the logits at hand and without label smoothing. The mean of these
         over a split is its metric ``loss``, unless ``metrics`` has one of that name: a task whose
-        loss is a sum over other items than samples knows better.
+        loss is a sum over other items than samples knows better. They are passed over where a class
+        derived from the one with this ``predict`` has another ``loss``.
         """
 
     def metrics(

@@ -7,7 +7,7 @@ class Selected(NamedTuple):
     """What the headline metric on the validation split has chosen.
 
     Attributes:
-        metric: its name.
+        metric: its name; empty in older versions if it never was a finite number.
         value: the best; None if it never was a finite number.
         update: that it was found after; 0 if there is none.
         kept: whether the weights are of that update; else they are of the last.
@@ -22,7 +22,8 @@ class Selected(NamedTuple):
 
     def __str__(self) -> str:
         if self.value is None:
-            said = f"{self.metric} on validation was never a number: the weights are the last"
+            metric = self.metric or "the metric"
+            said = f"{metric} on validation was never a number: the weights are the last"
         else:
             best = f"the best on validation ({self.metric} {self.value:.6g})"
             kept = f"the weights are those of update {self.update}, {best}"

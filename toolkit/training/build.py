@@ -91,7 +91,7 @@ def build(config: RunConfig, runs: Path = RUNS) -> Run:
         raise ConfigError("keep_before_anneal: the anneal begins before the first reading")
     seed_all(derive_seed(config.seed, INIT_STREAM))
     model = together(lambda: fresh_model(task, target, recipe))
-    scales = scales_of(task, recipe, splits)
+    scales = _of_file(target, "scales", partial(scales_of, task, recipe, splits))
     vocabulary = together(lambda: task_call(target, "vocabulary", task, recipe))
     together(lambda: check_data(config))  # nothing reads them after this
     parameters = sum(weight.numel() for weight in model.parameters())
@@ -185,7 +185,11 @@ def task_call(target: Target, function: str, task: Task, recipe: Recipe) -> Any:
     Raises:
         ConfigError: as the task does; for an error of a user's file, naming its line.
     """
-    call = partial(getattr(task, function), target.model, recipe)
+    return _of_file(target, function, partial(getattr(task, function), target.model, recipe))
+
+
+def _of_file(target: Target, function: str, call: Callable[[], Any]) -> Any:
+    """What a call returns; an error of a user's file names the function, and its line."""
     if not target.task.endswith(".py"):
         return call()
     return userfile.raise_as_config_error(f"{function} of '{target.task}'", target.task, call)

@@ -16,6 +16,7 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
+from toolkit.errors import RunError
 from toolkit.predictions import Predictions
 from toolkit.records.prediction_file import PREDICTIONS, write_rows
 from toolkit.scales import LOSS
@@ -28,6 +29,7 @@ from toolkit.training.checkpoint_folder import CHECKPOINTS
 from toolkit.training.loss_meter import LossMeter
 from toolkit.training.run import Run
 from toolkit.training.sharding import reshard
+from toolkit.words import counted
 
 EVENT_FIELDS = ("kind", "update", "epoch", "split", "t")
 """What an event has beside the metrics, by ``toolkit.records.events``."""
@@ -61,10 +63,26 @@ def evaluation_mode(run: Run) -> Iterator[None]:
 def outputs_of(task: Task, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """What a task predicts for a batch, by the fields of ``Predictions``, and the samples' ``id``.
 
-    All batches of a task have the same ones, in the same order.
+    All batches of a task have the same ones, in the same order. Losses are left out that are of
+    another loss than the task's.
+
+    Raises:
+        RunError: for a part that is not of these samples, or losses that are none of one each.
     """
     found = Predictions(*task.predict(model, batch))._asdict()  # type: ignore[arg-type]  # tensors
-    return {name: part for name, part in found.items() if part is not None} | {"id": batch["id"]}
+    if found["losses"] is not None:
+        found["losses"] = _checked_losses(found["losses"]) if _knows_loss(task) else None
+    outputs = {name: part for name, part in found.items() if part is not None}
+    for name, part in outputs.items():
+        shape = tuple(getattr(part, "shape", ()))
+        if shape[:1] != (len(batch["id"]),):
+            kind = f"a tensor of shape {shape}" if isinstance(part, Tensor) else type(part).__name__
+            raise RunError(
+                f"predict of the task returns as {name} {kind} for a batch of "
+                f"{counted(len(batch['id']), 'sample')}: it must be a tensor whose first axis "
+                "counts them"
+            )
+    return outputs | {"id": batch["id"]}
 
 
 def in_order(
@@ -167,6 +185,38 @@ def validation_reading(run: Run) -> Reading:
                 meter.add(total, count)
         reading, _ = meter.read(run.update, run.epoch)  # waits for the device
     return reading._replace(kind="validation")
+
+
+def _knows_loss(task: Task) -> bool:
+    """Whether the losses of a task's ``predict`` are those of its ``loss``.
+
+    They are not where a class has a loss of its own, and the predictions of one that it is made
+    from, such as the blocks for images and texts: these have a plain cross-entropy.
+    """
+    owners = [vars(task), *map(vars, type(task).__mro__)]  # the most derived first
+
+    def place(name: str) -> int:
+        return next(place for place, owner in enumerate(owners) if name in owner)
+
+    return place("predict") <= place("loss")
+
+
+def _checked_losses(losses: Tensor) -> Tensor:
+    """The losses of a batch in a precision that numpy knows.
+
+    Raises:
+        RunError: if they are not one floating-point number for each sample.
+    """
+    if not isinstance(losses, Tensor) or losses.ndim != 1 or not losses.is_floating_point():
+        kind = type(losses).__name__
+        if isinstance(losses, Tensor):
+            kind = f"{losses.dtype} of shape {tuple(losses.shape)}".removeprefix("torch.")
+        raise RunError(
+            f"predict of the task returns as losses {kind}: they must be a tensor of one "
+            "floating-point number for each sample, reduction='none' summed or averaged over what "
+            "a sample has"
+        )
+    return losses.to(torch.promote_types(losses.dtype, torch.float32))
 
 
 def _statistics_of_evaluated_weights(run: Run) -> AbstractContextManager[None]:

@@ -136,9 +136,11 @@ def _judged(
     def judged() -> tuple[Predictions, dict[str, float | None]]:
         predictions = in_order(names, gathered, len(data) if saves else None)
         found = metrics_of(run.task, predictions, data)
+        first = next(iter(run.scales), None)
         # A task may be another's with metrics of its own; the loss it still has says nothing.
-        declared = run.config.recipe.metric or (found.keys() & run.scales.keys()) - {LOSS}
-        return predictions, headline_first(found, next(iter(run.scales)) if declared else None)
+        own = first not in found and not (found.keys() & run.scales.keys()) - {LOSS}
+        as_found = own and run.config.recipe.metric is None
+        return predictions, headline_first(found, None if as_found else first)
 
     both, error = outcome(judged)
     if both is None:

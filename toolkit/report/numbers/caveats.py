@@ -1,5 +1,6 @@
 """What a reader must know before relying on the numbers of a study."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -49,6 +50,8 @@ def warnings(study: StudyRecord) -> list[str]:
     if diverged := [run for run in study.runs if run.diverged]:
         scores = {run.scale.diverged for run in diverged}
         worth = "0" if scores == {0.0} else "what their metric declares for it"
+        if not all(map(math.isfinite, scores)):
+            worth = "as the worst of their pair's others, for the task declares nothing else"
         found.append(
             f"{counted(len(diverged), 'run')} diverged and "
             f"{agreeing(len(diverged), 'scores', 'score')} {worth}, such as {diverged[0].folder}"

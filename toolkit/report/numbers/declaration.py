@@ -90,7 +90,7 @@ def made_by(source: str, runs: Path) -> Path:
     found = [
         folder
         for folder, plan in declared.items()
-        if os.path.normpath(plan.get("source", "")) == os.path.normpath(source)
+        if os.path.realpath(plan.get("source", "")) == os.path.realpath(source)
     ]
     if not found:
         raise ConfigError(

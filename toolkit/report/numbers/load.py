@@ -130,15 +130,28 @@ def _state(folder: Path) -> str:
 
 
 def _score_the_lost(runs: list[RunRecord]) -> None:
-    """No lost run is ahead of one of its pair that came to its end."""
+    """No lost run is ahead of one of its pair that came to its end.
+
+    A loss of which the task does not say what it is without training counts as the worst of them.
+
+    Raises:
+        ConfigError: if there is none.
+    """
     by_pair: dict[str, list[RunRecord]] = {}
     for run in runs:
         by_pair.setdefault(run.group.pair, []).append(run)
     for several in by_pair.values():
         scale = scale_of_all(several)
         whole = [run for run in several if not (run.diverged or run.scoreless)]
+        declared = [scale.diverged] if math.isfinite(scale.diverged) else []
+        if not declared and not whole:
+            raise ConfigError(
+                f"{several[0].folder}: no run of {several[0].group.pair} has a score, and the task "
+                f"does not say what {several[0].metric} is without training: its scales must "
+                "declare it"
+            )
         scores = (
-            scale.worst([scale.diverged, *(getattr(run, name) for run in whole)])
+            scale.worst([*declared, *(getattr(run, name) for run in whole)])
             for name in ("score", "validation_score")
         )
         lost = (next(scores), next(scores))

@@ -6,7 +6,8 @@ SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 LAUNCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
-GPUS := $(shell nvidia-smi -L 2>/dev/null | wc -l)
+# Not `nvidia-smi ... | wc -l` alone: where there is none, make would print what a failed pipe has said.
+GPUS := $(shell { nvidia-smi -L 2>/dev/null || true; } | wc -l)
 PROCESSES ?= $(if $(filter-out 0,$(GPUS)),$(GPUS),2)
 # One process needs no launcher, and Accelerate's does not pass signals on to one.
 LAUNCHER = $(if $(filter cpu gpu,$(LAUNCH)),$(ONE_PROCESS),$(SEVERAL))

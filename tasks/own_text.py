@@ -21,7 +21,7 @@ from toolkit.task import Batch, Split, Splits
 
 from .own_data import check_columns, check_enough, column_of, own_path, rows_of_splits
 from .own_labels import Labels, WithClasses, cells_of, read_labels
-from .own_tables import Table, read_tables
+from .own_tables import Table, read_tables, what_was_read
 from .recipes.own_text import RECIPES, Kind, OwnTextRecipe
 from .text import (
     Ragged,
@@ -164,6 +164,8 @@ def _read(path: Path, content: str, columns: tuple[str | None, str | None], kind
     alike = {split: [cell.strip() for cell in some] for split, some in texts.items()}
     rows, notes = rows_of_splits(sizes, str(train), alike, groups)
     read = [note for table in tables.values() for note in table.notes]
+    if others := [name for name in train.rows.column_names if name not in (text, label)]:
+        read.append(f"{what_was_read('texts', text, label)}; not read: {', '.join(others)}")
     return _Source(tables, text, labels, rows, (*notes, *read))
 
 

@@ -264,7 +264,8 @@ def _from(auto_class: Any, what: str, name: str, source: str, **settings: Any) -
     except SafetensorError as error:
         raise ConfigError(f"the {what} in folder {place} cannot be read: {error}") from error
     except (OSError, ValueError, KeyError) as error:
-        tried = f"folder {place}" if place != source else f"'{source}' (a folder, or on the hub)"
+        hub = "on the hub" if hub_reachable() else "on the hub, which cannot be reached"
+        tried = f"folder {place}" if place != source else f"'{source}' (a folder, or {hub})"
         hint = "; --recipe.init random trains without" if what == "weights" else ""
         raise ConfigError(
             f"no {what} for {name}: tried {tried}; give the path of a folder that has them as "

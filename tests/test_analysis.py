@@ -155,6 +155,15 @@ def test_an_undecided_comparison_says_what_it_could_have_found(tmp_path: Path) -
     assert "or more in four studies of five" in sentence
 
 
+def test_means_that_are_equal_as_they_are_shown_are_level(tmp_path: Path) -> None:
+    for seed in range(8):
+        write_run(tmp_path / "mine", "plan", seed, 90.0 + 3 * (-1) ** seed)
+        write_run(tmp_path / "mine", "cosine", seed, 90.001)
+    one = {"pair": PAIR, "lr": 0.01, "candidate": "plan", "baseline": "cosine"}
+    (sentence,) = verdict_sentences(analyse(load_study(declare(tmp_path / "mine", family=[one]))))
+    assert "undecided. plan is level with cosine, which these 8 seeds do not decide: " in sentence
+
+
 def test_what_was_not_declared_has_an_interval_and_no_verdict(tmp_path: Path) -> None:
     study = write_study(tmp_path / "mine")
     for seed in range(8):

@@ -21,7 +21,7 @@ from toolkit.config import parse
 from toolkit.records import console
 from toolkit.records.console import Console, beside, came_to, scores
 from toolkit.records.result import FoundLR, Metrics, Result
-from toolkit.scales import Scale
+from toolkit.scales import Scale, loss_of_classes
 from toolkit.schedules.reading import NO_ACTION, Decision, Reading
 from toolkit.train import _announce
 from toolkit.training.build import build
@@ -147,6 +147,18 @@ def test_what_a_run_has_come_to_is_told_of_what_it_did() -> None:
     assert came_to(kept, FOLDER)[1:] == [
         f"base LR 0.0001 kept after a search of 23 updates (5 trials); 2 rollbacks; {why}"
     ]
+
+
+def test_scores_that_no_training_would_have_had_too_are_said() -> None:
+    scales = {"accuracy": Scale(), "loss": loss_of_classes(10)}
+    plain = replace(Result.from_json(result_json(rollbacks=0), FOLDER), scales=scales)
+    broken = replace(plain, metrics=Metrics({"accuracy": 2.8, "loss": 1620705.0}, {}))
+    (_, note) = came_to(broken, FOLDER)
+    assert note.startswith("note: loss on test is no better than without any training (loss 2.3026")
+    learned = replace(plain, metrics=Metrics({"accuracy": 90.0, "loss": 2.3}, {}))
+    undeclared = replace(broken, scales={"accuracy": Scale()})
+    for run in (learned, undeclared, replace(broken, status="diverged")):
+        assert len(came_to(run, FOLDER)) == 1
 
 
 def test_an_average_of_the_weights_is_told_where_it_was_judged() -> None:

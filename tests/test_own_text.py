@@ -399,6 +399,16 @@ def test_quotation_marks_in_csv_swallow_no_rows(
         splits_of(config_of("text", encoder, data))
 
 
+def test_columns_that_are_not_read_are_said(tmp_path: Path, encoder: Path) -> None:
+    table = rows(40)
+    splits = splits_of(config_of("text", encoder, write(tmp_path / "a.csv", table)))
+    assert not [note for note in splits.notes if "not read" in note]
+    table.insert(0, "title", "a title")
+    notes = splits_of(config_of("text", encoder, write(tmp_path / "b.csv", table))).notes
+    said = "the texts are those of column text, the labels those of column label; not read: title"
+    assert said in notes
+
+
 def test_cells_of_several_lines_are_said(tmp_path: Path, encoder: Path) -> None:
     table = rows(40)
     table.loc[7, "text"] = "so\nvery, very\nfine"

@@ -1,13 +1,16 @@
 """``toolkit predict`` and ``--save-predictions``: the user's words, and the result's metrics."""
 
 import csv
+import importlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import toolkit
@@ -17,6 +20,7 @@ from tests.test_own_images import picture, write_folder
 from toolkit import cli, task
 from toolkit.config import parse
 from toolkit.errors import ConfigError
+from toolkit.export import export
 from toolkit.metrics import Accuracy, SquadV2, classification, compute, regression
 from toolkit.records.prediction_file import write_rows
 from toolkit.training import evaluation
@@ -276,6 +280,29 @@ def texts(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     (folder / "train.csv").write_text("\n".join(["text,colour", *rows]))
     flags = ("--label-column", "colour", "--epochs", "2", *SAVE)
     return train(config_of("text", encoder, folder / "train.csv", *flags), folder / "runs")[0]
+
+
+def test_a_model_named_by_a_relative_folder_is_found_from_any_working_directory(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, away = tmp_path / "home", tmp_path / "away"
+    shutil.copytree(encoder, home / "models/small")
+    away.mkdir()
+    (home / "train.csv").write_text((EXAMPLES / "text.csv").read_text())
+    (away / "new.csv").write_text("text\na good film\na bad one\n")
+    monkeypatch.chdir(home)
+    run = train(config_of("text", "models/small", "train.csv"), Path("runs"))[0].folder.resolve()
+    weights = toolkit.trained(run).state_dict()
+    rows = toolkit.predict(run, away / "new.csv").rows
+    monkeypatch.chdir(away)
+    assert toolkit.predict(f"../home/{run.relative_to(home)}", "new.csv").rows == rows
+    again = toolkit.trained(run).state_dict()
+    assert all(torch.equal(again[name], weight) for name, weight in weights.items())
+    expression = export(run, Path("taken"))
+    loaded = eval(expression, {"transformers": importlib.import_module("transformers")})
+    assert all(torch.equal(loaded.state_dict()[name], weight) for name, weight in weights.items())
+    assert Path.cwd() == away
+    assert sorted(path.name for path in away.iterdir()) == ["new.csv", "taken"]
 
 
 def test_texts_are_predicted_as_in_the_test_split_with_or_without_labels(

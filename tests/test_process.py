@@ -13,6 +13,7 @@ from toolkit.errors import ConfigError, RunError, StoppedError
 from toolkit.process import (
     ERROR_FILE,
     OF_THE_LAUNCHER,
+    SECONDS_FOR_RANK_ZERO,
     TINY_WEIGHTS,
     run_command,
     set_threads,
@@ -77,7 +78,11 @@ def test_a_launcher_of_several_ranks_is_told_the_reason(
     file = tmp_path / "error.json"
     for name, value in {"RANK": rank, "LOCAL_WORLD_SIZE": "2", ERROR_FILE: str(file)}.items():
         monkeypatch.setenv(name, value)
+    waited: list[float] = []  # for rank 0, which the launcher would end with this one
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     assert run_command(_raise(ConfigError("the flag\nis wrong"))) == 2
+    assert waited == [SECONDS_FOR_RANK_ZERO] * (rank == "1")
     assert capsys.readouterr().err == "error: the flag is wrong\n" * (rank == "0")
     table = str(ChildFailedError("toolkit", {0: ProcessFailure(0, 17, 2, str(file))}))
     assert "traceback : error: the flag is wrong\n" in table
@@ -194,3 +199,14 @@ def test_freed_memory_is_not_fetched_again(variables: dict[str, str], kept: bool
     told, faults = process.stdout.split()
     assert told == str(kept)
     assert (int(faults) < 2000) is kept
+
+
+def test_a_file_whose_buffer_was_taken_away_does_not_spoil_the_end() -> None:
+    code = (
+        "import io, os, sys; from toolkit.process import run_command\n"
+        "detached = io.TextIOWrapper(io.BytesIO()); raw = detached.detach()\n"
+        "left = os.fdopen(os.dup(1), 'w'); left.write('kept')\n"
+        "sys.exit(run_command(lambda: 3))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "kept", "")

@@ -50,7 +50,7 @@ def test_wandb_keeps_a_record_here_unless_an_upload_is_asked_for(
     assert trackers(parse([DIGITS, *flags.split()])) == found
 
 
-def test_the_first_lines_say_where_a_run_is_told() -> None:
+def test_the_first_lines_say_where_a_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert mirrored_to(parse([DIGITS, "--log-with", "none"])) == "mirrored nowhere"
     here = "mirrored to W&B on this machine (--log-with wandb uploads)"
     assert mirrored_to(parse([DIGITS])) == here
@@ -58,12 +58,16 @@ def test_the_first_lines_say_where_a_run_is_told() -> None:
     assert mirrored_to(several) == "mirrored to W&B and TensorBoard"
     assert uploaded_to(several) == "; to be uploaded to W&B as us/adaptive-lr-toolkit"
     assert uploaded_to(parse([DIGITS])) == ""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    here = "mirrored to W&B on this machine (WANDB_MODE=offline) and TensorBoard"
+    assert mirrored_to(several) == here
+    assert uploaded_to(several) == ""
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--log-with tensorbord", "--log-with tensorbord: it must be"),
+        ("--log-with tensorbord", "--log-with tensorbord: did you mean tensorboard? it must be"),
         ("--log-with none wandb", "log_with = none wandb: none stands alone"),
         ("--log-with wandb --wandb off", "log_with = wandb and wandb = off contradict"),
     ],

@@ -33,7 +33,7 @@ from typing import (
 
 from toolkit.errors import ConfigError, one_line, unknown
 from toolkit.hints import described
-from toolkit.recipe import Recipe
+from toolkit.recipe import OPTIMIZERS, Recipe
 from toolkit.schedules import SCHEDULES
 
 PREFIX = "schedule:"
@@ -245,7 +245,12 @@ def stray(word: str, before: str = "") -> ConfigError:
     """The error for a word that is neither a flag nor a schedule, with the nearest that is one."""
     if near := get_close_matches(word, SCHEDULES, n=1, cutoff=0.5):
         return ConfigError(f"{before}unknown schedule '{word}': did you mean {near[0]}?")
-    return ConfigError(f"{before}'{word}' is no schedule or flag")
+    hint = ""
+    if word.endswith(".py"):
+        hint = f"; a schedule of your own is named with its file, {word}:NAME"
+    elif word in OPTIMIZERS:
+        hint = f"; the optimizer of that name is --optimizer {word}"
+    return ConfigError(f"{before}'{word}' is no schedule or flag{hint}")
 
 
 def _flag_named(name: str, known: Sequence[Flag], others: Iterable[str]) -> tuple[Flag, bool]:
@@ -316,10 +321,27 @@ def _why(error: BaseException | None, box: str, argv: Sequence[str], known: Sequ
         if value.startswith("--"):
             break
         values.append(value)
-    given = " ".join(values)
+    given, near = " ".join(values), _nearest(values, flag.hint)
     if not given and f"--{flag.name}" not in argv:
         return f"--{flag.name} is missing: it has no default, and must be {allowed(flag.hint)}"
-    return f"--{flag.name} {given}".rstrip() + f": it must be {allowed(flag.hint)}"
+    return f"--{flag.name} {given}".rstrip() + f": {near}it must be {allowed(flag.hint)}"
+
+
+def _nearest(values: Sequence[str], hint: Any) -> str:
+    """What was meant by the first value that is none of those allowed; empty if nothing is near."""
+    names = [name for one in _parts(hint) if get_origin(one) is Literal for name in get_args(one)]
+    for value in values:
+        if value not in names and (near := get_close_matches(value, map(str, names), n=1)):
+            return f"did you mean {near[0]}? "
+    return ""
+
+
+def _parts(hint: Any) -> Iterator[Any]:
+    """A type hint and those that it is made of."""
+    yield hint
+    if get_origin(hint) is not Literal:
+        for one in get_args(hint):
+            yield from _parts(one)
 
 
 def allowed(hint: Any) -> str:

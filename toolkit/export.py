@@ -6,7 +6,8 @@ A transformers or timm model is written in its library's own format, for ``from_
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,8 +48,31 @@ def trained(run: str | Path, task: str | None = None) -> "nn.Module":
         ConfigError: if the folder has no weights, the model cannot be made again, or the task is of
             a file that was not named.
     """
-    config = config_of(Path(run), task)
-    return model_of(config, task_of(Path(run), config), Path(run) / WEIGHTS)
+    with where_it_was_made(Path(run)) as here:
+        folder = here / run
+        config = config_of(folder, task if task is None else str(here / task))
+        return model_of(config, task_of(folder, config), folder / WEIGHTS)
+
+
+@contextmanager
+def where_it_was_made(run: Path) -> Iterator[Path]:
+    """Work where the folder of a run's model is named from, if it is not found from here.
+
+    A target may name a folder, ``text/path/to/encoder``: from the working directory of the command
+    that trained, which by default is the one that ``runs/`` lies in.
+
+    Yields:
+        What the caller's relative paths are to be put behind meanwhile.
+    """
+    home, model = run.resolve().parent.parent.parent, ""
+    if (run / CONFIG).exists():
+        model = parse_target(read_config(run)["target"]).model
+    if Path(model).exists() or not (home / model).is_dir():
+        yield Path()
+        return
+    here = Path.cwd()
+    with chdir(home):
+        yield here
 
 
 def task_of(run: Path, config: RunConfig) -> Task:
@@ -93,6 +117,11 @@ def export(run: Path, folder: Path, task: str | None = None) -> str:
     Raises:
         ConfigError: if the run has no weights, or the folder is not empty.
     """
+    with where_it_was_made(run) as here:
+        return _export(here / run, here / folder, task if task is None else str(here / task))
+
+
+def _export(run: Path, folder: Path, task: str | None) -> str:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there already: name a new folder, or an empty one")
     config = config_of(run, task)

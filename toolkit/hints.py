@@ -92,7 +92,7 @@ def shown(value: Any) -> str:
     """A value for a message: not all of a long one."""
     if isinstance(value, int) and abs(value) > 10**LONGEST:  # repr refuses those of 4,300 digits
         return "a very large number"
-    text = repr(value)
+    text = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 

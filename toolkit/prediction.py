@@ -17,7 +17,7 @@ from toolkit.command_line import Parser
 from toolkit.config import WEIGHTS, RunConfig
 from toolkit.data import silent
 from toolkit.errors import ConfigError
-from toolkit.export import config_of, model_of, task_of
+from toolkit.export import config_of, model_of, task_of, where_it_was_made
 from toolkit.predictions import Columns, Predictions
 from toolkit.process import DONE, run_command, set_threads, world_size
 from toolkit.records.console import say
@@ -67,16 +67,22 @@ def predict(
             that was not named.
     """
     columns = Columns(text_column, image_column, label_column, no_labels)
-    config, path = config_of(Path(run), task), Path(data).expanduser()
+    path = Path(data).expanduser()
     if world_size() > 1:
         raise ConfigError("toolkit predict is for one process")
     if not path.exists():
         raise ConfigError(f"there is no file or folder {path}")
+    with where_it_was_made(Path(run)) as here:
+        its_file = task if task is None else str(here / task)
+        return _predict(here / run, here / path, its_file, columns)
+
+
+def _predict(run: Path, path: Path, its_file: str | None, columns: Columns) -> Predicted:
+    config = config_of(run, its_file)
     target = parse_target(config.target).task
 
     def made() -> Predicted:
-        its_task = task_of(Path(run), config)
-        return _predicted(config, its_task, Path(run), path, columns)
+        return _predicted(config, task_of(run, config), run, path, columns)
 
     if target.endswith(".py"):
         found: Predicted = userfile.raise_as_config_error(f"task '{target}'", target, made)

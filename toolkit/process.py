@@ -6,6 +6,7 @@ import gc
 import io
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -36,6 +37,9 @@ older ones allow 32 MiB."""
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Environment variable in which torchrun, and Accelerate with it, tells each of several ranks where
 to leave the reason of its end."""
+SECONDS_FOR_RANK_ZERO = 20.0
+"""So long another rank waits for rank 0 to say what went wrong, if that has failed, too: a launcher
+ends all ranks as soon as the first has ended with an error."""
 OF_THE_LAUNCHER = "note: a traceback after this line is the launcher's own; --quiet leaves it out"
 """Said of Accelerate's launcher of one process, which reads no such file."""
 OWN_FAULT = "a fault of the toolkit"
@@ -178,7 +182,18 @@ def run_command(command: Callable[[], int]) -> int:
     except Exception as error:
         code = print_error(_other_error(error), FAILED)
     leave_process_group(failed=True)  # only here has what the error referred to gone
+    _let_rank_zero_speak()
     return code
+
+
+def _let_rank_zero_speak() -> None:
+    """Wait on another rank than 0, which has failed, to be ended by the launcher; but not for ever.
+
+    Rank 0 may have failed alone, or not at all: then this rank ends by itself.
+    """
+    if os.environ.get(ERROR_FILE) and not is_rank_zero():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left that could be saved
+        time.sleep(SECONDS_FOR_RANK_ZERO)
 
 
 def _end_quickly() -> None:
@@ -194,8 +209,9 @@ def _end_quickly() -> None:
 
 def _flush_and_freeze() -> None:
     for one in gc.get_objects():
-        if issubclass(type(one), BUFFERED) and not one.closed:
-            with suppress(OSError, ValueError):  # a full disk, or one closed meanwhile
+        if issubclass(type(one), BUFFERED):
+            # A full disk, one closed or its buffer taken away; or half taken down, in a cycle.
+            with suppress(OSError, ValueError):
                 one.flush()
     gc.freeze()
 

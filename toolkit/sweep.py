@@ -245,8 +245,8 @@ def _undecidable(study: Study) -> Iterator[str]:
         if seeds < fewest:
             yield (
                 f"note: {counted(seeds, 'seed')} alone can call nothing better or worse on "
-                f"{pair}: a family "
-                f"of {len(study.family)} takes {fewest} or more\n"
+                f"{pair}: {counted(len(study.family), 'comparison')} "
+                f"{agreeing(len(study.family), 'takes', 'take')} {fewest} or more\n"
             )
 
 

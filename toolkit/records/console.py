@@ -189,7 +189,21 @@ def came_to(result: Result, folder: Path) -> list[str]:
         lines.append(f"{result.found}; {times}; why: toolkit replay {folder}")
     elif result.rollbacks:
         lines.append(f"{times}; why: toolkit replay {folder}")
-    return [*lines, *([str(result.selected)] if result.selected else [])]
+    chosen = [str(result.selected)] if result.selected else []
+    return [*lines, *chosen, *(f"note: {note}" for note in _no_better_than_untrained(result))]
+
+
+def _no_better_than_untrained(result: Result) -> Iterator[str]:
+    """What is to be said of scores on test that no training at all would have had, too."""
+    if result.status == "done":
+        for name, value in result.metrics.test.items():
+            scale = scale_of(result.scales, name)
+            if value is not None and not scale.higher_is_better and value >= scale.diverged:
+                untrained = metric(name, scale.diverged, result.scales)
+                yield (
+                    f"{name} on test is no better than without any training ({untrained}): the LR "
+                    "may be too high, the training too short, or the model wrong but sure of itself"
+                )
 
 
 def in_short(result: Result) -> str:

@@ -191,10 +191,10 @@ def check_trackers(config: RunConfig) -> None:
 
 def mirrored_to(config: RunConfig) -> str:
     """Where a run is mirrored to, in words."""
+    mode = os.environ.get("WANDB_MODE")
+    why = f"WANDB_MODE={mode}" if mode in STAYS_HERE else "--log-with wandb uploads"
     found = [
-        NAMES[name] + (" on this machine (--log-with wandb uploads)" if name == WANDB else "")
-        if not upload
-        else NAMES[name]
+        f"{NAMES[name]}{f' on this machine ({why})' * (name == WANDB and not upload)}"
         for name, upload in trackers(config).items()
     ]
     return f"mirrored to {' and '.join(found)}" if found else "mirrored nowhere"

@@ -213,7 +213,7 @@ def _signed(value: float, scale: Scale) -> str:
 
 def _range(values: Sequence[float], scale: Scale, sign: str) -> str:
     low, high = (f"{value:{sign}.{scale.decimals}f}" for value in (min(values), max(values)))
-    span = low if len(values) == 1 else f"{low} to {high}"
+    span = low if low == high else f"{low} to {high}"
     return f"{span}{' points' * (scale == POINTS)}"
 
 

@@ -262,9 +262,11 @@ def _finding(row: ContrastRow, analysis: Analysis) -> Finding:
             )
         case _:
             side = "ahead of" if paired.gain[0] >= 0 else "behind"
+            level = float(f"{paired.mean:{digits}}") == 0
+            stands = f"level with {b}" if level else f"{apart} {side} {b}"
             headline = (
-                f"undecided. {a} is {apart} {side} {b}, which these {paired.n} seeds do not "
-                f"decide: {_open(row.judged, row.rope or 0.0)}."
+                f"undecided. {a} is {stands}, which these {paired.n} seeds do not decide: "
+                f"{_open(row.judged, row.rope or 0.0)}."
             )
     details = (
         f"{_interval(row)}, p = {row.judged.p_adjusted:.3f} after Holm, ROPE {row.rope:g}; "

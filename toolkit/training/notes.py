@@ -33,7 +33,10 @@ def notes_of(config: RunConfig, lr: ScheduledLR, budget: int) -> Iterator[str]:
         )
     usual = declared_recipe(parse_target(config.target)).init
     if usual == "pretrained" and config.recipe.init == "random":
-        yield "the weights start at random, as asked: published figures are out of its reach"
+        yield (
+            "the weights start at random, as asked, where this model is known for pretrained ones: "
+            "its published figures are out of reach"
+        )
 
 
 def _lowers_by_the_budget(lr: ScheduledLR) -> bool:

@@ -37,7 +37,7 @@ def fit(
     return kept
 
 
-@pytest.mark.parametrize("stage", ["zero2", "zero3_offload"])
+@pytest.mark.parametrize("stage", ["zero2", pytest.param("zero3_offload", marks=pytest.mark.full)])
 def test_the_run_is_that_of_ddp(launch: Launch, tmp_path: Path, stage: str) -> None:
     flags = [*DIGITS, "--recipe.micro-batch", "64", "--recipe.clip", "0.5"]
     schedule = ["schedule:plan", "--schedule.window", "3"]
@@ -138,6 +138,7 @@ def test_an_encoder_is_stopped_and_continued_under_zero2(
     assert result["metrics"]["test"].keys() >= {"f1", "exact", "HasAns_f1", "NoAns_f1", "best_f1"}
 
 
+@pytest.mark.full  # an encoder is continued under ZeRO-2, below
 def test_zero3_continues_where_it_was_stopped(launch: Launch, tmp_path: Path) -> None:
     flags = [*DIGITS, "--recipe.clip", "1", "--read-every", "5", "--save-every", "20"]
     whole = fit(launch, "zero3", tmp_path / "a.pt", *flags, "--study", "whole", "schedule:cosine")

@@ -180,7 +180,10 @@ def test_without_a_key_a_run_is_offline_and_syncs_later(python: Launch, tmp_path
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize(("status", "delay"), [(500, 0.0), (200, 5.0)], ids=["500", "slow"])
+@pytest.mark.parametrize(
+    ("status", "delay"),
+    [pytest.param(500, 0.0, id="500"), pytest.param(200, 5.0, id="slow", marks=pytest.mark.full)],
+)
 def test_a_bad_server_does_not_hold_up_the_end(tmp_path: Path, status: int, delay: float) -> None:
     with FakeWandb() as server:
         server.status, server.delay = status, delay

@@ -104,7 +104,7 @@ def test_ranks_with_different_losses_use_the_same_rates(launch: Launch, tmp_path
         assert first["losses"][update - 1] == pytest.approx(mean, rel=1e-6)
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("ranks", [1, 2, pytest.param(4, marks=pytest.mark.full)])
 def test_adaptive_in_a_users_loop_is_one_schedule_on_all_ranks(
     launch: Launch, tmp_path: Path, ranks: int
 ) -> None:

@@ -80,8 +80,9 @@ def test_scores_of_the_whole_validation_split(validation: list[dict[str, Any]], 
     check(validation, seed)
 
 
-def test_scores_of_a_thousand_samples(validation: list[dict[str, Any]]) -> None:
-    for seed in range(1000):
+@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.full)])
+def test_scores_of_hundreds_of_samples(validation: list[dict[str, Any]], count: int) -> None:
+    for seed in range(count):
         check(random.Random(seed).sample(validation, 300), seed)
 
 

@@ -11,7 +11,7 @@ goes through ``accelerate launch``, the other ranks get the variables that torch
 
 usage: python benchmarks/loss_compare.py [BASE] [--allow FIELD,...]     or: make loss-compare
 BASE is a commit, by default HEAD; --allow leaves out fields that are meant to change, e.g.
-``reason,pattern``. Exit codes: 0 all equal, 1 a difference or a failed run, 2 wrong usage.
+``reason,metrics.loss``. Exit codes: 0 all equal, 1 a difference or a failed run, 2 wrong usage.
 """
 
 import argparse
@@ -30,7 +30,17 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
-from loss_runs import FIELDS, USER_FILES, Run, Traces, first_difference, fixed_set, load, missing
+from loss_runs import (
+    FIELDS,
+    METRIC,
+    USER_FILES,
+    Run,
+    Traces,
+    first_difference,
+    fixed_set,
+    load,
+    missing,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVER = multiprocessing.get_context("forkserver")
@@ -214,8 +224,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--allow", default="", metavar="FIELD,...")
     arguments = parser.parse_args(argv)
     allowed = set(filter(None, arguments.allow.split(",")))
-    if unknown := allowed - set(FIELDS):
-        parser.error(f"--allow {','.join(sorted(unknown))}: the fields are {', '.join(FIELDS)}")
+    if unknown := {name for name in allowed - set(FIELDS) if not name.startswith(METRIC)}:
+        known = f"the fields are {', '.join(FIELDS)}, {METRIC}NAME"
+        parser.error(f"--allow {','.join(sorted(unknown))}: {known}")
     commit = f"{arguments.base}^{{commit}}"
     git = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", commit]
     if subprocess.run(git, stdout=subprocess.DEVNULL).returncode:

@@ -10,6 +10,10 @@ CAUSES = ("initial_weights_sha", "batch_order_sha")
 """Fields of ``result.json`` that are compared before the readings, the others after them."""
 OUTCOMES = ("status", "updates", "rollbacks", "final_weights_sha", "metrics")
 READING = ("kind", "epoch", "loss", "count", "nonfinite", "lr", "factor")
+METRIC = "metrics."
+"""Before the name of a metric: a field of its own among those that are allowed to differ."""
+READINGS = (None, "validation_reading")
+"""The ``kind`` of events that are readings; an evaluation's event has a loss, too."""
 DECISION = ("pattern", "statistic", "action", "reason")
 FIELDS = (*CAUSES, *READING, *DECISION, *OUTCOMES)
 
@@ -99,7 +103,7 @@ def first_difference(base: Traces, head: Traces, allowed: Collection[str] = ()) 
 
     Args:
         base, head: what the runs left behind.
-        allowed: fields of ``FIELDS`` that are not compared.
+        allowed: fields of ``FIELDS`` that are not compared, and metrics, as ``metrics.NAME``.
     """
     found = _difference(CAUSES, base.result, head.result, allowed)
     if found is not None:
@@ -124,17 +128,28 @@ def missing(run: Run, traces: Traces) -> str | None:
 
 
 def _readings(traces: Traces) -> list[Mapping[str, Any]]:
-    """The readings of training and validation losses: the events that have a loss."""
-    return [event for event in traces.events if "loss" in event]
+    """The readings of training and validation losses."""
+    return [e for e in traces.events if "loss" in e and e.get("kind") in READINGS]
 
 
 def _difference(
     fields: Iterable[str], old: Mapping[str, Any], new: Mapping[str, Any], allowed: Collection[str]
 ) -> str | None:
     for field in fields:
-        if field not in allowed and old.get(field) != new.get(field):
-            return f"{field} {old.get(field)!r} -> {new.get(field)!r}"
+        before, now = (_without(side.get(field), field, allowed) for side in (old, new))
+        if field not in allowed and before != now:
+            return f"{field} {before!r} -> {now!r}"
     return None
+
+
+def _without(value: Any, field: str, allowed: Collection[str]) -> Any:
+    """A field's value, without the metrics that are not compared."""
+    if f"{field}." != METRIC or value is None:
+        return value
+    return {
+        split: {name: score for name, score in scores.items() if METRIC + name not in allowed}
+        for split, scores in value.items()
+    }
 
 
 def load(path: Path) -> Traces:

@@ -82,6 +82,19 @@ def test_allowed_fields_are_left_out_and_no_others(runs, tmp_path: Path) -> None
     assert runs.first_difference(base, head, {*changes, "final_weights_sha"}) is None
 
 
+def test_one_metric_may_be_left_out_and_an_evaluation_is_no_reading(runs, tmp_path: Path) -> None:
+    base = runs.load(written(tmp_path / "base", {"metrics": {"test": {"accuracy": 90.0}}}))
+    metrics = {"test": {"accuracy": 90.0, "loss": 0.5}}
+    folder = written(tmp_path / "head", {"metrics": metrics})
+    evaluated = {"kind": "evaluation", "update": 20, "split": "validation", "loss": 0.5}
+    with (folder / "events.jsonl").open("a") as events:
+        events.write(json.dumps(evaluated) + "\n")
+    head = runs.load(folder)
+    assert runs.first_difference(base, head).startswith("metrics {")
+    assert runs.first_difference(base, head, {"metrics.loss"}) is None
+    assert runs.first_difference(base, head, {"metrics.other"}).startswith("metrics {")
+
+
 def test_a_run_must_show_what_it_is_for(runs, tmp_path: Path) -> None:
     folder = written(tmp_path, {"status": "diverged"})
     made = {shows: runs.Run("one", "", shows=shows) for shows in ("", "raise", "cut", "diverged")}

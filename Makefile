@@ -50,6 +50,7 @@ setup: .venv/.ready ## Make the environment in .venv (needs Python 3.11 or newer
 
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make setup PYTHON=...") if sys.version_info < (3, 11) else None'
+	@echo "installing into .venv: that takes a few minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[deepspeed,dev,lightning,peft,rivals,slurm,trackers]'
 	$(BIN)/python -c 'from toolkit.vision_compat import main; main()'

@@ -17,7 +17,7 @@ from toolkit.config import WEIGHTS, RunConfig, from_json, schedule_to_json
 from toolkit.errors import ConfigError, MissingDataError, first_line
 from toolkit.extras import check_adapters
 from toolkit.identity import data_now
-from toolkit.process import DONE, run_command
+from toolkit.process import DONE, run_command, set_threads
 from toolkit.records.config_file import CONFIG, read_config
 from toolkit.records.result import RESULT
 from toolkit.records.vocabulary import VOCABULARY, read_vocabulary
@@ -159,6 +159,7 @@ def _command(argv: Sequence[str] | None) -> int:
     parser.add_argument("folder", type=Path, help="where to write; must not exist")
     parser.add_argument("--task", metavar="FILE", help="the file of a task of your own")
     options = parser.parse_args(argv)
+    set_threads()
     print(f"load it with {export(options.run, options.folder.resolve(), options.task)}")
     return DONE
 

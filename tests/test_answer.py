@@ -52,6 +52,9 @@ def test_the_winner_is_named_with_all_five_facts(tmp_path: Path) -> None:
     assert "base LR 0.01: better, p = " in facts["How sure"]
     assert "1.00 times that of cosine" in facts["At which cost"]
     assert "mean accuracy of cosine and plan is never" in facts["If the LR is unknown"]
+    assert facts["What was trained"] == (
+        "Runs of 40 updates (2 epochs) on 1 training sample, from random weights."
+    )
     assert answer.headline in markdown(analyse(load_study(study)))
 
 
@@ -197,3 +200,15 @@ def test_the_sense_of_a_metric_is_told_where_less_is_better(tmp_path: Path) -> N
     (study / "study.json").write_text(json.dumps({"family": [at_other], "rope": {"digits": 0.01}}))
     facts = next(a.facts for a in answers(analyse(load_study(study))) if a.pair == "digits/other")
     assert facts["By how much"].endswith("Of loss less is better.")
+
+
+def test_what_was_trained_is_told_with_all_that_the_results_say(tmp_path: Path) -> None:
+    recipe = {"lr": 0.01, "global_batch": 64, "optimizer": "adamw"}
+    for seed in range(2):
+        for name, updates in (("plan", 40), ("cosine", 4000)):
+            changes: dict[str, Any] = {"updates": updates, "recipe_settings": recipe}
+            write_run(tmp_path / "mine", name, seed, 90.0, samples={"train": 1280}, **changes)
+    assert answer_of(tmp_path / "mine").facts["What was trained"] == (
+        "Runs of 40 to 4,000 updates of 64 samples (2 to 200 epochs) on 1,280 training samples, "
+        "by adamw, from random weights."
+    )

@@ -5,11 +5,12 @@ It says no more than the verdicts do: what was declared is judged, all else is c
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
 from toolkit.report.numbers.analyse import Analysis, ContrastRow, GroupRow
+from toolkit.report.numbers.runs import RunRecord
 from toolkit.report.text import (
     contrast_label,
     findings,
@@ -20,7 +21,7 @@ from toolkit.report.text import (
 )
 from toolkit.scales import POINTS, Scale
 from toolkit.stats import ALPHA, Verdict
-from toolkit.words import agreeing
+from toolkit.words import agreeing, counted
 
 MOST = 3
 """Comparisons that are told one by one; of more, how many and the range."""
@@ -72,6 +73,7 @@ def _answer(analysis: Analysis, pair: str) -> Answer:
         "How sure": "\n".join(_how_sure(judged, groups)),
         "At which cost": " ".join(_cost(rows, groups, analysis)),
         "If the LR is unknown": _unknown_lr(analysis, groups),
+        "What was trained": _trained([r for r in analysis.study.runs if r.group.pair == pair]),
     }
     told = {question: fact for question, fact in facts.items() if fact}
     return Answer(pair_label(pair), bool(won), headline, told)
@@ -212,8 +214,7 @@ def _signed(value: float, scale: Scale) -> str:
 
 
 def _range(values: Sequence[float], scale: Scale, sign: str) -> str:
-    low, high = (f"{value:{sign}.{scale.decimals}f}" for value in (min(values), max(values)))
-    span = low if low == high else f"{low} to {high}"
+    span = _span(values, f"{sign}.{scale.decimals}f")
     return f"{span}{' points' * (scale == POINTS)}"
 
 
@@ -277,7 +278,9 @@ def _cost(
             candidate, baseline = _names(row)
             ratios[candidate][baseline].append(row.seconds_ratio)
     for candidate, by_baseline in ratios.items():
-        told = _and(f"{_span(found)} times that of {name}" for name, found in by_baseline.items())
+        told = _and(
+            f"{_span(found, '.2f')} times that of {name}" for name, found in by_baseline.items()
+        )
         at = len({row.lr for row in rows}) > 1
         yield f"The training time of {candidate} is {told}{', by base LR' if at else ''}."
     if rows and not ratios:
@@ -298,11 +301,6 @@ def _why_no_times(rows: Sequence[ContrastRow], groups: Sequence[GroupRow]) -> st
     if any(row.diverged for row in groups):
         return "runs diverged"
     return "no two schedules have a seed in common"
-
-
-def _span(values: Sequence[float]) -> str:
-    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
-    return low if low == high else f"{low} to {high}"
 
 
 def _unknown_lr(analysis: Analysis, groups: Sequence[GroupRow]) -> str:
@@ -358,6 +356,34 @@ def _best_mean(analysis: Analysis, groups: Sequence[GroupRow]) -> str:
         f"No verdict: {why}. The best mean {metric_of(analysis, groups[0].group.pair)}, "
         f"{best:.{scale.decimals}f}{unit}, is that of {where}."
     )
+
+
+def _trained(runs: Sequence[RunRecord]) -> str:
+    """How long the runs of a pair are, on how much, and what they have in common beside."""
+    results = [run.result for run in runs if not run.diverged]
+    if not results:
+        return ""
+    recipes = [{"init": result.init, **result.recipe_settings} for result in results]
+    batches = {recipe["global_batch"] for recipe in recipes if "global_batch" in recipe}
+    samples = {result.samples["train"] for result in results if "train" in result.samples}
+    words = f"Runs of {_many({result.updates for result in results}, 'update')}"
+    words += f" of {_many(batches, 'sample')}" if batches else ""
+    words += f" ({_span({result.epoch for result in results}, '.3g')} epochs)"
+    words += f" on {_many(samples, 'training sample')}" if samples else ""
+    optimizers = dict.fromkeys(recipe.get("optimizer") for recipe in recipes)
+    words += f", by {_and(map(str, optimizers))}" if None not in optimizers else ""
+    return f"{words}, from {_and(dict.fromkeys(recipe['init'] for recipe in recipes))} weights."
+
+
+def _span(values: Collection[float], form: str) -> str:
+    """The values, or the least and the greatest of several."""
+    low, high = (f"{value:{form}}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _many(values: Collection[int], noun: str) -> str:
+    """How many things, or from how many to how many."""
+    return counted(min(values), noun) if len(values) == 1 else f"{_span(values, ',')} {noun}s"
 
 
 def _and(words: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.command_line import Parser
 from toolkit.config import WEIGHTS, RunConfig, from_json, schedule_to_json
@@ -63,10 +63,11 @@ def where_it_was_made(run: Path) -> Iterator[Path]:
 
     Yields:
         What the caller's relative paths are to be put behind meanwhile.
+
+    Raises:
+        ConfigError: if the run has no weights to be had.
     """
-    home, model = run.resolve().parent.parent.parent, ""
-    if (run / CONFIG).exists():
-        model = parse_target(read_config(run)["target"]).model
+    home, model = run.resolve().parent.parent.parent, parse_target(_stored(run)["target"]).model
     if Path(model).exists() or not (home / model).is_dir():
         yield Path()
         return
@@ -196,16 +197,7 @@ def config_of(run: Path, task: str | None) -> RunConfig:
     Raises:
         ConfigError: if there are no weights, or the task is of a file that was not named.
     """
-    if not (run / CONFIG).exists():
-        raise ConfigError(f"{run} is no run's folder: it has no config.json")
-    if not (run / RESULT).exists():
-        raise ConfigError(f"{run} is not finished: its command continues it")
-    if not (run / WEIGHTS).exists():
-        raise ConfigError(
-            f"{run} has kept no weights: it diverged, or was made by a study or with "
-            "--keep-weights False; toolkit train with --fresh makes them"
-        )
-    stored = read_config(run)
+    stored = _stored(run)
     target = parse_target(stored["target"])
     if target.task.endswith(".py"):
         if task is None:  # nobody's code runs because a file names it
@@ -218,6 +210,24 @@ def config_of(run: Path, task: str | None) -> RunConfig:
         raise ConfigError(f"--task {task}: the run is of the shipped task {target.task}")
     kept = {name: value for name, value in stored.items() if name not in OF_THE_SCHEDULE}
     return from_json({**kept, "target": str(target), "schedule": schedule_to_json(Constant())})
+
+
+def _stored(run: Path) -> dict[str, Any]:
+    """What ``config.json`` says of a run that has kept its weights.
+
+    Raises:
+        ConfigError: if there are none, or the file is broken.
+    """
+    if not (run / CONFIG).exists():
+        raise ConfigError(f"{run} is no run's folder: it has no config.json")
+    if not (run / RESULT).exists():
+        raise ConfigError(f"{run} is not finished: its command continues it")
+    if not (run / WEIGHTS).exists():
+        raise ConfigError(
+            f"{run} has kept no weights: it diverged, or was made by a study or with "
+            "--keep-weights False; toolkit train with --fresh makes them"
+        )
+    return read_config(run)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Shared fixtures. Order: pure and CPU tests first, then several ranks, then the slow ones."""
 
+import gc
 import json
 import os
 import select
@@ -60,6 +61,13 @@ def pytest_runtest_protocol(item: pytest.Item):
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not _has_gpu():
         pytest.skip("needs an accelerator")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leave_alone_what_earlier_modules_have_made() -> None:
+    """Look for garbage among new objects only: a worker has millions, and libraries ask often."""
+    gc.collect()
+    gc.freeze()
 
 
 def _has_gpu() -> bool:

@@ -109,6 +109,7 @@ def test_the_answer_comes_first_and_trouble_is_told(browser: Any, written: Path)
     headline = page.locator(".answer > p").inner_text()
     assert headline.startswith("Use plan: it is better than cosine by 2.40 points of accuracy")
     questions = ["By how much", "How sure", "At which cost", "If the LR is unknown"]
+    questions += ["What was trained"]
     assert page.locator(".answer dt").all_text_contents() == questions
     assert "1.00 times that of cosine" in answer
     assert "BCa" not in answer
@@ -215,7 +216,8 @@ def pages(pdf: bytes) -> int:
     return len(re.findall(rb"/Type\s*/Page\b", pdf))
 
 
-VIEWS = [(390, "light"), (768, "dark"), (1200, "light"), (1200, "dark")]
+VIEWS: list[Any] = [(390, "light"), (1200, "light"), (1200, "dark")]
+VIEWS += [pytest.param(width, "dark", marks=pytest.mark.full) for width in (390, 768)]
 
 
 @pytest.mark.parametrize(("width", "scheme"), VIEWS)

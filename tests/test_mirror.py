@@ -296,6 +296,7 @@ def test_a_mirror_goes_on_where_an_earlier_one_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.ranks
+@pytest.mark.full  # those of TensorBoard are compared in test_trackers.py
 def test_two_ranks_open_one_run(launch: Launch, tmp_path: Path) -> None:
     with FakeWandb() as server:
         env = {**server.environment, "PYTHONPATH": str(ROOT)}

@@ -53,6 +53,7 @@ def test_codes_are_a_launchers_and_one_rank_ends_all(
     assert sorted(done.stdout.splitlines()) == said
 
 
+@pytest.mark.full  # of the tests themselves
 def test_what_goes_wrong_ends_the_launch_and_the_next_one_works(
     launch: Launch, tmp_path: Path
 ) -> None:

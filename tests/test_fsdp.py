@@ -78,7 +78,7 @@ def test_it_searches_as_one_process_does_and_goes_on_where_it_was_stopped(
 def test_all_ranks_stop_for_want_of_patience_where_one_process_does(
     launch: Launch, tmp_path: Path
 ) -> None:
-    flags = [*DIGITS, "constant", "--updates", "120", "--lr", "0.05", "--patience", "2"]
+    flags = [*DIGITS, "constant", "--updates", "120", "--lr", "0.05", "--patience", "1"]
     flags += ["--eval-every", "5", "--eval-batch", "7", "--label-smoothing", "0.1"]
     loop.fit(run := build(parse([*flags, "--study", "one"]), tmp_path / "runs"))
     loop.release(run)
@@ -86,8 +86,12 @@ def test_all_ranks_stop_for_want_of_patience_where_one_process_does(
     one, two = (run_result(tmp_path, study) for study in ("one", "two"))
     assert one["selected"]["stopped_early"]
     assert one["updates"] < 120
-    for name in ("updates", "selected", "metrics", "batch_order_sha"):
+    for name in ("updates", "batch_order_sha"):
         assert two[name] == one[name]
+    # Losses are equal to rounding, which this LR makes ten times larger in five updates or so.
+    assert two["selected"] == one["selected"]
+    for split, metrics in one["metrics"].items():
+        assert two["metrics"][split] == pytest.approx(metrics, rel=1e-5)
 
 
 @pytest.mark.full
@@ -106,7 +110,7 @@ def test_whole_and_in_parts_it_ends_with_the_same_bits(launch: Launch, tmp_path:
     # On another number of ranks, or under another launch, it is refused in a line.
     alone = launch("fsdp", "--num_processes", "1", *TRAIN, *flags, "--study", "parts")
     assert alone.returncode != 0
-    assert "of 2 ranks, these are 1: checkpoints of FSDP2 continue on as many" in alone.stderr
+    assert "is of 2 ranks, not of 1: checkpoints of FSDP2 continue on as many" in alone.stderr
     other = launch("cpu2", *TRAIN, *flags, "--study", "parts")
     assert other.returncode != 0
     assert "was written under FSDP2, this is DDP or one process" in other.stderr

@@ -257,14 +257,15 @@ def _from(auto_class: Any, what: str, name: str, source: str, **settings: Any) -
     logging.set_verbosity_error()  # that the head is new is no news
     logging.disable_progress_bar()
     place = _place(source)
-    if place == source and not Path(source).is_dir() and not hub_reachable():
+    unreachable = place == source and not Path(source).is_dir() and not hub_reachable()
+    if unreachable:
         settings["local_files_only"] = True
     try:
         return auto_class.from_pretrained(place, **settings)
     except SafetensorError as error:
         raise ConfigError(f"the {what} in folder {place} cannot be read: {error}") from error
     except (OSError, ValueError, KeyError) as error:
-        hub = "on the hub" if hub_reachable() else "on the hub, which cannot be reached"
+        hub = f"on the hub{', which cannot be reached' * unreachable}"
         tried = f"folder {place}" if place != source else f"'{source}' (a folder, or {hub})"
         hint = "; --recipe.init random trains without" if what == "weights" else ""
         raise ConfigError(

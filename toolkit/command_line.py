@@ -31,7 +31,7 @@ from typing import (
     get_type_hints,
 )
 
-from toolkit.errors import ConfigError, one_line, unknown
+from toolkit.errors import ConfigError, did_you_mean, one_line, unknown
 from toolkit.hints import described
 from toolkit.recipe import OPTIMIZERS, Recipe
 from toolkit.schedules import SCHEDULES
@@ -330,10 +330,8 @@ def _why(error: BaseException | None, box: str, argv: Sequence[str], known: Sequ
 def _nearest(values: Sequence[str], hint: Any) -> str:
     """What was meant by the first value that is none of those allowed; empty if nothing is near."""
     names = [name for one in _parts(hint) if get_origin(one) is Literal for name in get_args(one)]
-    for value in values:
-        if value not in names and (near := get_close_matches(value, map(str, names), n=1)):
-            return f"did you mean {near[0]}? "
-    return ""
+    hints = (did_you_mean(value, map(str, names)) for value in values if value not in names)
+    return next(filter(None, hints), "")
 
 
 def _parts(hint: Any) -> Iterator[Any]:

@@ -56,6 +56,12 @@ def error_text(error: BaseException | None) -> str:
     return "no error" if error is None else f"{type(error).__name__}: {first_line(error)}"
 
 
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """The nearest of the names that exist, as the begin of a sentence; empty if none is near."""
+    near = get_close_matches(name, list(valid), n=1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
 def unknown(what: str, name: str, valid: Iterable[str]) -> ConfigError:
     """The error for a name that does not exist, with the nearest that do.
 

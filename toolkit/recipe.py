@@ -3,8 +3,9 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from typing import Literal
+
+from toolkit.errors import did_you_mean
 
 INTRODUCED_AT = "introduced_at"
 """Key in the metadata of a dataclass field of a recipe, a schedule or ``RunConfig`` that came after
@@ -110,8 +111,7 @@ class Recipe:
         if self.optimizer not in OPTIMIZERS:
             module, colon, name = self.optimizer.partition(":")
             if not (colon and all(map(str.isidentifier, [*module.split("."), name]))):
-                near = get_close_matches(self.optimizer, OPTIMIZERS, n=1)
-                hint = f"did you mean {near[0]}? " if near else ""
+                hint = did_you_mean(self.optimizer, OPTIMIZERS)
                 raise ValueError(
                     f"recipe.optimizer = {self.optimizer}: {hint}it must be one of "
                     f"{', '.join(OPTIMIZERS)}, or module:Class, such as torch.optim:RMSprop"

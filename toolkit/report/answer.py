@@ -363,7 +363,7 @@ def _trained(runs: Sequence[RunRecord]) -> str:
     results = [run.result for run in runs if not run.diverged]
     if not results:
         return ""
-    recipes = [{"init": result.init, **result.recipe_settings} for result in results]
+    recipes = [result.recipe_settings for result in results]
     batches = {recipe["global_batch"] for recipe in recipes if "global_batch" in recipe}
     samples = {result.samples["train"] for result in results if "train" in result.samples}
     words = f"Runs of {_many({result.updates for result in results}, 'update')}"
@@ -372,7 +372,7 @@ def _trained(runs: Sequence[RunRecord]) -> str:
     words += f" on {_many(samples, 'training sample')}" if samples else ""
     optimizers = dict.fromkeys(recipe.get("optimizer") for recipe in recipes)
     words += f", by {_and(map(str, optimizers))}" if None not in optimizers else ""
-    return f"{words}, from {_and(dict.fromkeys(recipe['init'] for recipe in recipes))} weights."
+    return f"{words}, from {_and(dict.fromkeys(result.init for result in results))} weights."
 
 
 def _span(values: Collection[float], form: str) -> str:
